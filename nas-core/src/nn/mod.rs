@@ -1,0 +1,123 @@
+//! Layers over libtorch: one struct per layer, which computes (`forward`) and counts itself (`cost`).
+//!
+//! A layer is made from a [`VarBuilder`]. A *dry* builder hands out undefined tensors, so that the cost of a network can
+//! be counted without allocating its weights.
+
+mod batch_norm;
+mod conv;
+mod ops;
+mod var_builder;
+
+pub use batch_norm::{BatchNorm, BnConfig};
+pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn};
+pub use ops::{Op, OpConfig, drop_path};
+pub use var_builder::{Init, VarBuilder};
+
+use std::fmt;
+
+use tch::Tensor;
+
+use crate::space::Cost;
+
+/// Shape of one image or feature map, without the batch dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Channels.
+    pub c: i64,
+    /// Height in pixels.
+    pub h: i64,
+    /// Width in pixels.
+    pub w: i64,
+}
+
+impl Shape {
+    /// A shape from channels, height and width.
+    pub fn new(c: i64, h: i64, w: i64) -> Self {
+        Self { c, h, w }
+    }
+
+    /// The same map with other channels.
+    pub fn with_channels(self, c: i64) -> Self {
+        Self { c, ..self }
+    }
+
+    /// The same channels at another size.
+    pub fn with_size(self, (h, w): (i64, i64)) -> Self {
+        Self { h, w, ..self }
+    }
+
+    /// Height and width.
+    pub fn size(self) -> (i64, i64) {
+        (self.h, self.w)
+    }
+}
+
+/// How a forward pass runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// Batch statistics, dropout and drop path are active.
+    pub train: bool,
+    /// Share of the training that is done, `0..=1`; schedules inside layers (drop path) follow it.
+    pub progress: f64,
+}
+
+impl Mode {
+    /// Evaluation: running statistics, no randomness.
+    pub const EVAL: Mode = Mode {
+        train: false,
+        progress: 1.0,
+    };
+
+    /// Training, `progress` of the way through it.
+    pub fn train(progress: f64) -> Self {
+        Self { train: true, progress }
+    }
+}
+
+/// A layer with one input and one output.
+pub trait Module: fmt::Debug {
+    /// Output `[B, C', H', W']` of `xs` `[B, C, H, W]`.
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor;
+
+    /// Adds the layer's parameters and multiply-adds on an input of shape `xs` to `cost`; returns the output's shape.
+    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape;
+}
+
+/// Layers one after the other.
+#[derive(Debug, Default)]
+pub struct Sequential(pub Vec<Box<dyn Module>>);
+
+impl Sequential {
+    /// Appends a layer.
+    #[expect(clippy::should_implement_trait, reason = "tch's nn::Sequential spells it so")]
+    pub fn add(mut self, layer: impl Module + 'static) -> Self {
+        self.0.push(Box::new(layer));
+        self
+    }
+}
+
+impl Module for Sequential {
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.0
+            .iter()
+            .fold(xs.shallow_clone(), |xs, layer| layer.forward(&xs, mode))
+    }
+
+    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
+        self.0.iter().fold(xs, |xs, layer| layer.cost(xs, cost))
+    }
+}
+
+/// Bilinear interpolation to `size` (height, width) with aligned corners, DeepLab's choice. The same size is returned as is.
+pub fn resize_bilinear(xs: &Tensor, size: (i64, i64)) -> Tensor {
+    let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
+    match (h, w) == size {
+        true => xs.shallow_clone(),
+        false => xs.upsample_bilinear2d([size.0, size.1], true, None, None),
+    }
+}
+
+/// Rearranges `[B, C, H, W]` into channels-last memory, the fast layout of libtorch's convolutions on CPU and GPU.
+pub fn channels_last(xs: &Tensor) -> Tensor {
+    xs.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
