@@ -1,0 +1,122 @@
+//! The frame of the project's binaries: common options, output, exit codes.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::device::DeviceChoice;
+use crate::interrupt;
+
+/// Options of every command that works on a run.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Experiment file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Replace a key of the experiment file; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Run folder [default: runs/<config>-s<seed>]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Go on with the run in the folder, where there is one
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+/// Where and how a command computes.
+#[derive(Clone, Debug, Args)]
+pub struct ComputeArgs {
+    /// auto, cpu, cuda or cuda:INDEX
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    pub device: DeviceChoice,
+    /// Threads of libtorch and of data loading [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Mixed precision (CUDA only)
+    #[arg(long)]
+    pub amp: bool,
+}
+
+/// A resolved [`ComputeArgs`].
+#[derive(Clone, Copy, Debug)]
+pub struct Compute {
+    /// Where tensors live.
+    pub device: tch::Device,
+    /// Threads of libtorch and of data loading.
+    pub threads: usize,
+    /// Mixed precision.
+    pub amp: bool,
+}
+
+impl ComputeArgs {
+    /// Finds the device and sets libtorch's threads.
+    pub fn resolve(&self) -> Result<Compute> {
+        let device = self.device.resolve()?;
+        if self.amp && !device.is_cuda() {
+            anyhow::bail!("--amp needs a CUDA device; this run is on the CPU");
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = self.threads.unwrap_or(cores);
+        if threads == 0 {
+            anyhow::bail!("--threads 0: at least one is needed");
+        }
+        tch::set_num_threads(threads as i32);
+        tch::set_num_interop_threads(1);
+        Ok(Compute {
+            device,
+            threads,
+            amp: self.amp,
+        })
+    }
+}
+
+/// How a command prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON object on stdout
+    Json,
+}
+
+/// Prints a report on stdout. A closed pipe (`| head`) is not an error.
+pub fn print<R: Display + Serialize>(report: &R, format: Format) -> Result<()> {
+    let text = match format {
+        Format::Text => format!("{report}\n"),
+        Format::Json => serde_json::to_string(report)? + "\n",
+    };
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Runs a command. Exit code 0: done; 1: the input or the environment is at fault, or a signal came; 2: a bug.
+pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> ExitCode {
+    let outcome = std::panic::catch_unwind(|| {
+        interrupt::install()?;
+        command()
+    });
+    match outcome {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+        Err(_) => {
+            eprintln!(
+                "error: this is a bug (the message is above); what was computed up to the last checkpoint is kept"
+            );
+            ExitCode::from(2)
+        }
+    }
+}

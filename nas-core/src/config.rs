@@ -1,0 +1,193 @@
+//! Experiment files: TOML, with `--set section.key=value` on top. The only module that knows TOML.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// What is wrong with a config. All of it is the user's input.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the config: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no TOML; the message shows line and column.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// TOML's message.
+        message: String,
+    },
+    /// A key is unknown, missing or has a value of another type.
+    #[error("{origin}: key `{key}`: {message}")]
+    Key {
+        /// The file, and the `--set` options where there were some.
+        origin: String,
+        /// Dotted path of the key.
+        key: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// A `--set` that is not `key=value`.
+    #[error("--set {option}: expected key=value, such as train.epochs=10")]
+    Set {
+        /// The option's text.
+        option: String,
+    },
+    /// A `--set` that descends into something that is no section.
+    #[error("--set {option}: `{part}` is a value, not a section")]
+    NotASection {
+        /// The option's text.
+        option: String,
+        /// The part of the key that is a value.
+        part: String,
+    },
+}
+
+/// Reads `path`, applies `sets` in order and returns the table.
+pub fn read_table(path: &Path, sets: &[String]) -> Result<Table, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_path_buf(),
+        source,
+    })?;
+    let syntax = |error: toml::de::Error| ConfigError::Syntax {
+        path: path.to_path_buf(),
+        message: error.to_string(),
+    };
+    let mut table: Table = text.parse().map_err(syntax)?;
+    sets.iter().try_for_each(|option| apply(&mut table, option))?;
+    Ok(table)
+}
+
+/// Turns a table into a config; `origin` is named in errors.
+pub fn from_table<T: DeserializeOwned>(table: Table, origin: &str) -> Result<T, ConfigError> {
+    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| ConfigError::Key {
+        origin: origin.to_string(),
+        key: error.path().to_string(),
+        message: error.inner().to_string().trim().to_string(),
+    })
+}
+
+/// Reads a config with its `--set` options.
+pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T, ConfigError> {
+    let origin = match sets.is_empty() {
+        true => path.display().to_string(),
+        false => format!("{} with --set {}", path.display(), sets.join(" --set ")),
+    };
+    from_table(read_table(path, sets)?, &origin)
+}
+
+/// The TOML text of a config, every default written out.
+pub fn to_toml<T: Serialize>(config: &T) -> String {
+    toml::to_string(config).expect("configs are tables with string keys")
+}
+
+fn apply(table: &mut Table, option: &str) -> Result<(), ConfigError> {
+    let (key, text) = option.split_once('=').ok_or_else(|| ConfigError::Set {
+        option: option.to_string(),
+    })?;
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().filter(|last| !last.is_empty());
+    let last = last.ok_or_else(|| ConfigError::Set {
+        option: option.to_string(),
+    })?;
+    let mut section = table;
+    for part in parts {
+        let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        section = entry.as_table_mut().ok_or_else(|| ConfigError::NotASection {
+            option: option.to_string(),
+            part: part.to_string(),
+        })?;
+    }
+    section.insert(last.to_string(), parse_value(text));
+    Ok(())
+}
+
+/// A TOML value, or the text itself where it is none (`data.root=/data/city` needs no quotes).
+fn parse_value(text: &str) -> Value {
+    let parsed = format!("value = {text}").parse::<Table>().ok();
+    parsed
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Train {
+        epochs: usize,
+        #[serde(default)]
+        root: String,
+    }
+
+    #[derive(Debug, Serialize, Deserialize, PartialEq)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        train: Train,
+    }
+
+    fn parse(text: &str, sets: &[&str]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        load(&path, &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_replace_keys_and_need_no_quotes() {
+        let config = parse("[train]\nepochs = 1", &["train.epochs=7", "train.root=/data/a b"]).unwrap();
+        assert_eq!(
+            config,
+            Config {
+                train: Train {
+                    epochs: 7,
+                    root: "/data/a b".into()
+                }
+            }
+        );
+    }
+
+    #[test]
+    fn errors_name_the_key_and_what_was_expected() {
+        let error = parse("[train]\nepochs = 'x'", &[]).unwrap_err().to_string();
+        assert!(error.contains("`train.epochs`") && error.contains("usize"), "{error}");
+        let error = parse("[train]\nepochs = 1\nepoch = 2", &[]).unwrap_err().to_string();
+        assert!(error.contains("epoch") && error.contains("expected"), "{error}");
+        let error = parse("[train]\nepochs = ", &[]).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert!(
+            parse("[train]\nepochs = 1", &["train"])
+                .unwrap_err()
+                .to_string()
+                .contains("key=value")
+        );
+        assert!(
+            parse("[train]\nepochs = 1", &["train.epochs.x=1"])
+                .unwrap_err()
+                .to_string()
+                .contains("`epochs`")
+        );
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let config = Config {
+            train: Train {
+                epochs: 3,
+                root: String::new(),
+            },
+        };
+        assert_eq!(parse(&to_toml(&config), &[]).unwrap(), config);
+    }
+}

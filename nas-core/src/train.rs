@@ -1,0 +1,324 @@
+//! The one training loop: steps, epochs, metrics, checkpoints, exact resume.
+//!
+//! A job that is killed at any moment and resumed ends with the same bits as one that was not, because everything random
+//! in step `n` follows from (seed, `n`), a checkpoint holds everything else, and the metrics file is cut back to the
+//! checkpoint.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nas_datasets::rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tch::{Kind, Tensor};
+
+use crate::interrupt::{self, Interrupted};
+use crate::optim::Named;
+use crate::progress::Progress;
+use crate::run_dir::{JsonLines, RunDir, pretty, write_atomic, write_atomic_with};
+
+/// Named numbers, in the order they are printed.
+pub type Metrics = Map<String, Value>;
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Step within the epoch, from 0.
+    pub step: usize,
+    /// Step since the start, from 0.
+    pub global_step: usize,
+    /// Steps of the whole job.
+    pub total_steps: usize,
+}
+
+impl At {
+    /// Share of the job that is done, `0..1`.
+    pub fn progress(&self) -> f64 {
+        self.global_step as f64 / self.total_steps as f64
+    }
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Mean loss of the batch.
+    pub loss: f64,
+    /// Images that were seen.
+    pub images: usize,
+}
+
+/// What the loop drives: a training or a search.
+pub trait Job {
+    /// Steps of one epoch.
+    fn steps_per_epoch(&self) -> usize;
+
+    /// Called before the first step of an epoch and on resume inside one: batches start at `step`.
+    fn start_epoch(&mut self, epoch: usize, step: usize) -> Result<()>;
+
+    /// One optimisation step. The global generator of libtorch is seeded for it.
+    fn step(&mut self, at: At) -> Result<Step>;
+
+    /// Metrics after the last step of an epoch; `last` is set for the last epoch.
+    fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics>;
+
+    /// The metric, higher is better, that chooses `best.safetensors`; absent from the metrics of epochs that do not
+    /// measure it.
+    fn best_metric(&self) -> &'static str;
+
+    /// Weights and statistics: what is saved to use the model.
+    fn model(&self) -> Vec<Named>;
+
+    /// What else a resume needs: optimizer state as tensors, and other state as JSON.
+    fn extra_state(&self) -> (Vec<Named>, Value);
+
+    /// Takes back all of [`Job::model`] and [`Job::extra_state`].
+    fn load_state(&mut self, tensors: HashMap<String, Tensor>, json: Value) -> Result<()>;
+}
+
+/// Settings of the loop.
+#[derive(Clone, Copy, Debug)]
+pub struct LoopConfig {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// The run's seed.
+    pub seed: u64,
+    /// Time between checkpoints within an epoch; the end of an epoch always makes one.
+    pub checkpoint_every: Duration,
+}
+
+/// Everything of the loop itself that a checkpoint holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct LoopState {
+    epoch: usize,
+    step: usize,
+    loss_sum: f64,
+    metrics_bytes: u64,
+    best: Option<f64>,
+    train_secs: f64,
+    images: usize,
+}
+
+/// What the loop did, over all processes that worked on the run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    /// Metrics of the last epoch.
+    pub metrics: Metrics,
+    /// Seconds in optimisation steps, data loading included, evaluation excluded.
+    pub train_secs: f64,
+    /// Images seen per second of those.
+    pub images_per_sec: f64,
+}
+
+const STATE: &str = "loop_state.json";
+const LAST: &str = "checkpoints/last.safetensors";
+
+/// Runs `job` to its end in `dir`, from the last checkpoint where there is one.
+pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> Result<Summary> {
+    let mut state = load(job, &dir.path(LAST))?.unwrap_or_default();
+    let mut lines = JsonLines::open(dir.path("metrics.jsonl"), state.metrics_bytes)?;
+    let steps = job.steps_per_epoch();
+    let total_steps = config.epochs * steps;
+    let done = state.epoch * steps + state.step;
+    let mut progress = Progress::new(label, total_steps, done, Some(&dir.path("run.log")))?;
+    if done > 0 {
+        progress.line(format!(
+            "resumed at epoch {}, step {} of {steps}",
+            state.epoch + 1,
+            state.step
+        ));
+    }
+    let mut metrics = last_metrics(&dir.path("metrics.jsonl"))?;
+    while state.epoch < config.epochs {
+        train_epoch(job, dir, config, &mut state, &mut progress)?;
+        metrics = finish_epoch(job, dir, config, &mut state, &mut lines)?;
+        progress.line(describe(&metrics, config.epochs));
+    }
+    Ok(Summary {
+        metrics,
+        train_secs: state.train_secs,
+        images_per_sec: state.images as f64 / state.train_secs,
+    })
+}
+
+fn train_epoch(
+    job: &mut dyn Job,
+    dir: &RunDir,
+    config: LoopConfig,
+    state: &mut LoopState,
+    progress: &mut Progress,
+) -> Result<()> {
+    let steps = job.steps_per_epoch();
+    job.start_epoch(state.epoch, state.step)?;
+    let mut last_save = Instant::now();
+    while state.step < steps {
+        let started = Instant::now();
+        let global_step = state.epoch * steps + state.step;
+        let at = At {
+            epoch: state.epoch,
+            step: state.step,
+            global_step,
+            total_steps: config.epochs * steps,
+        };
+        tch::manual_seed(rng::torch_seed(config.seed, "step", global_step as u64));
+        let Step { loss, images } = job.step(at)?;
+        if !loss.is_finite() {
+            bail!(
+                "the loss is {loss} at epoch {}, step {}; {} holds the last good state. A lower learning rate, a \
+                 warm-up or gradient clipping usually cures this",
+                at.epoch + 1,
+                at.step,
+                dir.path(LAST).display()
+            );
+        }
+        state.step += 1;
+        state.loss_sum += loss;
+        state.images += images;
+        state.train_secs += started.elapsed().as_secs_f64();
+        let (mean, speed) = (
+            state.loss_sum / state.step as f64,
+            state.images as f64 / state.train_secs,
+        );
+        progress.step(|| {
+            format!(
+                "epoch {}/{} loss {mean:.4}, {speed:.1} images/s",
+                at.epoch + 1,
+                config.epochs
+            )
+        });
+        let interrupted = interrupt::requested();
+        if interrupted || last_save.elapsed() >= config.checkpoint_every {
+            save(job, dir, state)?;
+            last_save = Instant::now();
+        }
+        if interrupted {
+            return Err(Interrupted.into());
+        }
+    }
+    Ok(())
+}
+
+fn finish_epoch(
+    job: &mut dyn Job,
+    dir: &RunDir,
+    config: LoopConfig,
+    state: &mut LoopState,
+    lines: &mut JsonLines,
+) -> Result<Metrics> {
+    let mut metrics = Metrics::new();
+    metrics.insert("epoch".into(), json!(state.epoch + 1));
+    metrics.insert("loss".into(), json!(state.loss_sum / state.step as f64));
+    metrics.extend(job.end_epoch(state.epoch, state.epoch + 1 == config.epochs)?);
+    state.metrics_bytes = lines.append(&metrics)?;
+    let value = metrics.get(job.best_metric()).and_then(Value::as_f64);
+    if let Some(value) = value.filter(|value| state.best.is_none_or(|best| *value > best)) {
+        state.best = Some(value);
+        write_tensors(&dir.path("checkpoints/best.safetensors"), job.model())?;
+    }
+    *state = LoopState {
+        epoch: state.epoch + 1,
+        step: 0,
+        loss_sum: 0.0,
+        ..state.clone()
+    };
+    save(job, dir, state)?;
+    Ok(metrics)
+}
+
+/// One file holds all of a checkpoint, so that a kill cannot part its pieces; `state.json` repeats the readable part.
+fn save(job: &dyn Job, dir: &RunDir, state: &LoopState) -> Result<()> {
+    let (mut tensors, extra) = job.extra_state();
+    tensors.extend(job.model());
+    let json = pretty(&json!({ "loop": state, "job": extra }));
+    tensors.push((STATE.into(), Tensor::from_slice(json.as_bytes())));
+    write_tensors(&dir.path(LAST), tensors)?;
+    write_atomic(&dir.path("checkpoints/state.json"), json.as_bytes())
+}
+
+fn load(job: &mut dyn Job, path: &Path) -> Result<Option<LoopState>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut tensors = read_tensors(path)?;
+    let json = tensors
+        .remove(STATE)
+        .with_context(|| format!("{}: not a checkpoint of a run", path.display()))?;
+    let bytes = Vec::<u8>::try_from(&json)?;
+    let mut json: Value = serde_json::from_slice(&bytes).with_context(|| format!("{}: {STATE}", path.display()))?;
+    let extra = json["job"].take();
+    job.load_state(tensors, extra)
+        .with_context(|| format!("{}: cannot resume from it", path.display()))?;
+    Ok(Some(serde_json::from_value(json["loop"].take())?))
+}
+
+fn last_metrics(path: &Path) -> Result<Metrics> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let last = text.lines().last().map(serde_json::from_str).transpose();
+    Ok(last
+        .with_context(|| format!("{}: the last line is no JSON object", path.display()))?
+        .unwrap_or_default())
+}
+
+/// Writes tensors as safetensors, atomically, in the order of their names.
+pub fn write_tensors(path: &Path, mut tensors: Vec<Named>) -> Result<()> {
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    let contiguous = |(name, tensor): Named| (name, tensor.to_device(tch::Device::Cpu).contiguous());
+    let tensors: Vec<Named> = tensors.into_iter().map(contiguous).collect();
+    write_atomic_with(path, |temporary| Tensor::write_safetensors(&tensors, temporary))
+}
+
+/// Reads a safetensors file; a file that is none is an error that names it.
+pub fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    let tensors = Tensor::read_safetensors(path);
+    Ok(tensors
+        .with_context(|| format!("{}: cannot read it as safetensors", path.display()))?
+        .into_iter()
+        .collect())
+}
+
+/// Copies saved tensors into variables of the same names; a missing or misshapen one is an error that names it.
+pub fn copy_into(variables: &[Named], saved: &HashMap<String, Tensor>) -> Result<()> {
+    for (name, variable) in variables {
+        let source = saved.get(name).with_context(|| format!("tensor {name} is missing"))?;
+        if source.size() != variable.size() {
+            bail!(
+                "tensor {name} has shape {:?}, expected {:?}",
+                source.size(),
+                variable.size()
+            );
+        }
+        tch::no_grad(|| variable.shallow_clone().copy_(source));
+    }
+    Ok(())
+}
+
+/// All variables of a store, statistics included, sorted by name.
+pub fn all_variables(vs: &tch::nn::VarStore) -> Vec<Named> {
+    let mut variables: Vec<Named> = vs.variables().into_iter().collect();
+    variables.sort_by(|a, b| a.0.cmp(&b.0));
+    variables
+}
+
+/// The value of a scalar loss.
+pub fn scalar(loss: &Tensor) -> f64 {
+    loss.to_kind(Kind::Double).double_value(&[])
+}
+
+fn describe(metrics: &Metrics, epochs: usize) -> String {
+    let number = |value: &Value| match value.as_f64() {
+        Some(number) if !value.is_u64() => format!("{number:.4}"),
+        _ => value.to_string(),
+    };
+    let rest = metrics
+        .iter()
+        .skip(1)
+        .map(|(name, value)| format!("{name} {}", number(value)));
+    format!(
+        "epoch {}/{epochs} {}",
+        metrics["epoch"],
+        rest.collect::<Vec<_>>().join(", ")
+    )
+}
