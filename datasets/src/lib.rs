@@ -1,1 +1,34 @@
-//! Data sets.
+//! Data sets for semantic segmentation: readers of public formats, paired transforms of image and label, a seeded
+//! prefetching loader, and a synthetic street set.
+//!
+//! A reader gives [`SegDataset`]: samples by index, labels already as *train ids* (`0..K`, [`IGNORE`] for pixels that
+//! do not count). [`TrainLoader`] turns one into the same batches for the same seed, whatever the number of threads;
+//! [`eval_samples`] walks through one in order. [`check`] lists every broken sample before hours are spent on it.
+//!
+//! This crate knows no model and no loss.
+
+pub mod camvid;
+pub mod cityscapes;
+pub mod config;
+pub mod dataset;
+pub mod error;
+pub mod folder;
+pub mod loader;
+pub mod rng;
+pub mod synth;
+pub mod transform;
+
+mod assembly;
+mod axis;
+mod cache;
+mod file_set;
+mod files;
+mod palette;
+mod pixels;
+mod prefetch;
+
+pub use config::DataConfig;
+pub use dataset::{Classes, IGNORE, Sample, SegDataset, Split, check};
+pub use error::{DataError, Problem};
+pub use loader::{Batch, EvalSample, LoaderConfig, TrainLoader, disjoint_halves, eval_samples};
+pub use transform::{EvalTransform, Size, TrainTransform};

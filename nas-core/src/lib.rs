@@ -2,14 +2,15 @@
 //! task loss and no head. See `ARCHITECTURE.md` for the code map.
 
 pub mod arch;
-// pub mod cli;
+pub mod cli;
 pub mod config;
 pub mod device;
 pub mod interrupt;
 pub mod nn;
-// pub mod one_shot;
+pub mod one_shot;
 pub mod optim;
+pub mod plot;
 pub mod progress;
 pub mod run_dir;
 pub mod space;
-// pub mod train;
+pub mod train;

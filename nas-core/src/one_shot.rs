@@ -1,5 +1,7 @@
 //! One-shot search methods: the weights of a supernet and the architecture parameters are trained together.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -103,11 +105,6 @@ impl FirstOrder {
         })
     }
 
-    /// The optimizers, weights first, for saving and resuming.
-    pub fn optimizers(&mut self) -> [&mut dyn Optimizer; 2] {
-        [self.weights.as_mut(), self.arch.as_mut()]
-    }
-
     /// State of both optimizers.
     pub fn state(&self) -> Vec<Named> {
         let mut state = self.weights.state();
@@ -116,8 +113,15 @@ impl FirstOrder {
     }
 
     /// The loss scaler, present under mixed precision.
-    pub fn scaler(&mut self) -> &mut Option<GradScaler> {
-        &mut self.scaler
+    pub fn scaler(&self) -> &Option<GradScaler> {
+        &self.scaler
+    }
+
+    /// Takes back [`FirstOrder::state`] and [`FirstOrder::scaler`].
+    pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, scaler: Option<GradScaler>) {
+        self.weights.load_state(tensors);
+        self.arch.load_state(tensors);
+        self.scaler = scaler;
     }
 }
 

@@ -1,1 +1,17 @@
-//! nas-segment
+//! Semantic segmentation: Auto-DeepLab's two-level search space, DeepLabv3+, and the evaluation that compares them.
+
+pub mod auto_deeplab;
+pub mod commands;
+pub mod cost;
+pub mod deeplabv3plus;
+pub mod evaluation;
+pub mod experiment;
+pub mod head;
+pub mod loss;
+pub mod metric;
+pub mod miou;
+pub mod model;
+pub mod picture;
+pub mod searching;
+pub mod table;
+pub mod training;

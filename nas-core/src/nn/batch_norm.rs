@@ -1,13 +1,15 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) whose momentum and statistics are open to the caller: `tch`'s own fixes
 //! them at construction and draws its scale at random.
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Init, Mode, Module, Shape, VarBuilder};
 use crate::space::Cost;
 
 /// Constants of a [`BatchNorm`].
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct BnConfig {
     /// Share of the new batch in the running statistics; TF's decay `d` is `1 - d` here.
     pub momentum: f64,

@@ -1,0 +1,111 @@
+//! What a segmentation data set is, whatever format it comes from.
+
+use std::fmt;
+
+use image::{GrayImage, RgbImage};
+use rayon::prelude::*;
+
+use crate::error::{DataError, Problem};
+
+/// Label value of pixels that neither train nor score.
+pub const IGNORE: u8 = 255;
+
+/// The classes of a set; all three lists are indexed by train id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classes {
+    /// Names.
+    pub names: Vec<String>,
+    /// Colours for pictures.
+    pub colors: Vec<[u8; 3]>,
+    /// Ids that the set's own label files use (Cityscapes: 7, 8, 11, ...).
+    pub file_ids: Vec<u8>,
+}
+
+impl Classes {
+    /// Number of classes.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no class at all.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
+/// One decoded sample.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// The image.
+    pub image: RgbImage,
+    /// Train ids (or [`IGNORE`]) of the same height and width; `None` in unlabelled splits.
+    pub label: Option<GrayImage>,
+}
+
+/// Part of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is scored.
+    Val,
+    /// What is predicted for a benchmark server; mostly unlabelled.
+    Test,
+}
+
+impl Split {
+    /// Name in folder and file names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Images with labels, by index.
+pub trait SegDataset: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample; readers refuse such splits.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of sample `i`, unique in the set and fit for a file name, such as `aachen_000000_000019`.
+    fn name(&self, i: usize) -> &str;
+
+    /// Decodes sample `i`. An `Ok` sample is sound: sizes agree and every label value is a train id or [`IGNORE`].
+    fn load(&self, i: usize) -> Result<Sample, DataError>;
+
+    /// The classes that label values stand for.
+    fn classes(&self) -> &Classes;
+
+    /// Whether every sample has a label.
+    fn has_labels(&self) -> bool;
+
+    /// Files that belong to no sample, such as a label without image.
+    fn orphans(&self) -> &[Problem] {
+        &[]
+    }
+}
+
+/// Reads every sample and lists what is wrong, in the set's order, on all cores of rayon's global pool.
+pub fn check(dataset: &dyn SegDataset) -> Vec<Problem> {
+    let broken = (0..dataset.len()).into_par_iter().filter_map(|i| match dataset.load(i) {
+        Ok(_) => None,
+        Err(DataError::Invalid(problem)) => Some(problem),
+        Err(other) => Some(Problem::new(dataset.name(i).as_ref(), other.to_string(), "a readable sample")),
+    });
+    let mut problems: Vec<Problem> = broken.collect();
+    problems.extend_from_slice(dataset.orphans());
+    problems
+}

@@ -1,0 +1,246 @@
+//! What is done to a sample before a network sees it. Image and label always move together.
+
+use image::{GrayImage, RgbImage};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::axis::Axis;
+use crate::dataset::IGNORE;
+use crate::error::DataError;
+use crate::pixels::{self, ColorJitter, Normalize};
+
+/// Channel means of ImageNet, in units of 0..=1.
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Channel deviations of ImageNet, in units of 0..=1.
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// A height and a width in pixels, neither of them zero; `[height, width]` in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "[u32; 2]", into = "[u32; 2]")]
+pub struct Size {
+    height: u32,
+    width: u32,
+}
+
+impl Size {
+    /// A size.
+    ///
+    /// # Panics
+    /// If one of the two is zero.
+    pub fn new(height: u32, width: u32) -> Self {
+        Self::checked(height, width).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    pub(crate) fn checked(height: u32, width: u32) -> Result<Self, String> {
+        match (height, width) {
+            (0, _) | (_, 0) => Err(format!("a size of [{height}, {width}], expected [height, width] of at least 1")),
+            _ => Ok(Self { height, width }),
+        }
+    }
+
+    /// Height in pixels.
+    pub fn height(self) -> u32 {
+        self.height
+    }
+
+    /// Width in pixels.
+    pub fn width(self) -> u32 {
+        self.width
+    }
+}
+
+impl TryFrom<[u32; 2]> for Size {
+    type Error = String;
+
+    fn try_from([height, width]: [u32; 2]) -> Result<Self, String> {
+        Self::checked(height, width)
+    }
+}
+
+impl From<Size> for [u32; 2] {
+    fn from(size: Size) -> Self {
+        [size.height, size.width]
+    }
+}
+
+/// Random scale, crop, flip and colours of training samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainTransform {
+    /// Size of the whole image that scales refer to; absent for the image's own. Pixels are resampled once, from the
+    /// original to their final place, so that a scale above 1 shows detail instead of enlarging a reduced image.
+    pub resize: Option<Size>,
+    /// Smallest and largest scale.
+    pub scale: [f64; 2],
+    /// Distance of the scales to choose from (DeepLab: 0.25); 0 for any scale in between.
+    pub scale_step: f64,
+    /// Size of the result. Outside the image it holds the mean colour and label [`IGNORE`].
+    pub crop: Size,
+    /// Probability of a mirror image.
+    pub flip: f64,
+    /// Largest relative change of brightness, contrast and saturation, each; 0 for none.
+    pub color_jitter: f64,
+    /// Channel means, in units of 0..=1.
+    pub mean: [f32; 3],
+    /// Channel deviations, in units of 0..=1.
+    pub std: [f32; 3],
+}
+
+impl Default for TrainTransform {
+    /// DeepLab's augmentation at Auto-DeepLab's search crop, ImageNet's colours.
+    fn default() -> Self {
+        Self {
+            resize: None,
+            scale: [0.5, 2.0],
+            scale_step: 0.0,
+            crop: Size::new(321, 321),
+            flip: 0.5,
+            color_jitter: 0.0,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        }
+    }
+}
+
+/// A transformed training sample.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Cropped {
+    /// Normalised colours, `[crop height, crop width, 3]`.
+    pub image: Vec<f32>,
+    /// Train ids, `[crop height, crop width]`.
+    pub label: Vec<u8>,
+}
+
+impl TrainTransform {
+    /// Refuses values that make no sense.
+    pub(crate) fn validate(&self) -> Result<(), DataError> {
+        let [low, high] = self.scale;
+        let sound: [(bool, &'static str, String, &'static str); 5] = [
+            (
+                low > 0.0 && low <= high && high.is_finite(),
+                "scale",
+                format!("{:?}", self.scale),
+                "[low, high] with 0 < low <= high",
+            ),
+            (
+                self.scale_step >= 0.0 && self.scale_step.is_finite(),
+                "scale_step",
+                self.scale_step.to_string(),
+                "0 or more",
+            ),
+            ((0.0..=1.0).contains(&self.flip), "flip", self.flip.to_string(), "a probability 0..=1"),
+            ((0.0..=1.0).contains(&self.color_jitter), "color_jitter", self.color_jitter.to_string(), "0..=1"),
+            (self.std.iter().all(|std| *std > 0.0), "std", format!("{:?}", self.std), "three numbers above 0"),
+        ];
+        match sound.into_iter().find(|(sound, ..)| !sound) {
+            Some((_, key, found, expected)) => Err(DataError::Setting { key, found, expected }),
+            None => Ok(()),
+        }
+    }
+
+    /// Draws one crop of a sample whose image and label have the same size.
+    pub(crate) fn apply(&self, image: &RgbImage, label: &GrayImage, rng: &mut impl Rng) -> Cropped {
+        let nominal = self.resize.unwrap_or_else(|| Size::new(image.height(), image.width()));
+        let scale = self.draw_scale(rng);
+        let y = Axis::draw(image.height(), nominal.height, scale, self.crop.height, rng);
+        let x = Axis::draw(image.width(), nominal.width, scale, self.crop.width, rng);
+        let flip = rng.random::<f64>() < self.flip;
+        let jitter = (self.color_jitter > 0.0).then(|| ColorJitter::draw(self.color_jitter, rng));
+        Cropped { image: self.crop_image(image, y, x, flip, jitter), label: self.crop_label(label, y, x, flip) }
+    }
+
+    fn draw_scale(&self, rng: &mut impl Rng) -> f64 {
+        let [low, high] = self.scale;
+        if self.scale_step == 0.0 {
+            return low + (high - low) * rng.random::<f64>();
+        }
+        let steps = ((high - low) / self.scale_step + 1e-9) as u32;
+        low + self.scale_step * f64::from(rng.random_range(0..=steps))
+    }
+
+    fn crop_image(&self, image: &RgbImage, y: Axis, x: Axis, flip: bool, jitter: Option<ColorJitter>) -> Vec<f32> {
+        let (rows, columns) = (y.visible(), x.visible());
+        let bytes = pixels::resize(image, x.source_span(), y.source_span(), columns.len(), rows.len());
+        let normalize = Normalize::new(self.mean, self.std);
+        match jitter {
+            None => self.place(pixels::triples(&bytes).map(|pixel| normalize.apply(pixel)), [0.0; 3], y, x, flip),
+            Some(jitter) => {
+                let jitter = jitter.over(&bytes);
+                let pixels = pixels::triples(&bytes).map(|pixel| normalize.apply(jitter(pixel)));
+                self.place(pixels, [0.0; 3], y, x, flip)
+            }
+        }
+        .into_flattened()
+    }
+
+    fn crop_label(&self, label: &GrayImage, y: Axis, x: Axis, flip: bool) -> Vec<u8> {
+        let (rows, columns) = (y.nearest(), x.nearest());
+        let width = label.width() as usize;
+        let pixels = rows.iter().flat_map(|row| {
+            let row = &label.as_raw()[row * width..][..width];
+            columns.iter().map(|column| row[*column])
+        });
+        self.place(pixels, IGNORE, y, x, flip)
+    }
+
+    /// Puts the visible pixels (row by row) in their place of the crop and padding everywhere else.
+    fn place<T: Copy>(&self, pixels: impl Iterator<Item = T>, padding: T, y: Axis, x: Axis, flip: bool) -> Vec<T> {
+        let (height, width) = (self.crop.height as usize, self.crop.width as usize);
+        let (rows, columns) = (y.visible(), x.visible());
+        let mut crop = vec![padding; height * width];
+        let mut pixels = pixels;
+        for row in crop.chunks_exact_mut(width).skip(rows.start).take(rows.len()) {
+            // zip takes a target first, so that no pixel is lost at the end of a row.
+            row[columns.clone()].iter_mut().zip(&mut pixels).for_each(|(target, pixel)| *target = pixel);
+            if flip {
+                row.reverse();
+            }
+        }
+        crop
+    }
+}
+
+/// What evaluation does: the whole image, resized if wanted, normalised. Labels stay as they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvalTransform {
+    /// Size to bring images to; absent for their own.
+    pub resize: Option<Size>,
+    /// Channel means, in units of 0..=1.
+    pub mean: [f32; 3],
+    /// Channel deviations, in units of 0..=1.
+    pub std: [f32; 3],
+}
+
+impl EvalTransform {
+    /// The evaluation that fits a training: the same normalisation.
+    pub fn like(train: &TrainTransform, resize: Option<Size>) -> Self {
+        Self { resize, mean: train.mean, std: train.std }
+    }
+
+    /// The network's input `[1, 3, H, W]`, channels-last in memory.
+    pub fn apply(&self, image: &RgbImage) -> Tensor {
+        let (w, h) = image.dimensions();
+        let size = self.resize.unwrap_or_else(|| Size::new(h, w));
+        let (height, width) = (size.height as usize, size.width as usize);
+        let resized;
+        let bytes: &[u8] = if size == Size::new(h, w) {
+            image
+        } else {
+            resized = pixels::resize(image, (0.0, w.into()), (0.0, h.into()), width, height);
+            &resized
+        };
+        let normalize = Normalize::new(self.mean, self.std);
+        let values: Vec<[f32; 3]> = pixels::triples(bytes).map(|pixel| normalize.apply(pixel)).collect();
+        channels_last(values.as_flattened(), 1, size)
+    }
+}
+
+/// A tensor `[B, 3, H, W]` of values in the order `[B, H, W, 3]`, which is torch's channels-last memory.
+pub(crate) fn channels_last(values: &[f32], batch: usize, size: Size) -> Tensor {
+    let dims = [batch as i64, size.height.into(), size.width.into(), 3];
+    Tensor::from_slice(values).view(dims).permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! `nas-segment predict`: label-id PNGs and colour overlays for every image of a split.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use image::GrayImage;
+use nas_core::cli::{Format, print};
+use nas_core::progress::Progress;
+use nas_datasets::eval_samples;
+use serde::Serialize;
+use tch::Tensor;
+
+use super::eval::{Trained, TrainedArgs};
+use super::write_png;
+use crate::evaluation::{PREFETCH, predict};
+use crate::picture::{overlay, to_file_ids};
+
+/// Write label-id PNGs that cityscapesScripts accepts, and colour overlays
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  nas-segment predict --run runs/derived --out predictions
+  nas-segment predict --run runs/derived --split test --out submission --no-overlays")]
+pub struct PredictArgs {
+    #[command(flatten)]
+    trained: TrainedArgs,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only the label maps
+    #[arg(long)]
+    no_overlays: bool,
+    /// How to print the summary
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct PredictReport {
+    images: usize,
+    labels: PathBuf,
+    overlays: Option<PathBuf>,
+}
+
+impl fmt::Display for PredictReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} label maps in {}", self.images, self.labels.display())?;
+        self.overlays.iter().try_for_each(|dir| write!(f, ", overlays in {}", dir.display()))
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &PredictArgs) -> Result<()> {
+    let (trained, compute) = args.trained.load()?;
+    let Trained { net, dataset, transform, eval, .. } = &trained;
+    let (labels, overlays) = (args.out.join("labels"), args.out.join("overlays"));
+    let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
+    let forward = |xs: &Tensor, mode| net.forward(xs, mode);
+    for sample in eval_samples(dataset.clone(), transform.clone(), compute.threads, PREFETCH) {
+        let sample = sample?;
+        let (h, w) = sample.size;
+        let ids = predict(&forward, &sample.image, (h.into(), w.into()), eval, compute);
+        let ids = GrayImage::from_raw(w, h, ids).expect("one id per pixel");
+        let name = dataset.name(sample.index);
+        write_png(&labels.join(format!("{name}.png")), &to_file_ids(&ids, dataset.classes()))?;
+        if !args.no_overlays {
+            let image = dataset.load(sample.index)?.image;
+            write_png(&overlays.join(format!("{name}.png")), &overlay(&image, &ids, dataset.classes()))?;
+        }
+        progress.step(String::new);
+    }
+    drop(progress);
+    let overlays = (!args.no_overlays).then_some(overlays);
+    print(&PredictReport { images: dataset.len(), labels, overlays }, args.format)
+}

@@ -1,0 +1,269 @@
+//! The experiment files of `nas-segment`: one section per module, defaults beside the algorithm.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nas_core::config;
+use nas_core::one_shot::FirstOrderConfig;
+use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::run_dir::read_json;
+use nas_datasets::{DataConfig, LoaderConfig, Size, TrainTransform};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::auto_deeplab::AutoDeepLabSpace;
+use crate::model::ModelConfig;
+
+/// `nas-segment search`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchExperiment {
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to search.
+    #[serde(default)]
+    pub space: AutoDeepLabSpace,
+    /// How to search.
+    #[serde(default)]
+    pub search: SearchConfig,
+    /// Images and labels.
+    pub data: DataConfig,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: TrainTransform,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How the supernet is validated.
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+/// Length and method of a search. Defaults: Auto-DeepLab section 5.1.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SearchConfig {
+    /// Passes over one half of the train set.
+    pub epochs: usize,
+    /// Images per step, for weights and architecture each.
+    pub batch_size: usize,
+    /// The bilevel method.
+    pub first_order: FirstOrderConfig,
+}
+
+impl Default for SearchConfig {
+    fn default() -> Self {
+        Self { epochs: 40, batch_size: 2, first_order: FirstOrderConfig::default() }
+    }
+}
+
+/// `nas-segment train`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainExperiment {
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// The network.
+    pub model: ModelConfig,
+    /// The recipe.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// Images and labels.
+    pub data: DataConfig,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: TrainTransform,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How the network is validated.
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+/// A training recipe. Defaults: Auto-DeepLab's retraining, except for its length.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Passes over the train set.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Update rule of the weights.
+    pub optimizer: OptimizerConfig,
+    /// Learning rate over the run.
+    pub schedule: Schedule,
+    /// Largest norm of the gradient; 0 for no limit.
+    pub grad_clip: f64,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        let sgd = SgdConfig { lr: 0.05, weight_decay: 4e-5, ..Default::default() };
+        Self {
+            epochs: 100,
+            batch_size: 8,
+            optimizer: OptimizerConfig::Sgd(sgd),
+            schedule: Schedule { warmup_steps: 0, decay: Decay::Poly { power: 0.9 } },
+            grad_clip: 0.0,
+        }
+    }
+}
+
+/// `nas-segment compare`: several models, one recipe, several seeds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompareExperiment {
+    /// One training per model and seed.
+    pub seeds: Vec<u64>,
+    /// Validation images to draw overlays of.
+    #[serde(default = "default_pictures")]
+    pub pictures: usize,
+    /// The networks, in the order of the table.
+    pub models: Vec<NamedModel>,
+    /// The recipe of all.
+    #[serde(default)]
+    pub train: TrainConfig,
+    /// Images and labels.
+    pub data: DataConfig,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: TrainTransform,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How the networks are validated.
+    #[serde(default)]
+    pub eval: EvalConfig,
+}
+
+fn default_pictures() -> usize {
+    4
+}
+
+/// A model of a comparison.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedModel {
+    /// Name in the table and in file names.
+    pub name: String,
+    /// The network.
+    pub model: ModelConfig,
+}
+
+impl CompareExperiment {
+    /// The training of one model under one seed.
+    pub fn training(&self, model: &NamedModel, seed: u64) -> TrainExperiment {
+        TrainExperiment {
+            seed,
+            model: model.model.clone(),
+            train: self.train.clone(),
+            data: self.data.clone(),
+            augment: self.augment.clone(),
+            loader: self.loader.clone(),
+            eval: self.eval.clone(),
+        }
+    }
+}
+
+/// How samples are read. None of it changes what is computed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoaderSection {
+    /// Batches that are made ahead of the one in use.
+    pub prefetch: usize,
+    /// Megabytes of decoded images to keep in memory; 0 for none.
+    pub cache_mb: usize,
+}
+
+impl Default for LoaderSection {
+    fn default() -> Self {
+        Self { prefetch: 4, cache_mb: 1024 }
+    }
+}
+
+impl LoaderSection {
+    /// Settings of a loader of `batch_size`.
+    pub fn with(&self, batch_size: usize, threads: usize) -> LoaderConfig {
+        LoaderConfig { batch_size, threads, prefetch: self.prefetch, cache_mb: self.cache_mb }
+    }
+}
+
+/// How mIOU is measured; always at the label's own resolution.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Epochs between validations; the last epoch always has one. 0: only the last.
+    pub every: usize,
+    /// Size the images are resized to, `[height, width]`; absent for their own.
+    pub resize: Option<Size>,
+    /// Scales whose probabilities are averaged.
+    pub scales: Vec<f64>,
+    /// Adds the mirrored image at every scale.
+    pub flip: bool,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { every: 0, resize: None, scales: vec![1.0], flip: false }
+    }
+}
+
+impl EvalConfig {
+    /// Whether `epoch` (from 0) is followed by a validation.
+    pub fn is_due(&self, epoch: usize, last: bool) -> bool {
+        last || (self.every > 0 && (epoch + 1) % self.every == 0)
+    }
+}
+
+/// Reads an experiment file. Paths of data sets become absolute; an `arch` that names a search's `result.json` (or its run
+/// folder) becomes the architecture found there.
+pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
+    let mut table = config::read_table(path, sets)?;
+    if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
+        *root = absolute(root)?;
+    }
+    if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
+        resolve_arch(model)?;
+    }
+    let models = table.get_mut("models").and_then(Value::as_array_mut);
+    for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
+        resolve_arch(model)?;
+    }
+    Ok(config::from_table(table, &path.display().to_string())?)
+}
+
+fn absolute(root: &str) -> Result<String> {
+    let path = std::path::absolute(root).with_context(|| format!("data.root = {root:?}"))?;
+    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("data.root: {path:?} is not UTF-8"))
+}
+
+fn resolve_arch(model: &mut Table) -> Result<()> {
+    let Some(Value::String(arch)) = model.get_mut("arch") else { return Ok(()) };
+    if let Some(found) = searched_arch(arch)? {
+        *arch = found;
+    }
+    Ok(())
+}
+
+/// The architecture in a search's `result.json`, when `text` is the path of one or of a run folder.
+pub fn searched_arch(text: &str) -> Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct SearchResult {
+        architecture: String,
+    }
+    let mut path = PathBuf::from(text);
+    if !text.contains('/') && !text.ends_with(".json") {
+        return Ok(None);
+    }
+    if path.is_dir() {
+        path.push("result.json");
+    }
+    if !path.exists() {
+        bail!("arch = {text:?}: there is no {}; has the search ended?", path.display());
+    }
+    Ok(Some(read_json::<SearchResult>(&path)?.architecture))
+}

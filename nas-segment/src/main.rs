@@ -1,0 +1,64 @@
+//! `nas-segment`: search, train and compare segmentation networks.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use nas_core::cli;
+use nas_segment::{commands, cost, miou};
+
+/// Search, train and compare segmentation networks
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Three jobs:
+  search    nas-segment search --config configs/segment/camvid_auto_deeplab.toml --set data.root=DIR --out runs/search
+  train     nas-segment train --config configs/segment/camvid_derived.toml --set model.arch=runs/search/result.json
+  compare   nas-segment compare --config configs/segment/camvid_compare.toml --out runs/compare
+
+Results go to stdout, progress to stderr. Exit code 0: done; 1: the input is at fault or a signal came; 2: a bug."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Search(commands::search::SearchArgs),
+    Train(commands::train::TrainArgs),
+    Eval(commands::eval::EvalArgs),
+    Compare(commands::compare::CompareArgs),
+    Predict(commands::predict::PredictArgs),
+    Cost(cost::CostArgs),
+    Miou(miou::MiouArgs),
+    Report(commands::report::ReportArgs),
+    Data(commands::data::DataArgs),
+    Bench(commands::bench::BenchArgs),
+    GpuCheck(commands::gpu_check::GpuCheckArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    cli::run(move || match &command {
+        Command::Search(args) => commands::search::run(args),
+        Command::Train(args) => commands::train::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Compare(args) => commands::compare::run(args),
+        Command::Predict(args) => commands::predict::run(args),
+        Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
+        Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
+        Command::Report(args) => commands::report::run(args),
+        Command::Data(args) => commands::data::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::GpuCheck(args) => commands::gpu_check::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "nas-segment", &mut std::io::stdout());
+            Ok(())
+        }
+    })
+}

@@ -1,0 +1,140 @@
+//! Training of one segmentation network, as a job of the training loop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use nas_core::cli::Compute;
+use nas_core::nn::{Mode, VarBuilder, channels_last};
+use nas_core::one_shot::descend;
+use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
+use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into, scalar};
+use nas_datasets::{Batch, DataError, EvalTransform, SegDataset, Split, TrainLoader, rng};
+use serde_json::{Value, json};
+use tch::{Tensor, nn::VarStore};
+
+use crate::evaluation::evaluate;
+use crate::experiment::TrainExperiment;
+use crate::loss::cross_entropy;
+use crate::metric::Scores;
+use crate::model::SegNet;
+
+/// Batches of one epoch.
+pub type Batches = Box<dyn Iterator<Item = Result<Batch, DataError>>>;
+
+/// A network in training.
+pub struct Training {
+    experiment: TrainExperiment,
+    compute: Compute,
+    vs: VarStore,
+    net: SegNet,
+    optimizer: Box<dyn Optimizer>,
+    scaler: Option<GradScaler>,
+    loader: TrainLoader,
+    batches: Option<Batches>,
+    val: Arc<dyn SegDataset>,
+    scores: Option<Scores>,
+}
+
+impl Training {
+    /// Builds the network with the seed's initial weights and opens both splits.
+    pub fn new(experiment: TrainExperiment, compute: Compute) -> Result<Self> {
+        let train = experiment.data.open(Split::Train)?;
+        let val = experiment.data.open(Split::Val)?;
+        let (vs, net) = new_network(&experiment, val.classes().len(), compute)?;
+        let optimizer = experiment.train.optimizer.build(named_parameters(&vs));
+        let loader_config = experiment.loader.with(experiment.train.batch_size, compute.threads);
+        let loader =
+            TrainLoader::new(train, None, experiment.augment.clone(), loader_config, experiment.seed, "train")?;
+        let scaler = compute.amp.then(GradScaler::default);
+        Ok(Self { experiment, compute, vs, net, optimizer, scaler, loader, batches: None, val, scores: None })
+    }
+
+    /// The scores of the last validation.
+    pub fn scores(&self) -> Option<&Scores> {
+        self.scores.as_ref()
+    }
+
+    /// The network.
+    pub fn net(&self) -> &SegNet {
+        &self.net
+    }
+}
+
+/// The experiment's network with its initial weights.
+pub fn new_network(experiment: &TrainExperiment, num_classes: usize, compute: Compute) -> Result<(VarStore, SegNet)> {
+    tch::manual_seed(rng::torch_seed(experiment.seed, "init", 0));
+    let vs = VarStore::new(compute.device);
+    let net = experiment.model.build(&VarBuilder::new(&vs), num_classes as i64)?;
+    Ok((vs, net))
+}
+
+/// The next batch on `device`.
+pub fn next_batch(batches: &mut Option<Batches>, device: tch::Device) -> Result<(Tensor, Tensor)> {
+    let next = batches.as_mut().and_then(Iterator::next);
+    let batch = next.ok_or_else(|| anyhow!("the loader ended before the epoch"))??;
+    let images = batch.images.to_device(device);
+    Ok((if device.is_cuda() { channels_last(&images) } else { images }, batch.labels.to_device(device)))
+}
+
+/// What a validation adds to an epoch's metrics.
+pub fn val_metrics(scores: &Scores) -> Metrics {
+    let mut metrics = Metrics::new();
+    metrics.insert("miou".into(), json!(scores.miou));
+    metrics.insert("pixel_acc".into(), json!(scores.pixel_acc));
+    metrics
+}
+
+impl Job for Training {
+    fn steps_per_epoch(&self) -> usize {
+        self.loader.batches_per_epoch()
+    }
+
+    fn start_epoch(&mut self, epoch: usize, step: usize) -> Result<()> {
+        self.batches = Some(Box::new(self.loader.epoch(epoch, step)));
+        Ok(())
+    }
+
+    fn step(&mut self, at: At) -> Result<Step> {
+        let (images, labels) = next_batch(&mut self.batches, self.compute.device)?;
+        let logits = tch::autocast(self.compute.amp, || self.net.forward(&images, Mode::train(at.progress())));
+        let loss = cross_entropy(&logits, &labels);
+        let recipe = &self.experiment.train;
+        let lr = recipe.schedule.lr(recipe.optimizer.lr(), at.global_step, at.total_steps);
+        descend(&loss, self.optimizer.as_mut(), lr, recipe.grad_clip, self.scaler.as_mut());
+        Ok(Step { loss: scalar(&loss), images: images.size()[0] as usize })
+    }
+
+    fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
+        self.batches = None;
+        if !self.experiment.eval.is_due(epoch, last) {
+            return Ok(Metrics::new());
+        }
+        let transform = EvalTransform::like(&self.experiment.augment, self.experiment.eval.resize);
+        let net = |xs: &Tensor, mode| self.net.forward(xs, mode);
+        let scores = evaluate(&net, &self.val, &transform, &self.experiment.eval, self.compute, || {})?;
+        let metrics = val_metrics(&scores);
+        self.scores = Some(scores);
+        Ok(metrics)
+    }
+
+    fn best_metric(&self) -> &'static str {
+        "miou"
+    }
+
+    fn model(&self) -> Vec<Named> {
+        all_variables(&self.vs)
+    }
+
+    fn extra_state(&self) -> (Vec<Named>, Value) {
+        (self.optimizer.state(), json!({ "scaler": self.scaler, "scores": self.scores }))
+    }
+
+    fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        copy_into(&self.model(), &tensors)?;
+        self.optimizer.load_state(&tensors);
+        self.scaler = serde_json::from_value(json["scaler"].take())?;
+        self.scores = serde_json::from_value(json["scores"].take())?;
+        Ok(())
+    }
+}

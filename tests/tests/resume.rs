@@ -1,0 +1,115 @@
+//! A run that is killed and resumed ends like one that was not: same weights, same metrics, same architecture, bit for bit.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nas_tests::{command, fail, succeed};
+
+const SEARCH: &str = "tests/configs/tiny_search.toml";
+const TRAIN: &str = "tests/configs/tiny_train.toml";
+
+fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
+    let out = out.to_str().unwrap();
+    vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
+}
+
+/// Runs a job, killing it by SIGKILL a little later each time, until one process reaches the end.
+fn run_with_kills(job: &str, config: &str, out: &Path) -> usize {
+    let mut kills = 0;
+    loop {
+        let mut child = command(&args(job, config, out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
+        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            sleep(Duration::from_millis(5));
+        }
+        match child.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "{job} failed after {kills} kills");
+                return kills;
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+            }
+        }
+    }
+}
+
+fn killed_equals_straight(job: &str, config: &str) {
+    let temp = tempfile::tempdir().unwrap();
+    let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
+    succeed(&args(job, config, &straight));
+    let kills = run_with_kills(job, config, &killed);
+    assert!(kills >= 2, "the job is too short to be killed: {kills} kills");
+    for file in ["metrics.jsonl", "checkpoints/best.safetensors"] {
+        assert!(fs::read(straight.join(file)).unwrap() == fs::read(killed.join(file)).unwrap(), "{file} differs");
+    }
+    let weights = |run: &Path| {
+        let mut tensors = tch::Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).unwrap();
+        // The loop's own state holds seconds, which no two runs share.
+        tensors.retain(|(name, _)| name != "loop_state.json");
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    };
+    let (a, b) = (weights(&straight), weights(&killed));
+    assert_eq!(a.len(), b.len());
+    for ((name, a), (_, b)) in a.iter().zip(&b) {
+        assert!(a.equal(b), "{name} differs");
+    }
+}
+
+#[test]
+fn a_killed_search_ends_with_the_same_bits() {
+    killed_equals_straight("search", SEARCH);
+}
+
+#[test]
+fn a_killed_training_ends_with_the_same_bits() {
+    killed_equals_straight("train", TRAIN);
+}
+
+#[test]
+fn a_signal_saves_the_step_and_a_second_process_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let mut first = command(&args("train", TRAIN, &out)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !out.join("checkpoints/last.safetensors").exists() {
+        assert!(Instant::now() < deadline && first.try_wait().unwrap().is_none(), "no checkpoint was written");
+        sleep(Duration::from_millis(20));
+    }
+    assert!(fail(&args("train", TRAIN, &out)).contains("another process"));
+    // SAFETY: the id of a child that has not been waited for.
+    unsafe { libc::kill(first.id() as libc::pid_t, libc::SIGTERM) };
+    let output = first.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("--resume"), "{stderr}");
+    succeed(&args("train", TRAIN, &out));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let mut args = args("train", TRAIN, &out);
+    args.extend(["--set", "train.optimizer.lr=1e30"]);
+    let stderr = fail(&args);
+    assert!(stderr.contains("the loss is") && stderr.contains("learning rate"), "{stderr}");
+}
+
+#[test]
+fn a_run_is_not_overwritten_and_not_resumed_under_another_config() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    succeed(&args("train", TRAIN, &out));
+    let again = args("train", TRAIN, &out);
+    let fresh: Vec<&str> = again.iter().copied().filter(|arg| *arg != "--resume").collect();
+    assert!(fail(&fresh).contains("--resume"));
+    let other: Vec<&str> = again.iter().copied().chain(["--set", "train.epochs=99"]).collect();
+    assert!(fail(&other).contains("epochs = 99"));
+}
