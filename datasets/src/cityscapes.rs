@@ -30,16 +30,34 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
         let image = images.join(&city).join(format!("{base}{IMAGE_SUFFIX}"));
         let file = |suffix| labels.join(&city).join(format!("{base}{suffix}"));
         let label = (split != Split::Test).then(|| match file(TRAIN_IDS_SUFFIX) {
-            path if path.exists() => Label { path, ids: decoders.0.clone() },
-            _ => Label { path: file(LABEL_IDS_SUFFIX), ids: decoders.1.clone() },
+            path if path.exists() => Label {
+                path,
+                ids: decoders.0.clone(),
+            },
+            _ => Label {
+                path: file(LABEL_IDS_SUFFIX),
+                ids: decoders.1.clone(),
+            },
         });
-        pairs.push(Pair { name: base, image, label });
+        pairs.push(Pair {
+            name: base,
+            image,
+            label,
+        });
     }
     if pairs.is_empty() {
         return Err(Problem::new(&images, "no image", format!("CITY/*{IMAGE_SUFFIX}")).into());
     }
-    let orphans = if split == Split::Test { Vec::new() } else { labels_without_image(&labels, &pairs)? };
-    Ok(FileSet { classes, pairs, orphans })
+    let orphans = if split == Split::Test {
+        Vec::new()
+    } else {
+        labels_without_image(&labels, &pairs)?
+    };
+    Ok(FileSet {
+        classes,
+        pairs,
+        orphans,
+    })
 }
 
 /// Meaning of labelIds files.
@@ -52,7 +70,10 @@ fn label_ids(file_ids: &[u8]) -> std::sync::Arc<LabelIds> {
 /// City and base name of every file `CITY/BASE + suffix` in a folder.
 fn bases(folder: &Path, suffixes: &[&str]) -> Result<Vec<(String, String)>, DataError> {
     let mut found = Vec::new();
-    for city in files::list(folder, "a folder with one sub-folder per city")?.iter().filter(|path| path.is_dir()) {
+    for city in files::list(folder, "a folder with one sub-folder per city")?
+        .iter()
+        .filter(|path| path.is_dir())
+    {
         let city_name = file_name(city);
         for file in files::list(city, "a readable folder")? {
             let name = file_name(&file);
@@ -69,10 +90,16 @@ fn file_name(path: &Path) -> String {
 
 fn labels_without_image(labels: &Path, pairs: &[Pair]) -> Result<Vec<Problem>, DataError> {
     let known: HashSet<&str> = pairs.iter().map(|pair| &*pair.name).collect();
-    let lost = bases(labels, &[TRAIN_IDS_SUFFIX, LABEL_IDS_SUFFIX])?.into_iter().filter(|(_, base)| !known.contains(&**base));
+    let lost = bases(labels, &[TRAIN_IDS_SUFFIX, LABEL_IDS_SUFFIX])?
+        .into_iter()
+        .filter(|(_, base)| !known.contains(&**base));
     let problem = |(city, base)| {
         let path = labels.join(&city).join(format!("{base}_gtFine_*.png"));
-        Problem::new(&path, "a label without image", format!("an image {city}/{base}{IMAGE_SUFFIX} beside it"))
+        Problem::new(
+            &path,
+            "a label without image",
+            format!("an image {city}/{base}{IMAGE_SUFFIX} beside it"),
+        )
     };
     Ok(lost.map(problem).collect())
 }

@@ -34,7 +34,9 @@ impl Size {
 
     pub(crate) fn checked(height: u32, width: u32) -> Result<Self, String> {
         match (height, width) {
-            (0, _) | (_, 0) => Err(format!("a size of [{height}, {width}], expected [height, width] of at least 1")),
+            (0, _) | (_, 0) => Err(format!(
+                "a size of [{height}, {width}], expected [height, width] of at least 1"
+            )),
             _ => Ok(Self { height, width }),
         }
     }
@@ -129,9 +131,24 @@ impl TrainTransform {
                 self.scale_step.to_string(),
                 "0 or more",
             ),
-            ((0.0..=1.0).contains(&self.flip), "flip", self.flip.to_string(), "a probability 0..=1"),
-            ((0.0..=1.0).contains(&self.color_jitter), "color_jitter", self.color_jitter.to_string(), "0..=1"),
-            (self.std.iter().all(|std| *std > 0.0), "std", format!("{:?}", self.std), "three numbers above 0"),
+            (
+                (0.0..=1.0).contains(&self.flip),
+                "flip",
+                self.flip.to_string(),
+                "a probability 0..=1",
+            ),
+            (
+                (0.0..=1.0).contains(&self.color_jitter),
+                "color_jitter",
+                self.color_jitter.to_string(),
+                "0..=1",
+            ),
+            (
+                self.std.iter().all(|std| *std > 0.0),
+                "std",
+                format!("{:?}", self.std),
+                "three numbers above 0",
+            ),
         ];
         match sound.into_iter().find(|(sound, ..)| !sound) {
             Some((_, key, found, expected)) => Err(DataError::Setting { key, found, expected }),
@@ -147,7 +164,10 @@ impl TrainTransform {
         let x = Axis::draw(image.width(), nominal.width, scale, self.crop.width, rng);
         let flip = rng.random::<f64>() < self.flip;
         let jitter = (self.color_jitter > 0.0).then(|| ColorJitter::draw(self.color_jitter, rng));
-        Cropped { image: self.crop_image(image, y, x, flip, jitter), label: self.crop_label(label, y, x, flip) }
+        Cropped {
+            image: self.crop_image(image, y, x, flip, jitter),
+            label: self.crop_label(label, y, x, flip),
+        }
     }
 
     fn draw_scale(&self, rng: &mut impl Rng) -> f64 {
@@ -164,7 +184,13 @@ impl TrainTransform {
         let bytes = pixels::resize(image, x.source_span(), y.source_span(), columns.len(), rows.len());
         let normalize = Normalize::new(self.mean, self.std);
         match jitter {
-            None => self.place(pixels::triples(&bytes).map(|pixel| normalize.apply(pixel)), [0.0; 3], y, x, flip),
+            None => self.place(
+                pixels::triples(&bytes).map(|pixel| normalize.apply(pixel)),
+                [0.0; 3],
+                y,
+                x,
+                flip,
+            ),
             Some(jitter) => {
                 let jitter = jitter.over(&bytes);
                 let pixels = pixels::triples(&bytes).map(|pixel| normalize.apply(jitter(pixel)));
@@ -192,7 +218,10 @@ impl TrainTransform {
         let mut pixels = pixels;
         for row in crop.chunks_exact_mut(width).skip(rows.start).take(rows.len()) {
             // zip takes a target first, so that no pixel is lost at the end of a row.
-            row[columns.clone()].iter_mut().zip(&mut pixels).for_each(|(target, pixel)| *target = pixel);
+            row[columns.clone()]
+                .iter_mut()
+                .zip(&mut pixels)
+                .for_each(|(target, pixel)| *target = pixel);
             if flip {
                 row.reverse();
             }
@@ -215,7 +244,11 @@ pub struct EvalTransform {
 impl EvalTransform {
     /// The evaluation that fits a training: the same normalisation.
     pub fn like(train: &TrainTransform, resize: Option<Size>) -> Self {
-        Self { resize, mean: train.mean, std: train.std }
+        Self {
+            resize,
+            mean: train.mean,
+            std: train.std,
+        }
     }
 
     /// The network's input `[1, 3, H, W]`, channels-last in memory.

@@ -27,6 +27,7 @@ pub struct RunArgs {
     /// Go on with the run in the folder, where there is one
     #[arg(long)]
     pub resume: bool,
+    /// Where and how to compute
     #[command(flatten)]
     pub compute: ComputeArgs,
 }

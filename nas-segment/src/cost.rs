@@ -1,0 +1,147 @@
+//! `nas-segment cost`: parameters and multiply-adds of a network, counted from its structure without allocating or running
+//! it.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use nas_core::cli::Format;
+use nas_core::nn::VarBuilder;
+use nas_core::space::Cost;
+use serde::{Deserialize, Serialize};
+
+use crate::experiment;
+use crate::model::ModelConfig;
+
+/// Count a network's parameters and multiply-adds, part by part
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  nas-segment cost auto_deeplab_s --size 1024x2048 --num-classes 19
+  nas-segment cost deeplabv3plus_xception71 --size 1024x2048 --num-classes 19 --output-stride 8
+  nas-segment cost configs/segment/camvid_deeplabv3plus.toml --size 360x480 --num-classes 11 --format json
+
+A multiply-add is one multiplication and one addition of a convolution; norms, activations, pooling and interpolation are
+not counted. Parameters are the trained ones: weights, biases, scales and shifts of norms.")]
+pub struct CostArgs {
+    /// A preset, or an experiment file with a section [model]
+    pub name: String,
+    /// Height and width of the image
+    #[arg(long, value_name = "HxW", default_value = "1024x2048", value_parser = parse_size)]
+    pub size: (i64, i64),
+    /// Classes of the logits
+    #[arg(long, value_name = "K", default_value_t = 19)]
+    pub num_classes: i64,
+    /// Output stride of a DeepLabv3+
+    #[arg(long, value_name = "8|16|32")]
+    pub output_stride: Option<i64>,
+    /// How to print the counts
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Counts of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CostReport {
+    /// The preset or the experiment file.
+    pub name: String,
+    /// Height and width of the image.
+    pub size: (i64, i64),
+    /// Classes of the logits.
+    pub num_classes: i64,
+    /// Parameters and multiply-adds of the network.
+    #[serde(flatten)]
+    pub total: Cost,
+    /// Counts of the parts, from input to output.
+    pub parts: Vec<Part>,
+}
+
+/// Counts of one part of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The part's name.
+    pub name: String,
+    /// Its parameters and multiply-adds.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// Runs the command.
+pub fn run(args: &CostArgs) -> Result<CostReport> {
+    let (h, w) = args.size;
+    let net = model(args)?.build(&VarBuilder::dry(), args.num_classes);
+    let net = net.with_context(|| args.name.clone())?;
+    let parts = net.cost_parts((h, w)).into_iter();
+    Ok(CostReport {
+        name: args.name.clone(),
+        size: args.size,
+        num_classes: args.num_classes,
+        total: net.cost(args.size),
+        parts: parts.map(|(name, cost)| Part { name, cost }).collect(),
+    })
+}
+
+fn model(args: &CostArgs) -> Result<ModelConfig> {
+    let mut model = named(&args.name)?;
+    if let Some(stride) = args.output_stride {
+        model = model
+            .with_output_stride(stride)
+            .with_context(|| format!("--output-stride {stride}: {}", args.name))?;
+    }
+    Ok(model)
+}
+
+/// The model of a preset or of an experiment file.
+fn named(name: &str) -> Result<ModelConfig> {
+    /// The one section of an experiment that is of interest here.
+    #[derive(Deserialize)]
+    struct Experiment {
+        model: ModelConfig,
+    }
+    let path = Path::new(name);
+    let is_file = path.extension().is_some() || path.exists();
+    match is_file {
+        true => Ok(experiment::load::<Experiment>(path, &[])?.model),
+        false => ModelConfig::preset(name).context("a name without an extension is a preset, not a file"),
+    }
+}
+
+/// Reads `1024x2048` as (height, width).
+fn parse_size(text: &str) -> Result<(i64, i64), String> {
+    let size = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    size.filter(|(h, w)| (1..=MAX_SIDE).contains(h) && (1..=MAX_SIDE).contains(w))
+        .ok_or_else(|| format!("expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 1024x2048"))
+}
+
+/// Largest side of an image; keeps the counts far from overflow.
+const MAX_SIDE: i64 = 100_000;
+
+impl fmt::Display for CostReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (h, w) = self.size;
+        writeln!(f, "{} at {h}x{w}, {} classes", self.name, self.num_classes)?;
+        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from)];
+        rows.extend(self.parts.iter().map(|part| row(&part.name, part.cost)));
+        rows.push(row("total", self.total));
+        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..5).map(width).collect();
+        let lines = rows.iter().map(|row| {
+            let [name, params, exact_params, macs, exact_macs] = row;
+            format!(
+                "{name:<0$}  {params:>1$}  {exact_params:>2$}  {macs:>3$}  {exact_macs:>4$}",
+                widths[0], widths[1], widths[2], widths[3], widths[4]
+            )
+        });
+        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+fn row(name: &str, cost: Cost) -> [String; 5] {
+    [
+        name.to_string(),
+        format!("{:.3} M", cost.params as f64 / 1e6),
+        cost.params.to_string(),
+        format!("{:.3} G", cost.macs as f64 / 1e9),
+        cost.macs.to_string(),
+    ]
+}

@@ -282,30 +282,42 @@ fn conv_3x3(vb: &VarBuilder, channels: (i64, i64), dilation: i64, config: &HeadC
     }
 }
 
-/// An optional section: `false` for none, since TOML has no null, `true` for the section with its defaults.
+/// The optional decoder in a config: `false` for none, since TOML has no null, `true` for the default one, or a section.
 mod section_or_false {
-    use serde::de::DeserializeOwned;
+    use std::fmt;
+
+    use serde::de::value::MapAccessDeserializer;
+    use serde::de::{MapAccess, Visitor};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "expected false, true or a section")]
-    enum Section<T> {
-        Switch(bool),
-        Given(T),
-    }
+    use super::DecoderConfig;
 
-    pub fn serialize<T: Serialize, S: Serializer>(section: &Option<T>, to: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer>(section: &Option<DecoderConfig>, to: S) -> Result<S::Ok, S::Error> {
         match section {
             Some(section) => section.serialize(to),
             None => to.serialize_bool(false),
         }
     }
 
-    pub fn deserialize<'de, T: DeserializeOwned + Default, D: Deserializer<'de>>(from: D) -> Result<Option<T>, D::Error> {
-        Ok(match Section::deserialize(from)? {
-            Section::Switch(false) => None,
-            Section::Switch(true) => Some(T::default()),
-            Section::Given(section) => Some(section),
-        })
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DecoderConfig>, D::Error> {
+        from.deserialize_any(SectionVisitor)
+    }
+
+    struct SectionVisitor;
+
+    impl<'de> Visitor<'de> for SectionVisitor {
+        type Value = Option<DecoderConfig>;
+
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("false, true or a section for `decoder`")
+        }
+
+        fn visit_bool<E>(self, wanted: bool) -> Result<Self::Value, E> {
+            Ok(wanted.then(DecoderConfig::default))
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            DecoderConfig::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
     }
 }

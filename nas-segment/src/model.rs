@@ -1,0 +1,108 @@
+//! A segmentation network, and the configs it is built from.
+
+use anyhow::{Context, Result, bail, ensure};
+use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
+use nas_core::space::{Backbone, Cost};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::auto_deeplab::AutoDeepLabConfig;
+use crate::deeplabv3plus::{BackboneConfig, DeepLabV3PlusConfig, MobileNetV2Config};
+use crate::head::Head;
+
+/// A backbone with a head.
+#[derive(Debug)]
+pub struct SegNet {
+    /// Turns images into feature maps, low-level first and final last.
+    pub backbone: Box<dyn Backbone>,
+    /// Turns feature maps into logits.
+    pub head: Head,
+}
+
+impl SegNet {
+    /// Logits `[B, K, H, W]` of images `[B, 3, H, W]`.
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        let (_, _, h, w) = xs.size4().expect("images have four dimensions");
+        self.head
+            .forward(&self.backbone.features(&channels_last(xs), mode), (h, w), mode)
+    }
+
+    /// Cost of every part on an image of `size` (height, width), from input to output.
+    pub fn cost_parts(&self, (h, w): (i64, i64)) -> Vec<(String, Cost)> {
+        let (mut parts, features) = self.backbone.cost_parts(Shape::new(3, h, w));
+        parts.extend(self.head.cost_parts(&features));
+        parts
+    }
+
+    /// Cost on an image of `size` (height, width).
+    pub fn cost(&self, size: (i64, i64)) -> Cost {
+        let mut total = Cost::default();
+        for (_, part) in self.cost_parts(size) {
+            total += part;
+        }
+        total
+    }
+}
+
+/// The section `[model]` of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelConfig {
+    /// DeepLabv3+ and, without a decoder, DeepLabv3.
+    Deeplabv3plus(DeepLabV3PlusConfig),
+    /// A network of Auto-DeepLab's space.
+    AutoDeeplab(AutoDeepLabConfig),
+}
+
+impl ModelConfig {
+    /// The published network called `name`. The error of an unknown name lists the known ones.
+    pub fn preset(name: &str) -> Result<Self> {
+        let preset = presets().into_iter().find(|(known, _)| *known == name);
+        let (_, config) = preset.with_context(|| {
+            let known: Vec<&str> = presets().into_iter().map(|(known, _)| known).collect();
+            format!("{name:?} is no preset; expected one of {}", known.join(", "))
+        })?;
+        Ok(config)
+    }
+
+    /// The network for `num_classes`, its weights under `vb`. A value that no network can be made of is an error that
+    /// names the key.
+    pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
+        ensure!(num_classes > 0, "{num_classes} classes: expected at least one");
+        match self {
+            Self::Deeplabv3plus(config) => config.build(vb, num_classes),
+            Self::AutoDeeplab(config) => config.build(vb, num_classes),
+        }
+    }
+
+    /// The same network at another output stride.
+    pub fn with_output_stride(self, output_stride: i64) -> Result<Self> {
+        match self {
+            Self::Deeplabv3plus(config) => Ok(Self::Deeplabv3plus(DeepLabV3PlusConfig {
+                output_stride,
+                ..config
+            })),
+            Self::AutoDeeplab(_) => bail!("the output stride of an Auto-DeepLab network is part of its architecture"),
+        }
+    }
+}
+
+/// Every published network by name.
+pub fn presets() -> Vec<(&'static str, ModelConfig)> {
+    let deeplabv3plus = |backbone| ModelConfig::Deeplabv3plus(DeepLabV3PlusConfig::new(backbone));
+    let mobilenet = MobileNetV2Config::default();
+    let auto_deeplab = |filters| ModelConfig::AutoDeeplab(AutoDeepLabConfig::published(filters));
+    vec![
+        ("auto_deeplab_s", auto_deeplab(20)),
+        ("auto_deeplab_m", auto_deeplab(32)),
+        ("auto_deeplab_l", auto_deeplab(48)),
+        ("deeplabv3plus_xception41", deeplabv3plus(BackboneConfig::Xception41 {})),
+        ("deeplabv3plus_xception65", deeplabv3plus(BackboneConfig::Xception65 {})),
+        ("deeplabv3plus_xception71", deeplabv3plus(BackboneConfig::Xception71 {})),
+        ("deeplabv3plus_resnet101", deeplabv3plus(BackboneConfig::Resnet101 {})),
+        (
+            "deeplabv3plus_mobilenet_v2",
+            deeplabv3plus(BackboneConfig::MobilenetV2(mobilenet)),
+        ),
+    ]
+}

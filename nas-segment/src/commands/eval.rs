@@ -44,6 +44,7 @@ pub struct TrainedArgs {
     /// train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     pub split: Split,
+    /// Where and how to compute
     #[command(flatten)]
     pub compute: ComputeArgs,
 }

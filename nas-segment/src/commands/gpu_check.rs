@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use nas_core::cli::{Compute, ComputeArgs, Format, print};
+use nas_core::cli::{Compute, Format, print};
 use nas_core::device::{DeviceChoice, describe, peak_memory_bytes};
 use nas_core::optim::{Named, named_parameters};
 use serde::Serialize;
-use tch::{Device, Kind, Tensor, nn::VarStore};
+use tch::{Device, Kind, nn::VarStore};
 
 use super::bench::SearchStep;
 use crate::auto_deeplab::AutoDeepLabSpace;
@@ -128,6 +128,7 @@ fn distance(a: &[Named], b: &[Named]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Tensor;
 
     #[test]
     fn distance_is_euclidean_over_all_tensors() {

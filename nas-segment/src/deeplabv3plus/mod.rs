@@ -1,0 +1,158 @@
+//! DeepLabv3+ (Chen et al. 2018, arXiv 1802.02611): an ImageNet backbone whose last strides are traded for atrous
+//! convolutions, under the head of [`crate::head`].
+//!
+//! Parameters at 19 classes: Xception-41 28.11 M, Xception-65 41.05 M, Xception-71 43,477,323, ResNet-101 59.47 M,
+//! MobileNetV2 2.11 M.
+
+mod mobilenet_v2;
+mod resnet;
+pub(crate) mod separable;
+mod xception;
+
+pub use mobilenet_v2::MobileNetV2Config;
+
+use anyhow::{Result, ensure};
+use nas_core::nn::{BnConfig, VarBuilder};
+use nas_core::space::Backbone;
+use serde::{Deserialize, Serialize};
+
+use crate::head::{Head, HeadConfig};
+use crate::model::SegNet;
+use mobilenet_v2::MobileNetV2;
+use resnet::ResNet;
+use xception::{Xception, XceptionDepth};
+
+/// A DeepLabv3+.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeepLabV3PlusConfig {
+    /// Input pixels per pixel of the final feature map along one side: 8, 16 or 32. Strides beyond it become atrous rates.
+    #[serde(default = "default_output_stride")]
+    pub output_stride: i64,
+    /// Norms of the backbone.
+    #[serde(default = "default_bn")]
+    pub bn: BnConfig,
+    /// The backbone.
+    pub backbone: BackboneConfig,
+    /// The head.
+    #[serde(default)]
+    pub head: HeadConfig,
+}
+
+fn default_output_stride() -> i64 {
+    16
+}
+
+/// TF's decay 0.9997 and epsilon 0.001.
+fn default_bn() -> BnConfig {
+    BnConfig {
+        momentum: 3e-4,
+        eps: 1e-3,
+        affine: true,
+    }
+}
+
+/// Backbone of a [`DeepLabV3PlusConfig`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BackboneConfig {
+    /// Aligned Xception with 8 units in its middle flow.
+    Xception41 {},
+    /// Aligned Xception with 16 units in its middle flow.
+    Xception65 {},
+    /// Aligned Xception with 16 units in its middle flow and 5 blocks in its entry flow.
+    Xception71 {},
+    /// ResNet-101 with a root of three 3x3 convolutions ("beta").
+    Resnet101 {},
+    /// MobileNetV2, of any width, whole or its first blocks.
+    MobilenetV2(MobileNetV2Config),
+}
+
+impl BackboneConfig {
+    fn build(&self, vb: &VarBuilder, output_stride: i64, bn: BnConfig) -> Result<Box<dyn Backbone>> {
+        let xception = |depth| Box::new(Xception::new(vb, depth, output_stride, bn));
+        Ok(match self {
+            Self::Xception41 {} => xception(XceptionDepth::X41),
+            Self::Xception65 {} => xception(XceptionDepth::X65),
+            Self::Xception71 {} => xception(XceptionDepth::X71),
+            Self::Resnet101 {} => Box::new(ResNet::new_101(vb, output_stride, bn)),
+            Self::MobilenetV2(config) => {
+                config.validate()?;
+                Box::new(MobileNetV2::new(vb, config, output_stride, bn))
+            }
+        })
+    }
+}
+
+impl DeepLabV3PlusConfig {
+    /// The paper's network with this backbone: a separable head for Xception, a regular one for ResNet, and for
+    /// MobileNetV2 neither atrous branches nor decoder.
+    pub fn new(backbone: BackboneConfig) -> Self {
+        let head = match backbone {
+            BackboneConfig::Xception41 {} | BackboneConfig::Xception65 {} | BackboneConfig::Xception71 {} => HeadConfig {
+                separable: true,
+                ..Default::default()
+            },
+            BackboneConfig::Resnet101 {} => HeadConfig::default(),
+            BackboneConfig::MobilenetV2(_) => HeadConfig {
+                atrous_convs: false,
+                decoder: None,
+                ..Default::default()
+            },
+        };
+        Self {
+            output_stride: default_output_stride(),
+            bn: default_bn(),
+            backbone,
+            head,
+        }
+    }
+
+    /// The network for `num_classes`, its weights under `vb`. A value that no network can be made of is an error that
+    /// names the key.
+    pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
+        let stride = self.output_stride;
+        ensure!(
+            [8, 16, 32].contains(&stride),
+            "output_stride = {stride}: expected 8, 16 or 32"
+        );
+        self.head.validate()?;
+        let backbone = self.backbone.build(&vb.sub("backbone"), stride, self.bn)?;
+        let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
+        Ok(SegNet { backbone, head })
+    }
+}
+
+/// Trades strides for atrous rates: once the output stride is reached, a further stride of 2 becomes 1 and doubles the
+/// rate of every layer after it.
+#[derive(Debug)]
+struct StrideBudget {
+    target: i64,
+    reached: i64,
+    rate: i64,
+}
+
+impl StrideBudget {
+    /// `target`: the output stride; `reached`: that of the layers before.
+    fn new(target: i64, reached: i64) -> Self {
+        Self {
+            target,
+            reached,
+            rate: 1,
+        }
+    }
+
+    /// Stride and rate of the next layer, which has `stride` in the plain network.
+    fn next(&mut self, stride: i64) -> (i64, i64) {
+        let rate = self.rate;
+        if self.reached == self.target {
+            self.rate *= stride;
+            return (1, rate);
+        }
+        self.reached *= stride;
+        (stride, rate)
+    }
+}
+
+#[cfg(test)]
+mod tests;

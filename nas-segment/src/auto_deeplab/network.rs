@@ -1,0 +1,304 @@
+//! The network that an architecture stands for: stem, cells along the path, features for a DeepLab head.
+
+use anyhow::{Result, anyhow, ensure};
+use nas_core::arch::Architecture;
+use nas_core::nn::{BnConfig, Mode, Module, OpConfig, Shape, VarBuilder, drop_path, resize_bilinear};
+use nas_core::space::{Backbone, Cost, FeatureInfo};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use super::genotype::{Edge, Genotype};
+use super::stem::{Preprocess, Stem};
+use crate::head::{Head, HeadConfig};
+use crate::model::SegNet;
+
+/// Index of the cell whose output the decoder sees, where the path is still at stride 4 there.
+const LOW_LEVEL_CELL: usize = 2;
+
+/// How a cell reaches its level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wiring {
+    /// As TensorFlow's published network: strides lie inside the operators on states 0 and 1; the layer before the last is
+    /// resized, whatever its stride.
+    #[default]
+    Published,
+    /// As in the supernet, so that its weights can be taken over: strides lie in the 3x3 convolution before the cell, and
+    /// the layer before the last counts only where it had the same stride.
+    Search,
+}
+
+/// An Auto-DeepLab network. The defaults are those of the published ones, at F = 20.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AutoDeepLabConfig {
+    /// Levels of the layers, then state and operator of both inputs of each block.
+    pub arch: Architecture,
+    /// Layers of the network.
+    pub layers: usize,
+    /// Filter multiplier F.
+    pub filters: i64,
+    /// Channels of the three convolutions of the stem.
+    pub stem: [i64; 3],
+    /// Share of paths that scheduled drop path keeps in the last cell at the end of training; 1 for none. The paper's value
+    /// is not published.
+    pub drop_path_keep: f64,
+    /// How a cell reaches its level.
+    pub wiring: Wiring,
+    /// Norms of stem and cells.
+    pub bn: BnConfig,
+    /// What turns features into logits.
+    pub head: HeadConfig,
+}
+
+impl Default for AutoDeepLabConfig {
+    fn default() -> Self {
+        Self {
+            arch: Genotype::published().to_architecture(),
+            layers: 12,
+            filters: 20,
+            stem: [64, 64, 128],
+            drop_path_keep: 1.0,
+            wiring: Wiring::Published,
+            bn: BnConfig { momentum: 3e-4, eps: 1e-3, affine: true },
+            head: HeadConfig::default(),
+        }
+    }
+}
+
+impl AutoDeepLabConfig {
+    /// The published architecture with filter multiplier `filters` (S: 20, M: 32, L: 48).
+    pub fn published(filters: i64) -> Self {
+        Self { filters, ..Self::default() }
+    }
+
+    /// The architecture in the paper's terms.
+    pub fn genotype(&self) -> Result<Genotype> {
+        let found = Genotype::from_architecture(&self.arch, self.layers);
+        found.map_err(|reason| anyhow!("model.arch = {}: {reason}", self.arch))
+    }
+
+    /// The network, its weights under `vb`.
+    pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
+        let Self { filters, stem, drop_path_keep, .. } = self;
+        ensure!(*filters > 0, "model.filters = {filters}: expected at least 1");
+        ensure!(stem.iter().all(|c| *c > 0), "model.stem = {stem:?}: expected positive channels");
+        let keep_range = *drop_path_keep > 0.0 && *drop_path_keep <= 1.0;
+        ensure!(keep_range, "model.drop_path_keep = {drop_path_keep}: expected more than 0, at most 1");
+        self.head.validate()?;
+        let backbone = Network::new(&vb.sub("backbone"), &self.genotype()?, self);
+        let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
+        Ok(SegNet { backbone: Box::new(backbone), head })
+    }
+}
+
+/// Stem and cells.
+#[derive(Debug)]
+pub struct Network {
+    stem: Stem,
+    cells: Vec<Cell>,
+    wiring: Wiring,
+    low_level: LowLevel,
+    info: [FeatureInfo; 2],
+}
+
+/// Where the decoder's features come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LowLevel {
+    Stem,
+    Cell(usize),
+}
+
+impl Network {
+    /// The network of `genotype`.
+    pub fn new(vb: &VarBuilder, genotype: &Genotype, config: &AutoDeepLabConfig) -> Self {
+        let blocks = genotype.cell.len() as i64;
+        let [_, half, quarter] = config.stem;
+        // Channels and levels of H[l-2] and H[l-1]; the stem's maps are at levels -1 and 0.
+        let (mut before, mut last) = ((half, -1), (quarter, 0));
+        let mut cells = Vec::with_capacity(genotype.path.len());
+        for (layer, level) in genotype.path.iter().enumerate() {
+            let level = *level as i64;
+            let place = Place { layer, level, layers: genotype.path.len(), before, last };
+            cells.push(Cell::new(&vb.sub("cells").sub(layer), &genotype.cell, place, config));
+            (before, last) = (last, (blocks * (config.filters << level), level));
+        }
+        let leading = genotype.path.iter().take_while(|level| **level == 0).count();
+        let low_level = match leading {
+            0 => LowLevel::Stem,
+            leading => LowLevel::Cell(LOW_LEVEL_CELL.min(leading - 1)),
+        };
+        let low_channels = if leading == 0 { quarter } else { blocks * config.filters };
+        let info = [
+            FeatureInfo { channels: low_channels, stride: 4 },
+            FeatureInfo { channels: last.0, stride: 4 << last.1 },
+        ];
+        Self { stem: Stem::new(&vb.sub("stem"), config.stem, config.bn), cells, wiring: config.wiring, low_level, info }
+    }
+
+    fn levels(quarter: (i64, i64)) -> [(i64, i64); 4] {
+        let halve = |n: i64| (n + 1) / 2;
+        let mut sizes = [quarter; 4];
+        for level in 1..4 {
+            sizes[level] = (halve(sizes[level - 1].0), halve(sizes[level - 1].1));
+        }
+        sizes
+    }
+}
+
+impl Backbone for Network {
+    /// The decoder's map before its ReLU (as in TensorFlow; a re-implementation adds one), and the last map after it.
+    fn features(&self, xs: &Tensor, mode: Mode) -> Vec<Tensor> {
+        let [mut before, mut last] = self.stem.forward(xs, mode);
+        let (_, _, h, w) = last.size4().expect("a feature map has four dimensions");
+        let sizes = Self::levels((h, w));
+        let mut low_level = (self.low_level == LowLevel::Stem).then(|| last.shallow_clone());
+        for (layer, cell) in self.cells.iter().enumerate() {
+            let ys = cell.forward(&before, &last, &sizes, self.wiring, mode);
+            (before, last) = (last, ys);
+            if self.low_level == LowLevel::Cell(layer) {
+                low_level = Some(last.shallow_clone());
+            }
+        }
+        vec![low_level.expect("the low-level cell is one of the cells"), last.relu()]
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        self.info.to_vec()
+    }
+
+    fn cost_parts(&self, input: Shape) -> (Vec<(String, Cost)>, Vec<Shape>) {
+        let mut cost = Cost::default();
+        let [mut before, mut last] = self.stem.cost(input, &mut cost);
+        let sizes = Self::levels(last.size());
+        let mut parts = vec![("stem".to_string(), cost)];
+        let mut low_level = last;
+        for (layer, cell) in self.cells.iter().enumerate() {
+            let mut cost = Cost::default();
+            let ys = cell.cost(before, last, &sizes, self.wiring, &mut cost);
+            parts.push((format!("cell {layer}"), cost));
+            (before, last) = (last, ys);
+            if self.low_level == LowLevel::Cell(layer) {
+                low_level = last;
+            }
+        }
+        (parts, vec![low_level, last])
+    }
+}
+
+/// Where a cell stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    layer: usize,
+    layers: usize,
+    level: i64,
+    /// Channels and level of H[l-2].
+    before: (i64, i64),
+    /// Channels and level of H[l-1].
+    last: (i64, i64),
+}
+
+/// The searched cell at one layer.
+#[derive(Debug)]
+struct Cell {
+    place: Place,
+    /// Preprocessing of H[l-1] and H[l-2], in the order of the states.
+    preprocess: [Preprocess; 2],
+    blocks: Vec<[(usize, Box<dyn Module>); 2]>,
+    drop_path_keep: f64,
+    channels: i64,
+}
+
+impl Cell {
+    fn new(vb: &VarBuilder, genotype: &[[Edge; 2]], place: Place, config: &AutoDeepLabConfig) -> Self {
+        let channels = config.filters << place.level;
+        let search = config.wiring == Wiring::Search;
+        let down = place.level > place.last.1;
+        let strides = if search { place.search_strides() } else { [1, 1] };
+        let preprocess = [(0, place.last), (1, place.before)].map(|(state, (c_in, _))| {
+            let vb = vb.sub("preprocess").sub(state);
+            Preprocess::new(&vb, c_in, channels, strides[state], config.bn)
+        });
+        let op = |block: usize, input: usize, edge: &Edge| {
+            let stride = if down && !search && edge.state < 2 { 2 } else { 1 };
+            let op_config = OpConfig { channels, stride, bn: config.bn, pool_bn: search };
+            (edge.state, edge.op.build(&vb.sub("blocks").sub(block).sub(input), op_config))
+        };
+        let blocks = genotype.iter().enumerate().map(|(block, [a, b])| [op(block, 0, a), op(block, 1, b)]).collect();
+        Self { place, preprocess, blocks, drop_path_keep: config.drop_path_keep, channels }
+    }
+
+    fn forward(
+        &self,
+        before: &Tensor,
+        last: &Tensor,
+        sizes: &[(i64, i64); 4],
+        wiring: Wiring,
+        mode: Mode,
+    ) -> Tensor {
+        let size = sizes[self.place.level as usize];
+        let mut states = self.inputs(before, last, size, wiring, mode);
+        let keep = self.keep(mode);
+        for inputs in &self.blocks {
+            let [a, b] = inputs.each_ref().map(|(state, op)| {
+                let ys = op.forward(&states[*state], mode);
+                if mode.train { drop_path(&ys, keep) } else { ys }
+            });
+            states.push(a + b);
+        }
+        Tensor::cat(&states[2..], 1)
+    }
+
+    /// States 0 and 1.
+    fn inputs(&self, before: &Tensor, last: &Tensor, size: (i64, i64), wiring: Wiring, mode: Mode) -> Vec<Tensor> {
+        let [take_last, take_before] = &self.preprocess;
+        let up = self.place.level < self.place.last.1;
+        let last = if up { resize_bilinear(last, size) } else { last.shallow_clone() };
+        let (_, _, h, w) = last.size4().expect("a feature map has four dimensions");
+        let first = take_last.forward(&last, mode);
+        let second = match wiring {
+            Wiring::Published => take_before.forward(&resize_bilinear(before, (h, w)), mode),
+            Wiring::Search if self.place.sees_before() => take_before.forward(before, mode),
+            Wiring::Search => first.zeros_like(),
+        };
+        vec![first, second]
+    }
+
+    /// Probability of keeping a path: falls with depth and with the progress of training (spec C).
+    fn keep(&self, mode: Mode) -> f64 {
+        let depth = (self.place.layer + 1) as f64 / self.place.layers as f64;
+        let at_end = 1.0 - depth * (1.0 - self.drop_path_keep);
+        1.0 - mode.progress.min(1.0) * (1.0 - at_end)
+    }
+
+    fn cost(&self, before: Shape, last: Shape, sizes: &[(i64, i64); 4], wiring: Wiring, cost: &mut Cost) -> Shape {
+        let size = sizes[self.place.level as usize];
+        let up = self.place.level < self.place.last.1;
+        let last = if up { last.with_size(size) } else { last };
+        let first = self.preprocess[0].cost(last, cost);
+        let second = match wiring {
+            Wiring::Published => self.preprocess[1].cost(before.with_size(last.size()), cost),
+            Wiring::Search => self.preprocess[1].cost(before, cost).with_size(first.size()),
+        };
+        let mut states = vec![first, second];
+        for inputs in &self.blocks {
+            let [ys, _] = inputs.each_ref().map(|(state, op)| op.cost(states[*state], cost));
+            states.push(ys);
+        }
+        states[2].with_channels(self.channels * self.blocks.len() as i64)
+    }
+}
+
+impl Place {
+    /// In the supernet a node sees the map of its own level two layers before or, where the trellis has none there, the
+    /// coarsest one it has.
+    fn sees_before(&self) -> bool {
+        self.before.1 == self.level.min(self.layer as i64 - 1)
+    }
+
+    /// Strides of the preprocessing of states 0 and 1 in the supernet.
+    fn search_strides(&self) -> [i64; 2] {
+        let down = |from: i64| 1 << (self.level - from).max(0);
+        [down(self.last.1), if self.sees_before() { down(self.before.1) } else { 1 }]
+    }
+}

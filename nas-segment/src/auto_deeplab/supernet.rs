@@ -1,0 +1,302 @@
+//! The trellis of relaxed cells (arXiv 1901.02985, equations 1 to 8) and its search head.
+//!
+//! Mistakes of public implementations that the form of this code rules out: raw betas in place of probabilities, or two
+//! softmaxes (there is one place that makes probabilities, [`Transitions`]); wrong indices or slices of beta at the borders
+//! (an edge is found by its target level); state left from the forward pass before (nothing is kept between passes);
+//! `None` in place of a missing H[l-2] (every node has one, see [`Node`]); interpolation in place of the strided
+//! convolution ([`Preprocess`]).
+
+use nas_core::arch::Architecture;
+use nas_core::nn::{
+    Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
+};
+use nas_core::space::{FeatureInfo, Mixture, Supernet};
+use tch::{Device, Kind, Tensor};
+
+use super::decode::{LEVELS, first_edge, target};
+use super::genotype::{Genotype, OPS};
+use super::mixed_cell::{CellWeights, MixedCell, SEARCH_BN, edge_probabilities};
+use super::space::AutoDeepLabSpace;
+use super::stem::{Preprocess, Stem};
+
+/// Norms of stem and search head.
+const OUTER_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
+
+/// Maps of one layer by level; `None` where the trellis or the path has none.
+type Layer = [Option<Tensor>; LEVELS];
+
+/// All paths and cells at once.
+#[derive(Debug)]
+pub struct Trellis {
+    space: AutoDeepLabSpace,
+    stem: Stem,
+    /// `[layer][level]`.
+    nodes: Vec<Vec<Node>>,
+}
+
+impl Trellis {
+    /// The supernet of `space`.
+    pub fn new(vb: &VarBuilder, space: &AutoDeepLabSpace) -> Self {
+        let layer = |layer: usize| {
+            let levels = 0..LEVELS.min(layer + 2);
+            levels.map(|level| Node::new(&vb.sub("layers").sub(layer).sub(level), space, layer, level)).collect()
+        };
+        Self {
+            space: space.clone(),
+            stem: Stem::new(&vb.sub("stem"), space.stem, OUTER_BN),
+            nodes: (0..space.layers).map(layer).collect(),
+        }
+    }
+
+    /// Maps of the last layer.
+    fn last_layer(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Layer {
+        let (alpha, transitions) = match mixture {
+            Mixture::Soft([alpha, beta]) => (edge_probabilities(alpha), Transitions::soft(beta)),
+            Mixture::Soft(_) => panic!("alpha and beta"),
+            Mixture::Path(arch) => self.one_hot(arch, xs.device()),
+        };
+        let weights: Vec<CellWeights> = (0..LEVELS)
+            .map(|level| CellWeights::new(&alpha, self.space.blocks, self.space.filters << level))
+            .collect();
+        let [half, quarter] = self.stem.forward(xs, mode);
+        let (_, _, h, w) = quarter.size4().expect("a feature map has four dimensions");
+        let sizes = level_sizes((h, w));
+        let mut before = Before::Half(half);
+        let mut last: Layer = [Some(quarter), None, None, None];
+        for (layer, nodes) in self.nodes.iter().enumerate() {
+            let mut next: Layer = Default::default();
+            for (level, node) in nodes.iter().enumerate() {
+                let edges = transitions.edges_into(layer, level, &last);
+                next[level] = node.forward(&before, &last, edges, &weights[level], sizes[level], mode);
+            }
+            before = Before::Layer(last);
+            last = next;
+        }
+        last
+    }
+
+    fn one_hot(&self, arch: &Architecture, device: Device) -> (Tensor, Transitions) {
+        let Genotype { path, cell } = self.space.genotype(arch).expect("the architecture is of the supernet's space");
+        let alpha = Tensor::zeros([self.space.num_edges() as i64, OPS.len() as i64], (Kind::Float, device));
+        for (block, edge) in cell.iter().enumerate().flat_map(|(block, inputs)| inputs.iter().map(move |e| (block, e))) {
+            let op = OPS.iter().position(|op| *op == edge.op).expect("an operator of the space");
+            let _ = alpha.get((first_edge(block) + edge.state) as i64).get(op as i64).fill_(1.0);
+        }
+        (alpha, Transitions::Path(path))
+    }
+}
+
+impl Supernet for Trellis {
+    /// The maps of the last layer, finest first; under [`Mixture::Path`] the one where the path ends.
+    fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
+        self.last_layer(xs, mixture, mode).into_iter().flatten().collect()
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        let levels = 0..LEVELS.min(self.space.layers + 1);
+        let channels = self.space.blocks as i64 * self.space.filters;
+        levels.map(|level| FeatureInfo { channels: channels << level, stride: 4 << level }).collect()
+    }
+}
+
+/// Height and width of the four levels.
+fn level_sizes(quarter: (i64, i64)) -> [(i64, i64); LEVELS] {
+    let halve = |n: i64| (n + 1) / 2;
+    let mut sizes = [quarter; LEVELS];
+    for level in 1..LEVELS {
+        sizes[level] = (halve(sizes[level - 1].0), halve(sizes[level - 1].1));
+    }
+    sizes
+}
+
+/// Weights of the trellis' edges.
+enum Transitions {
+    /// Probabilities `[layer][source level][step]` as scalar tensors.
+    Soft(Vec<[[Option<Tensor>; 3]; LEVELS]>),
+    /// The levels of one path.
+    Path(Vec<usize>),
+}
+
+impl Transitions {
+    /// Softmax over the edges that leave a node (equations 7 and 8), two at the finest and the coarsest level.
+    fn soft(beta: &Tensor) -> Self {
+        let layers = beta.size()[0];
+        let node = |layer: i64, level: usize| -> [Option<Tensor>; 3] {
+            let steps: Vec<i64> = (0..3).filter(|step| target(level, *step as usize).is_some()).collect();
+            let raw = beta.get(layer).get(level as i64).narrow(0, steps[0], steps.len() as i64);
+            let probabilities = raw.softmax(0, None::<Kind>);
+            std::array::from_fn(|step| {
+                let index = steps.iter().position(|other| *other == step as i64)?;
+                Some(probabilities.get(index as i64))
+            })
+        };
+        Self::Soft((0..layers).map(|layer| std::array::from_fn(|level| node(layer, level))).collect())
+    }
+
+    /// Source levels and weights of the edges that end in `level` of `layer` and start at a node that has a map.
+    /// No weight stands for 1.
+    fn edges_into(&self, layer: usize, level: usize, last: &Layer) -> Vec<(usize, Option<Tensor>)> {
+        let sources = (0..LEVELS).filter(|source| source.abs_diff(level) <= 1 && last[*source].is_some());
+        match self {
+            Self::Soft(probabilities) => sources
+                .map(|source| (source, probabilities[layer][source][level + 1 - source].as_ref().map(Tensor::shallow_clone)))
+                .collect(),
+            Self::Path(path) => sources.filter(|_| path[layer] == level).map(|source| (source, None)).collect(),
+        }
+    }
+}
+
+/// The maps two layers before a node.
+enum Before {
+    /// Before the first layer: the stem's map of stride 2.
+    Half(Tensor),
+    Layer(Layer),
+}
+
+/// One stride of one layer.
+///
+/// H[l-2] at a node's own stride is missing where the trellis widens; there the node takes "the tensor with the most
+/// similar spatial size" (the authors, NoamRosenberg/autodeeplab#77): the coarsest one there is, through a strided
+/// convolution.
+#[derive(Debug)]
+struct Node {
+    level: usize,
+    /// From the next finer, the same and the next coarser level.
+    preprocess_last: [Option<Preprocess>; 3],
+    preprocess_before: Preprocess,
+    /// Level that `preprocess_before` takes; -1 is the stem's map of stride 2.
+    before_level: i64,
+    /// One for all sources, or one each in the order of `preprocess_last`.
+    cells: Vec<MixedCell>,
+}
+
+impl Node {
+    fn new(vb: &VarBuilder, space: &AutoDeepLabSpace, layer: usize, level: usize) -> Self {
+        let channels = |level: i64| space.filters << level;
+        let outputs = |level: i64| space.blocks as i64 * channels(level);
+        let (own, here) = (channels(level as i64), level as i64);
+        let before_level = here.min(layer as i64 - 1);
+        let c_before = match layer {
+            0 => space.stem[1],
+            1 => space.stem[2],
+            _ => outputs(before_level),
+        };
+        let preprocess_last = [-1, 0, 1].map(|offset| {
+            let source = here + offset;
+            let exists = (0..LEVELS as i64).contains(&source) && source <= layer as i64;
+            let c_in = if layer == 0 { space.stem[2] } else { outputs(source.max(0)) };
+            let stride = if offset == -1 { 2 } else { 1 };
+            exists.then(|| Preprocess::new(&vb.sub("from").sub(source), c_in, own, stride, SEARCH_BN))
+        });
+        let sources = if space.share_cell_weights { 1 } else { 3 };
+        Self {
+            level,
+            preprocess_last,
+            preprocess_before: Preprocess::new(&vb.sub("before"), c_before, own, 1 << (here - before_level), SEARCH_BN),
+            before_level,
+            cells: (0..sources).map(|i| MixedCell::new(&vb.sub("cells").sub(i), space.blocks, own)).collect(),
+        }
+    }
+
+    fn forward(
+        &self,
+        before: &Before,
+        last: &Layer,
+        edges: Vec<(usize, Option<Tensor>)>,
+        weights: &CellWeights,
+        size: (i64, i64),
+        mode: Mode,
+    ) -> Option<Tensor> {
+        if edges.is_empty() {
+            return None;
+        }
+        let before = match before {
+            Before::Half(half) => Some(half),
+            Before::Layer(layer) => layer[self.before_level as usize].as_ref(),
+        };
+        let before = before.map(|before| self.preprocess_before.forward(before, mode));
+        let terms = edges.into_iter().map(|(source, probability)| {
+            let xs = last[source].as_ref().expect("edges start at nodes that have a map");
+            let position = source + 1 - self.level;
+            let preprocess = self.preprocess_last[position].as_ref().expect("an edge of the trellis");
+            let xs = if position == 2 { resize_bilinear(xs, size) } else { xs.shallow_clone() };
+            let xs = preprocess.forward(&xs, mode);
+            // Off the path, the layer before the last is zero.
+            let before = before.as_ref().map_or_else(|| xs.zeros_like(), Tensor::shallow_clone);
+            let ys = self.cells[position.min(self.cells.len() - 1)].forward(&xs, &before, weights, mode);
+            match probability {
+                Some(probability) => ys * probability,
+                None => ys,
+            }
+        });
+        terms.reduce(|sum, term| sum + term)
+    }
+}
+
+/// The supernet with the head it is searched with: at each stride a pyramid of three branches (1x1, 3x3 at rate 96/s, mean
+/// of the image), projected to classes, resized to the image and summed.
+#[derive(Debug)]
+pub struct SearchNet {
+    trellis: Trellis,
+    heads: Vec<SearchHead>,
+}
+
+impl SearchNet {
+    /// The supernet of `space` for `num_classes`.
+    pub fn new(vb: &VarBuilder, space: &AutoDeepLabSpace, num_classes: i64) -> Self {
+        let trellis = Trellis::new(&vb.sub("trellis"), space);
+        let head = |(level, info): (usize, FeatureInfo)| SearchHead::new(&vb.sub("heads").sub(level), info, num_classes);
+        let heads = trellis.feature_info().into_iter().enumerate().map(head).collect();
+        Self { trellis, heads }
+    }
+
+    /// Logits `[B, K, H, W]` of images `[B, 3, H, W]`. [`Mixture::Soft`] takes raw alpha and beta.
+    pub fn forward(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Tensor {
+        let (_, _, h, w) = xs.size4().expect("an image batch has four dimensions");
+        let maps = self.trellis.last_layer(xs, mixture, mode);
+        let logits = maps.iter().zip(&self.heads).filter_map(|(map, head)| {
+            let logits = head.forward(map.as_ref()?, mode);
+            Some(resize_bilinear(&logits, (h, w)))
+        });
+        logits.reduce(|sum, logits| sum + logits).expect("the last layer has a map")
+    }
+
+    /// The supernet without its head.
+    pub fn trellis(&self) -> &Trellis {
+        &self.trellis
+    }
+}
+
+/// The pyramid at one stride.
+#[derive(Debug)]
+struct SearchHead {
+    point: ConvBn,
+    atrous: ConvBn,
+    pooled: ConvBn,
+    project: Conv2d,
+}
+
+impl SearchHead {
+    fn new(vb: &VarBuilder, FeatureInfo { channels, stride }: FeatureInfo, num_classes: i64) -> Self {
+        let branch = |name: &str, ksize, dilation| {
+            let conv = ConvConfig { dilation, ..Default::default() };
+            conv_bn(&vb.sub(name), (channels, channels), ksize, conv, OUTER_BN, Activation::Relu)
+        };
+        let bias = ConvConfig { bias: true, ..Default::default() };
+        Self {
+            point: branch("point", 1, 1),
+            atrous: branch("atrous", 3, 96 / stride),
+            pooled: branch("pooled", 1, 1),
+            project: Conv2d::new(&vb.sub("project"), 3 * channels, num_classes, 1, bias),
+        }
+    }
+
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        let xs = xs.relu();
+        let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
+        let mean = xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
+        let pooled = self.pooled.forward(&mean, mode).expand([-1, -1, h, w], false);
+        let branches = [self.point.forward(&xs, mode), self.atrous.forward(&xs, mode), pooled];
+        self.project.forward(&Tensor::cat(&branches, 1), mode)
+    }
+}
