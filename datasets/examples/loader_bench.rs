@@ -14,27 +14,12 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let data = match args.next() {
         Some(root) => DataConfig::Camvid { root: root.into() },
-        None => DataConfig::Synth {
-            num_images: 200,
-            num_val: 1,
-            height: 360,
-            width: 480,
-            seed: 0,
-        },
+        None => DataConfig::Synth { num_images: 200, num_val: 1, height: 360, width: 480, seed: 0 },
     };
     let threads = args.next().map_or(Ok(1), |threads| threads.parse())?;
-    let config = LoaderConfig {
-        batch_size: 8,
-        threads,
-        prefetch: 2,
-        cache_mb: 1024,
-    };
+    let config = LoaderConfig { batch_size: 8, threads, prefetch: 2, cache_mb: 1024 };
     for (name, color_jitter) in [("scale, crop, flip", 0.0), ("and colour jitter", 0.2)] {
-        let transform = TrainTransform {
-            crop: Size::new(180, 240),
-            color_jitter,
-            ..Default::default()
-        };
+        let transform = TrainTransform { crop: Size::new(180, 240), color_jitter, ..Default::default() };
         let loader = TrainLoader::new(data.open(Split::Train)?, None, transform, config.clone(), 0, "bench")?;
         for (epoch, state) in ["cold", "warm", "warm"].into_iter().enumerate() {
             let start = Instant::now();

@@ -29,18 +29,9 @@ impl Assembly {
     /// An empty batch of the samples `indices`, all of one `size`, which is sent to `reply` when it is complete.
     pub fn new(indices: Vec<usize>, size: Size, reply: SyncSender<Result<Batch, DataError>>) -> Self {
         let pixels = indices.len() * size.height() as usize * size.width() as usize;
-        let state = State {
-            images: vec![0.0; pixels * 3],
-            labels: vec![0; pixels],
-            missing: indices.len(),
-            error: None,
-        };
-        Self {
-            indices,
-            size,
-            state: Mutex::new(state),
-            reply,
-        }
+        let state =
+            State { images: vec![0.0; pixels * 3], labels: vec![0; pixels], missing: indices.len(), error: None };
+        Self { indices, size, state: Mutex::new(state), reply }
     }
 
     /// Puts a sample in its place.
@@ -50,10 +41,7 @@ impl Assembly {
             Ok(Cropped { image, label }) => {
                 state.images[slot * image.len()..][..image.len()].copy_from_slice(&image);
                 let target = &mut state.labels[slot * label.len()..][..label.len()];
-                target
-                    .iter_mut()
-                    .zip(label)
-                    .for_each(|(target, id)| *target = id.into());
+                target.iter_mut().zip(label).for_each(|(target, id)| *target = id.into());
             }
             Err(error) if state.error.as_ref().is_none_or(|(other, _)| slot < *other) => {
                 state.error = Some((slot, error));
@@ -71,11 +59,7 @@ impl Assembly {
         if let Some((_, error)) = state.error.take() {
             return Err(error);
         }
-        let dims = [
-            self.indices.len() as i64,
-            self.size.height().into(),
-            self.size.width().into(),
-        ];
+        let dims = [self.indices.len() as i64, self.size.height().into(), self.size.width().into()];
         Ok(Batch {
             images: channels_last(&state.images, self.indices.len(), self.size),
             labels: Tensor::from_slice(&state.labels).view(dims),

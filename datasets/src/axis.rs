@@ -27,12 +27,7 @@ impl Axis {
         let scaled = ((f64::from(nominal) * scale).round() as u32).max(1);
         let slack = i64::from(scaled) - i64::from(crop);
         let offset = rng.random_range(slack.min(0)..=slack.max(0));
-        Self {
-            source,
-            scaled,
-            crop,
-            offset,
-        }
+        Self { source, scaled, crop, offset }
     }
 
     /// Pixels of the crop that show the image; the others are padding.
@@ -59,9 +54,7 @@ impl Axis {
         let visible = self.visible().len();
         let step = length / visible as f64;
         let last = self.source as usize - 1;
-        (0..visible)
-            .map(|i| ((start + (i as f64 + 0.5) * step) as usize).min(last))
-            .collect()
+        (0..visible).map(|i| ((start + (i as f64 + 0.5) * step) as usize).min(last)).collect()
     }
 }
 
@@ -74,20 +67,10 @@ mod tests {
 
     #[test]
     fn an_image_smaller_than_the_crop_is_padded_and_a_larger_one_is_cut() {
-        let small = Axis {
-            source: 10,
-            scaled: 5,
-            crop: 8,
-            offset: -2,
-        };
+        let small = Axis { source: 10, scaled: 5, crop: 8, offset: -2 };
         assert_eq!((small.visible(), small.source_span()), (2..7, (0.0, 10.0)));
         assert_eq!(small.nearest(), [1, 3, 5, 7, 9]);
-        let large = Axis {
-            source: 10,
-            scaled: 20,
-            crop: 4,
-            offset: 15,
-        };
+        let large = Axis { source: 10, scaled: 20, crop: 4, offset: 15 };
         assert_eq!((large.visible(), large.source_span()), (0..4, (7.5, 2.0)));
         assert_eq!(large.nearest(), [7, 8, 8, 9]);
     }

@@ -18,11 +18,7 @@ impl Cache {
     /// Room for `bytes` of pixels.
     pub fn new(dataset: Arc<dyn SegDataset>, bytes: usize) -> Self {
         let samples = (0..dataset.len()).map(|_| OnceLock::new()).collect();
-        Self {
-            dataset,
-            samples,
-            free_bytes: AtomicUsize::new(bytes),
-        }
+        Self { dataset, samples, free_bytes: AtomicUsize::new(bytes) }
     }
 
     /// The data set itself.
@@ -38,10 +34,7 @@ impl Cache {
         let sample = Arc::new(self.dataset.load(i)?);
         let bytes = sample.image.as_raw().len() + sample.label.as_ref().map_or(0, |label| label.as_raw().len());
         let take = |free: usize| free.checked_sub(bytes);
-        if self
-            .free_bytes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
+        if self.free_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
             && self.samples[i].set(sample.clone()).is_err()
         {
             self.free_bytes.fetch_add(bytes, Ordering::Relaxed); // another thread was faster

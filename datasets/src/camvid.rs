@@ -28,23 +28,12 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
             let expected = "FOLDER/IMAGE.png FOLDER/LABEL.png";
             return Err(Problem::new(&list, format!("line {number} is {line:?}"), expected).into());
         };
-        pairs.push(Pair {
-            name,
-            image,
-            label: Some(Label {
-                path: label,
-                ids: ids.clone(),
-            }),
-        });
+        pairs.push(Pair { name, image, label: Some(Label { path: label, ids: ids.clone() }) });
     }
     if pairs.is_empty() {
         return Err(Problem::new(&list, "an empty list", "one image and its label per line").into());
     }
-    Ok(FileSet {
-        classes: palette::camvid(),
-        pairs,
-        orphans: Vec::new(),
-    })
+    Ok(FileSet { classes: palette::camvid(), pairs, orphans: Vec::new() })
 }
 
 /// Name, image and label of a line.

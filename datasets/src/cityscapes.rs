@@ -5,7 +5,8 @@
 //! train ids. The labels of the test split are dummies and are not read.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::dataset::{IGNORE, SegDataset, Split};
 use crate::error::{DataError, Problem};
@@ -25,60 +26,47 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
     let images = root.join("leftImg8bit").join(split.as_str());
     let labels = root.join("gtFine").join(split.as_str());
     let decoders = (LabelIds::identity(classes.len()), label_ids(&classes.file_ids));
-    let mut pairs = Vec::new();
-    for (city, base) in bases(&images, &[IMAGE_SUFFIX])? {
-        let image = images.join(&city).join(format!("{base}{IMAGE_SUFFIX}"));
-        let file = |suffix| labels.join(&city).join(format!("{base}{suffix}"));
-        let label = (split != Split::Test).then(|| match file(TRAIN_IDS_SUFFIX) {
-            path if path.exists() => Label {
-                path,
-                ids: decoders.0.clone(),
-            },
-            _ => Label {
-                path: file(LABEL_IDS_SUFFIX),
-                ids: decoders.1.clone(),
-            },
-        });
-        pairs.push(Pair {
-            name: base,
-            image,
-            label,
-        });
-    }
+    let pairs: Vec<Pair> = find(&images, &[IMAGE_SUFFIX])?
+        .into_iter()
+        .map(|Found { city, base, path }| {
+            let file = |suffix| labels.join(&city).join(format!("{base}{suffix}"));
+            let label = (split != Split::Test).then(|| match file(TRAIN_IDS_SUFFIX) {
+                path if path.exists() => Label { path, ids: decoders.0.clone() },
+                _ => Label { path: file(LABEL_IDS_SUFFIX), ids: decoders.1.clone() },
+            });
+            Pair { name: base, image: path, label }
+        })
+        .collect();
     if pairs.is_empty() {
         return Err(Problem::new(&images, "no image", format!("CITY/*{IMAGE_SUFFIX}")).into());
     }
-    let orphans = if split == Split::Test {
-        Vec::new()
-    } else {
-        labels_without_image(&labels, &pairs)?
-    };
-    Ok(FileSet {
-        classes,
-        pairs,
-        orphans,
-    })
+    let orphans = if split == Split::Test { Vec::new() } else { labels_without_image(&labels, &pairs)? };
+    Ok(FileSet { classes, pairs, orphans })
 }
 
 /// Meaning of labelIds files.
-fn label_ids(file_ids: &[u8]) -> std::sync::Arc<LabelIds> {
+fn label_ids(file_ids: &[u8]) -> Arc<LabelIds> {
     let ignored = (0..NUM_LABEL_IDS).chain([255]).map(|id| (id, IGNORE));
     let evaluated = file_ids.iter().zip(0..).map(|(id, train_id)| (*id, train_id));
     LabelIds::new(ignored.chain(evaluated), "a Cityscapes label id 0..=33 or 255")
 }
 
-/// City and base name of every file `CITY/BASE + suffix` in a folder.
-fn bases(folder: &Path, suffixes: &[&str]) -> Result<Vec<(String, String)>, DataError> {
+/// A file `CITY/BASE + suffix`.
+struct Found {
+    city: String,
+    base: String,
+    path: PathBuf,
+}
+
+/// The files below a folder that end in one of the suffixes, in the order of cities and names.
+fn find(folder: &Path, suffixes: &[&str]) -> Result<Vec<Found>, DataError> {
     let mut found = Vec::new();
-    for city in files::list(folder, "a folder with one sub-folder per city")?
-        .iter()
-        .filter(|path| path.is_dir())
-    {
-        let city_name = file_name(city);
-        for file in files::list(city, "a readable folder")? {
-            let name = file_name(&file);
-            let base = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix));
-            found.extend(base.map(|base| (city_name.clone(), base.to_owned())));
+    for city in files::list(folder, "a folder with one sub-folder per city")?.iter().filter(|path| path.is_dir()) {
+        for path in files::list(city, "a readable folder")? {
+            let name = file_name(&path);
+            if let Some(base) = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+                found.push(Found { city: file_name(city), base: base.to_owned(), path });
+            }
         }
     }
     Ok(found)
@@ -90,16 +78,10 @@ fn file_name(path: &Path) -> String {
 
 fn labels_without_image(labels: &Path, pairs: &[Pair]) -> Result<Vec<Problem>, DataError> {
     let known: HashSet<&str> = pairs.iter().map(|pair| &*pair.name).collect();
-    let lost = bases(labels, &[TRAIN_IDS_SUFFIX, LABEL_IDS_SUFFIX])?
-        .into_iter()
-        .filter(|(_, base)| !known.contains(&**base));
-    let problem = |(city, base)| {
-        let path = labels.join(&city).join(format!("{base}_gtFine_*.png"));
-        Problem::new(
-            &path,
-            "a label without image",
-            format!("an image {city}/{base}{IMAGE_SUFFIX} beside it"),
-        )
+    let mut found = find(labels, &[TRAIN_IDS_SUFFIX, LABEL_IDS_SUFFIX])?;
+    found.retain(|label| !known.contains(&*label.base));
+    let problem = |Found { city, base, path }: Found| {
+        Problem::new(&path, "a label without image", format!("an image {city}/{base}{IMAGE_SUFFIX}"))
     };
-    Ok(lost.map(problem).collect())
+    Ok(found.into_iter().map(problem).collect())
 }

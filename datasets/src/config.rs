@@ -52,13 +52,7 @@ impl DataConfig {
             Self::Cityscapes { root } => Arc::new(cityscapes::open(root, split)?),
             Self::Camvid { root } => Arc::new(camvid::open(root, split)?),
             Self::Folder { root } => Arc::new(folder::open(root, split)?),
-            &Self::Synth {
-                num_images,
-                num_val,
-                height,
-                width,
-                seed,
-            } => {
+            &Self::Synth { num_images, num_val, height, width, seed } => {
                 let size = Size::checked(height, width).map_err(|_| DataError::Setting {
                     key: "data.height, data.width",
                     found: format!("{height}, {width}"),

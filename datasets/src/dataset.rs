@@ -75,9 +75,7 @@ impl FromStr for Split {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let split = [Self::Train, Self::Val, Self::Test]
-            .into_iter()
-            .find(|split| split.as_str() == text);
+        let split = [Self::Train, Self::Val, Self::Test].into_iter().find(|split| split.as_str() == text);
         split.ok_or_else(|| format!("{text:?} is no split; expected train, val or test"))
     }
 }
@@ -112,17 +110,11 @@ pub trait SegDataset: Send + Sync {
 
 /// Reads every sample and lists what is wrong, in the set's order, on all cores of rayon's global pool.
 pub fn check(dataset: &dyn SegDataset) -> Vec<Problem> {
-    let broken = (0..dataset.len())
-        .into_par_iter()
-        .filter_map(|i| match dataset.load(i) {
-            Ok(_) => None,
-            Err(DataError::Invalid(problem)) => Some(problem),
-            Err(other) => Some(Problem::new(
-                dataset.name(i).as_ref(),
-                other.to_string(),
-                "a readable sample",
-            )),
-        });
+    let broken = (0..dataset.len()).into_par_iter().filter_map(|i| match dataset.load(i) {
+        Ok(_) => None,
+        Err(DataError::Invalid(problem)) => Some(problem),
+        Err(other) => Some(Problem::new(dataset.name(i).as_ref(), other.to_string(), "a readable sample")),
+    });
     let mut problems: Vec<Problem> = broken.collect();
     problems.extend_from_slice(dataset.orphans());
     problems

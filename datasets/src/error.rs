@@ -17,11 +17,7 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(path: &Path, found: impl Into<String>, expected: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            found: found.into(),
-            expected: expected.into(),
-        }
+        Self { path: path.to_owned(), found: found.into(), expected: expected.into() }
     }
 }
 
@@ -86,10 +82,7 @@ pub enum DataError {
 
 impl DataError {
     pub(crate) fn write(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Write {
-            path: path.to_owned(),
-            source: source.into(),
-        }
+        Self::Write { path: path.to_owned(), source: source.into() }
     }
 
     pub(crate) fn unreadable(path: &Path, error: &io::Error, expected: impl Into<String>) -> Self {

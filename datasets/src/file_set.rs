@@ -22,19 +22,13 @@ impl LabelIds {
         for (value, train_id) in pairs {
             train_ids[usize::from(value)] = Some(train_id);
         }
-        Arc::new(Self {
-            train_ids,
-            expected: expected.into(),
-        })
+        Arc::new(Self { train_ids, expected: expected.into() })
     }
 
     /// Values that are train ids `0..num_classes` already.
     pub fn identity(num_classes: usize) -> Arc<Self> {
         let pairs = (0..num_classes as u8).map(|id| (id, id)).chain([(IGNORE, IGNORE)]);
-        Self::new(
-            pairs,
-            format!("a class id 0..={} or {IGNORE} (ignore)", num_classes - 1),
-        )
+        Self::new(pairs, format!("a class id 0..={} or {IGNORE} (ignore)", num_classes - 1))
     }
 
     /// Replaces values by train ids; the error says which value at which pixel has no meaning.
@@ -92,12 +86,8 @@ impl SegDataset for FileSet {
             return Err(Problem::new(&label.path, format!("{found_w}x{found_h} pixels"), expected).into());
         }
         let ids = &label.ids;
-        ids.apply(&mut pixels)
-            .map_err(|found| Problem::new(&label.path, found, &*ids.expected))?;
-        Ok(Sample {
-            image,
-            label: Some(pixels),
-        })
+        ids.apply(&mut pixels).map_err(|found| Problem::new(&label.path, found, &*ids.expected))?;
+        Ok(Sample { image, label: Some(pixels) })
     }
 
     fn classes(&self) -> &Classes {

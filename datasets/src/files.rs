@@ -13,10 +13,7 @@ use crate::error::{DataError, Problem};
 pub fn list(folder: &Path, expected: &str) -> Result<Vec<PathBuf>, DataError> {
     let unreadable = |error| DataError::unreadable(folder, &error, expected);
     let entries = fs::read_dir(folder).map_err(unreadable)?;
-    let mut paths = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(unreadable)?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     paths.sort();
     Ok(paths)
 }
@@ -55,17 +52,14 @@ fn decode_label(bytes: &[u8]) -> Result<GrayImage, String> {
     let mut packed = vec![0; reader.output_buffer_size().ok_or("an image too large for memory")?];
     let frame = reader.next_frame(&mut packed).map_err(undecodable)?;
     let rows = packed.chunks_exact(frame.line_size).take(frame.height as usize);
-    let pixels = rows
-        .flat_map(|row| unpack(row, depth as usize).take(frame.width as usize))
-        .collect();
+    let pixels = rows.flat_map(|row| unpack(row, depth as usize).take(frame.width as usize)).collect();
     Ok(GrayImage::from_raw(frame.width, frame.height, pixels).expect("one value per pixel"))
 }
 
 /// The values of a row in which each takes `bits` bits, the leftmost pixel in the highest bits.
 fn unpack(row: &[u8], bits: usize) -> impl Iterator<Item = u8> {
     let mask = u8::MAX >> (8 - bits);
-    row.iter()
-        .flat_map(move |byte| (0..8 / bits).rev().map(move |slot| (byte >> (slot * bits)) & mask))
+    row.iter().flat_map(move |byte| (0..8 / bits).rev().map(move |slot| (byte >> (slot * bits)) & mask))
 }
 
 #[cfg(test)]

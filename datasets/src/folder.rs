@@ -23,18 +23,9 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
     let (pairs, orphans) = if list.exists() {
         (listed(root, &list, split, &ids)?, Vec::new())
     } else {
-        sub_folders(
-            &root.join("images").join(split.as_str()),
-            &root.join("masks").join(split.as_str()),
-            split,
-            &ids,
-        )?
+        sub_folders(&root.join("images").join(split.as_str()), &root.join("masks").join(split.as_str()), split, &ids)?
     };
-    Ok(FileSet {
-        classes,
-        pairs,
-        orphans,
-    })
+    Ok(FileSet { classes, pairs, orphans })
 }
 
 /// Pairs of a list of stems.
@@ -46,13 +37,7 @@ fn listed(root: &Path, list: &Path, split: Split, ids: &Arc<LabelIds>) -> Result
         if !seen.insert(stem) {
             return Err(Problem::new(list, format!("{stem} twice"), "every stem once").into());
         }
-        pairs.push(pair(
-            stem,
-            listed_image(&root.join("images"), stem),
-            &root.join("masks"),
-            split,
-            ids,
-        ));
+        pairs.push(pair(stem, listed_image(&root.join("images"), stem), &root.join("masks"), split, ids));
     }
     if pairs.is_empty() {
         return Err(Problem::new(list, "an empty list", "one file stem per line").into());
@@ -63,21 +48,13 @@ fn listed(root: &Path, list: &Path, split: Split, ids: &Arc<LabelIds>) -> Result
 /// The image file of a stem; where there is none, the PNG that should have been there.
 fn listed_image(images: &Path, stem: &str) -> PathBuf {
     let candidates = EXTENSIONS.map(|extension| images.join(format!("{stem}.{extension}")));
-    candidates
-        .iter()
-        .find(|path| path.exists())
-        .unwrap_or(&candidates[0])
-        .clone()
+    candidates.iter().find(|path| path.exists()).unwrap_or(&candidates[0]).clone()
 }
 
 fn pair(stem: &str, image: PathBuf, masks: &Path, split: Split, ids: &Arc<LabelIds>) -> Pair {
     let path = masks.join(format!("{stem}.png"));
     let has_label = split != Split::Test || path.exists();
-    Pair {
-        name: stem.to_owned(),
-        image,
-        label: has_label.then(|| Label { path, ids: ids.clone() }),
-    }
+    Pair { name: stem.to_owned(), image, label: has_label.then(|| Label { path, ids: ids.clone() }) }
 }
 
 /// Pairs of a folder of images and one of masks, and the masks that have no image.
@@ -101,10 +78,7 @@ fn sub_folders(
             }
         }
     }
-    let pairs = stems
-        .into_iter()
-        .map(|(stem, image)| pair(&stem, image, masks, split, ids))
-        .collect();
+    let pairs = stems.into_iter().map(|(stem, image)| pair(&stem, image, masks, split, ids)).collect();
     Ok((pairs, orphans))
 }
 
@@ -130,19 +104,10 @@ fn read_classes(path: &Path) -> Result<Classes, DataError> {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let (names, colors): (Vec<_>, Vec<_>) = lines.enumerate().map(|(i, line)| parse_class(i, line)).unzip();
     if names.is_empty() || names.len() > usize::from(IGNORE) {
-        return Err(Problem::new(
-            path,
-            format!("{} classes", names.len()),
-            "1 to 255 class names, one per line",
-        )
-        .into());
+        return Err(Problem::new(path, format!("{} classes", names.len()), "1 to 255 class names, one per line").into());
     }
     let file_ids = (0..names.len() as u8).collect();
-    Ok(Classes {
-        names,
-        colors,
-        file_ids,
-    })
+    Ok(Classes { names, colors, file_ids })
 }
 
 /// `traffic light 250 170 30`: a name, which may have blanks, and an optional colour.
@@ -162,10 +127,7 @@ mod tests {
 
     #[test]
     fn class_lines_may_carry_a_colour_and_blanks() {
-        assert_eq!(
-            parse_class(0, "traffic light\t250 170 30"),
-            ("traffic light".to_owned(), [250, 170, 30])
-        );
+        assert_eq!(parse_class(0, "traffic light\t250 170 30"), ("traffic light".to_owned(), [250, 170, 30]));
         assert_eq!(parse_class(1, "road"), ("road".to_owned(), palette::distinct(1)));
         assert_eq!(parse_class(2, "1 2 3"), ("1 2 3".to_owned(), palette::distinct(2)));
         assert_eq!(parse_class(0, "a 300 0 0").0, "a 300 0 0");

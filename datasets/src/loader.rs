@@ -78,22 +78,12 @@ impl TrainLoader {
         transform.validate()?;
         let len = dataset.len();
         let indices = indices.unwrap_or_else(|| (0..len).collect());
-        assert!(
-            indices.iter().all(|i| *i < len),
-            "an index outside the {len} samples of the set"
-        );
+        assert!(indices.iter().all(|i| *i < len), "an index outside the {len} samples of the set");
         if config.batch_size == 0 {
-            return Err(DataError::Setting {
-                key: "batch_size",
-                found: "0".into(),
-                expected: "1 or more",
-            });
+            return Err(DataError::Setting { key: "batch_size", found: "0".into(), expected: "1 or more" });
         }
         if indices.len() < config.batch_size {
-            return Err(DataError::SmallerThanBatch {
-                samples: indices.len(),
-                batch_size: config.batch_size,
-            });
+            return Err(DataError::SmallerThanBatch { samples: indices.len(), batch_size: config.batch_size });
         }
         if !dataset.has_labels() {
             let name = dataset.name(indices[0]).to_owned();
@@ -101,18 +91,8 @@ impl TrainLoader {
         }
         let pool = pool(config.threads)?;
         let samples = Cache::new(dataset, config.cache_mb << 20);
-        let source = Arc::new(Source {
-            samples,
-            transform,
-            seed,
-            purpose: purpose.to_owned(),
-        });
-        Ok(Self {
-            source,
-            indices,
-            config,
-            pool,
-        })
+        let source = Arc::new(Source { samples, transform, seed, purpose: purpose.to_owned() });
+        Ok(Self { source, indices, config, pool })
     }
 
     /// Batches of an epoch. The samples that do not fill a last batch are left out, other ones in every epoch.
@@ -162,10 +142,7 @@ impl Source {
         let name = self.samples.dataset().name(index);
         guard(name, || {
             let sample = self.samples.load(index)?;
-            let label = sample
-                .label
-                .as_ref()
-                .ok_or_else(|| DataError::Unlabelled { name: name.to_owned() })?;
+            let label = sample.label.as_ref().ok_or_else(|| DataError::Unlabelled { name: name.to_owned() })?;
             let id = (epoch as u64) << 32 | position as u64;
             let mut rng = rng::stream(self.seed, &format!("{}/transform", self.purpose), id);
             Ok(self.transform.apply(&sample.image, label, &mut rng))
@@ -224,12 +201,7 @@ fn in_order(
 fn eval_sample(dataset: &dyn SegDataset, transform: &EvalTransform, index: usize) -> Result<EvalSample, DataError> {
     let sample = dataset.load(index)?;
     let size = (sample.image.height(), sample.image.width());
-    Ok(EvalSample {
-        index,
-        image: transform.apply(&sample.image),
-        label: sample.label,
-        size,
-    })
+    Ok(EvalSample { index, image: transform.apply(&sample.image), label: sample.label, size })
 }
 
 /// The numbers `0..len` in two random halves of equal size that share none; an odd one is left out. Auto-DeepLab

@@ -15,9 +15,7 @@ pub fn resize(image: &RgbImage, x: (f64, f64), y: (f64, f64), width: usize, heig
         Image::from_slice_u8(width as u32, height as u32, &mut pixels, PixelType::U8x3).expect("three bytes per pixel");
     let filter = ResizeAlg::Convolution(FilterType::Bilinear);
     let options = ResizeOptions::new().resize_alg(filter).crop(x.0, y.0, x.1, y.1);
-    Resizer::new()
-        .resize(&source, &mut target, &options)
-        .expect("a box inside the image and equal pixel types");
+    Resizer::new().resize(&source, &mut target, &options).expect("a box inside the image and equal pixel types");
     pixels
 }
 
@@ -32,10 +30,7 @@ impl Normalize {
     /// From mean and deviation in units of 0..=1.
     pub fn new(mean: [f32; 3], std: [f32; 3]) -> Self {
         let shift = [0, 1, 2].map(|channel| -mean[channel] / std[channel]);
-        Self {
-            factor: std.map(|std| 1.0 / (255.0 * std)),
-            shift,
-        }
+        Self { factor: std.map(|std| 1.0 / (255.0 * std)), shift }
     }
 
     /// One pixel.
@@ -61,11 +56,7 @@ impl ColorJitter {
     /// Three factors, each even in `1 - strength ..= 1 + strength`.
     pub fn draw(strength: f64, rng: &mut impl Rng) -> Self {
         let mut factor = || (1.0 + strength * (2.0 * rng.random::<f64>() - 1.0)) as f32;
-        Self {
-            brightness: factor(),
-            contrast: factor(),
-            saturation: factor(),
-        }
+        Self { brightness: factor(), contrast: factor(), saturation: factor() }
     }
 
     /// The change for an image of these RGB bytes: contrast needs the image's mean grey.
@@ -104,11 +95,7 @@ mod tests {
             let (left, top) = (w / 4, h * 8 / 30);
             for y in 0..h * 12 / 30 {
                 let row = ((top + y) * w + left) * 3;
-                assert_eq!(
-                    part[y * w / 2 * 3..][..w / 2 * 3],
-                    whole[row..][..w / 2 * 3],
-                    "row {y} at {w}x{h}"
-                );
+                assert_eq!(part[y * w / 2 * 3..][..w / 2 * 3], whole[row..][..w / 2 * 3], "row {y} at {w}x{h}");
             }
         }
     }
@@ -122,43 +109,21 @@ mod tests {
         // Black and white by torchvision's transforms.Normalize.
         let ends = [normalize.apply([0.0; 3]), normalize.apply([255.0; 3])];
         let golden = [[-2.117904, -2.0357144, -1.8044444], [2.2489083, 2.4285715, 2.64]];
-        assert!(
-            ends.as_flattened()
-                .iter()
-                .zip(golden.as_flattened())
-                .all(|(a, b)| (a - b).abs() < 1e-5),
-            "{ends:?}"
-        );
+        assert!(ends.as_flattened().iter().zip(golden.as_flattened()).all(|(a, b)| (a - b).abs() < 1e-5), "{ends:?}");
     }
 
     #[test]
     fn each_jitter_factor_does_what_its_name_says() {
-        let neutral = ColorJitter {
-            brightness: 1.0,
-            contrast: 1.0,
-            saturation: 1.0,
-        };
+        let neutral = ColorJitter { brightness: 1.0, contrast: 1.0, saturation: 1.0 };
         let bytes = [100, 100, 100, 40, 80, 120];
         let close = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-3);
         assert!(close(neutral.over(&bytes)([40.0, 80.0, 120.0]), [40.0, 80.0, 120.0]));
-        let bright = ColorJitter {
-            brightness: 2.5,
-            ..neutral
-        };
+        let bright = ColorJitter { brightness: 2.5, ..neutral };
         assert!(close(bright.over(&bytes)([40.0, 80.0, 120.0]), [100.0, 200.0, 255.0]));
-        let flat = ColorJitter {
-            contrast: 0.0,
-            ..neutral
-        };
+        let flat = ColorJitter { contrast: 0.0, ..neutral };
         let mean = (100.0 + grey([40.0, 80.0, 120.0])) / 2.0;
         assert!(close(flat.over(&bytes)([40.0, 80.0, 120.0]), [mean; 3]));
-        let grey_only = ColorJitter {
-            saturation: 0.0,
-            ..neutral
-        };
-        assert!(close(
-            grey_only.over(&bytes)([40.0, 80.0, 120.0]),
-            [grey([40.0, 80.0, 120.0]); 3]
-        ));
+        let grey_only = ColorJitter { saturation: 0.0, ..neutral };
+        assert!(close(grey_only.over(&bytes)([40.0, 80.0, 120.0]), [grey([40.0, 80.0, 120.0]); 3]));
     }
 }

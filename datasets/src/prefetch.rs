@@ -44,16 +44,8 @@ pub struct Prefetch<T, F> {
 impl<T, F: FnMut(&Spawner, SyncSender<Result<T, DataError>>) -> bool> Prefetch<T, F> {
     /// Nothing is launched before the first call of `next`.
     pub fn new(pool: Arc<ThreadPool>, ahead: usize, launch: F) -> Self {
-        let spawner = Spawner {
-            pool,
-            dropped: Arc::new(AtomicBool::new(false)),
-        };
-        Self {
-            spawner,
-            launch,
-            ahead,
-            pending: VecDeque::new(),
-        }
+        let spawner = Spawner { pool, dropped: Arc::new(AtomicBool::new(false)) };
+        Self { spawner, launch, ahead, pending: VecDeque::new() }
     }
 
     fn launch_one(&mut self) -> bool {
@@ -83,23 +75,15 @@ impl<T, F> Drop for Prefetch<T, F> {
 
 /// A pool for decoding and transforming.
 pub fn pool(threads: usize) -> Result<Arc<ThreadPool>, DataError> {
-    let builder = ThreadPoolBuilder::new()
-        .num_threads(threads.max(1))
-        .thread_name(|i| format!("loader-{i}"));
+    let builder = ThreadPoolBuilder::new().num_threads(threads.max(1)).thread_name(|i| format!("loader-{i}"));
     Ok(Arc::new(builder.build()?))
 }
 
 /// Runs the work on one sample and turns a panic into an error that names it.
 pub fn guard<T>(name: &str, work: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or(panic.downcast_ref::<String>().map(String::as_str));
+        let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
         let message = text.unwrap_or("no message").to_owned();
-        Err(DataError::Panic {
-            name: name.to_owned(),
-            message,
-        })
+        Err(DataError::Panic { name: name.to_owned(), message })
     })
 }

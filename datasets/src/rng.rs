@@ -29,9 +29,7 @@ fn mix(lane: u64, run_seed: u64, purpose: &str, id: u64) -> u64 {
 
 /// FNV-1a, 64 bits (Fowler, Noll, Vo).
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The output step of SplitMix64 (Steele, Lea and Flood 2014).

@@ -1,5 +1,7 @@
 //! What is done to a sample before a network sees it. Image and label always move together.
 
+use std::fmt::Debug;
+
 use image::{GrayImage, RgbImage};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
@@ -34,9 +36,7 @@ impl Size {
 
     pub(crate) fn checked(height: u32, width: u32) -> Result<Self, String> {
         match (height, width) {
-            (0, _) | (_, 0) => Err(format!(
-                "a size of [{height}, {width}], expected [height, width] of at least 1"
-            )),
+            (0, _) | (_, 0) => Err(format!("a size of [{height}, {width}], expected [height, width] of at least 1")),
             _ => Ok(Self { height, width }),
         }
     }
@@ -118,40 +118,16 @@ impl TrainTransform {
     /// Refuses values that make no sense.
     pub(crate) fn validate(&self) -> Result<(), DataError> {
         let [low, high] = self.scale;
-        let sound: [(bool, &'static str, String, &'static str); 5] = [
-            (
-                low > 0.0 && low <= high && high.is_finite(),
-                "scale",
-                format!("{:?}", self.scale),
-                "[low, high] with 0 < low <= high",
-            ),
-            (
-                self.scale_step >= 0.0 && self.scale_step.is_finite(),
-                "scale_step",
-                self.scale_step.to_string(),
-                "0 or more",
-            ),
-            (
-                (0.0..=1.0).contains(&self.flip),
-                "flip",
-                self.flip.to_string(),
-                "a probability 0..=1",
-            ),
-            (
-                (0.0..=1.0).contains(&self.color_jitter),
-                "color_jitter",
-                self.color_jitter.to_string(),
-                "0..=1",
-            ),
-            (
-                self.std.iter().all(|std| *std > 0.0),
-                "std",
-                format!("{:?}", self.std),
-                "three numbers above 0",
-            ),
+        let is_fraction = |value: f64| (0.0..=1.0).contains(&value);
+        let settings: [(&'static str, &dyn Debug, bool, &'static str); 5] = [
+            ("scale", &self.scale, 0.0 < low && low <= high && high.is_finite(), "[low, high] with 0 < low <= high"),
+            ("scale_step", &self.scale_step, self.scale_step >= 0.0 && self.scale_step.is_finite(), "0 or more"),
+            ("flip", &self.flip, is_fraction(self.flip), "a probability 0..=1"),
+            ("color_jitter", &self.color_jitter, is_fraction(self.color_jitter), "0..=1"),
+            ("std", &self.std, self.std.iter().all(|std| *std > 0.0), "three numbers above 0"),
         ];
-        match sound.into_iter().find(|(sound, ..)| !sound) {
-            Some((_, key, found, expected)) => Err(DataError::Setting { key, found, expected }),
+        match settings.into_iter().find(|(.., is_sound, _)| !is_sound) {
+            Some((key, found, _, expected)) => Err(DataError::Setting { key, found: format!("{found:?}"), expected }),
             None => Ok(()),
         }
     }
@@ -160,14 +136,13 @@ impl TrainTransform {
     pub(crate) fn apply(&self, image: &RgbImage, label: &GrayImage, rng: &mut impl Rng) -> Cropped {
         let nominal = self.resize.unwrap_or_else(|| Size::new(image.height(), image.width()));
         let scale = self.draw_scale(rng);
-        let y = Axis::draw(image.height(), nominal.height, scale, self.crop.height, rng);
-        let x = Axis::draw(image.width(), nominal.width, scale, self.crop.width, rng);
-        let flip = rng.random::<f64>() < self.flip;
+        let place = Placement {
+            y: Axis::draw(image.height(), nominal.height, scale, self.crop.height, rng),
+            x: Axis::draw(image.width(), nominal.width, scale, self.crop.width, rng),
+            flip: rng.random::<f64>() < self.flip,
+        };
         let jitter = (self.color_jitter > 0.0).then(|| ColorJitter::draw(self.color_jitter, rng));
-        Cropped {
-            image: self.crop_image(image, y, x, flip, jitter),
-            label: self.crop_label(label, y, x, flip),
-        }
+        Cropped { image: self.crop_image(image, &place, jitter), label: self.crop_label(label, &place) }
     }
 
     fn draw_scale(&self, rng: &mut impl Rng) -> f64 {
@@ -179,54 +154,50 @@ impl TrainTransform {
         low + self.scale_step * f64::from(rng.random_range(0..=steps))
     }
 
-    fn crop_image(&self, image: &RgbImage, y: Axis, x: Axis, flip: bool, jitter: Option<ColorJitter>) -> Vec<f32> {
-        let (rows, columns) = (y.visible(), x.visible());
-        let bytes = pixels::resize(image, x.source_span(), y.source_span(), columns.len(), rows.len());
-        let normalize = Normalize::new(self.mean, self.std);
-        match jitter {
-            None => self.place(
-                pixels::triples(&bytes).map(|pixel| normalize.apply(pixel)),
-                [0.0; 3],
-                y,
-                x,
-                flip,
-            ),
-            Some(jitter) => {
-                let jitter = jitter.over(&bytes);
-                let pixels = pixels::triples(&bytes).map(|pixel| normalize.apply(jitter(pixel)));
-                self.place(pixels, [0.0; 3], y, x, flip)
-            }
-        }
-        .into_flattened()
+    fn crop_image(&self, image: &RgbImage, place: &Placement, jitter: Option<ColorJitter>) -> Vec<f32> {
+        let Placement { y, x, .. } = place;
+        let bytes = pixels::resize(image, x.source_span(), y.source_span(), x.visible().len(), y.visible().len());
+        let (normalize, colors) = (Normalize::new(self.mean, self.std), pixels::triples(&bytes));
+        let padding = [0.0; 3]; // the mean colour
+        let crop = match jitter.map(|jitter| jitter.over(&bytes)) {
+            None => place.fill(self.crop, padding, colors.map(|pixel| normalize.apply(pixel))),
+            Some(jitter) => place.fill(self.crop, padding, colors.map(|pixel| normalize.apply(jitter(pixel)))),
+        };
+        crop.into_flattened()
     }
 
-    fn crop_label(&self, label: &GrayImage, y: Axis, x: Axis, flip: bool) -> Vec<u8> {
-        let (rows, columns) = (y.nearest(), x.nearest());
+    fn crop_label(&self, label: &GrayImage, place: &Placement) -> Vec<u8> {
+        let (rows, columns) = (place.y.nearest(), place.x.nearest());
         let width = label.width() as usize;
-        let pixels = rows.iter().flat_map(|row| {
+        let ids = rows.iter().flat_map(|row| {
             let row = &label.as_raw()[row * width..][..width];
             columns.iter().map(|column| row[*column])
         });
-        self.place(pixels, IGNORE, y, x, flip)
+        place.fill(self.crop, IGNORE, ids)
     }
+}
 
-    /// Puts the visible pixels (row by row) in their place of the crop and padding everywhere else.
-    fn place<T: Copy>(&self, pixels: impl Iterator<Item = T>, padding: T, y: Axis, x: Axis, flip: bool) -> Vec<T> {
-        let (height, width) = (self.crop.height as usize, self.crop.width as usize);
-        let (rows, columns) = (y.visible(), x.visible());
-        let mut crop = vec![padding; height * width];
-        let mut pixels = pixels;
-        for row in crop.chunks_exact_mut(width).skip(rows.start).take(rows.len()) {
+/// Where the image lies in a crop.
+struct Placement {
+    y: Axis,
+    x: Axis,
+    flip: bool,
+}
+
+impl Placement {
+    /// The crop `[height, width]`: the visible pixels, given row by row, in their place and padding everywhere else.
+    fn fill<T: Copy>(&self, crop: Size, padding: T, mut pixels: impl Iterator<Item = T>) -> Vec<T> {
+        let (height, width) = (crop.height as usize, crop.width as usize);
+        let (rows, columns) = (self.y.visible(), self.x.visible());
+        let mut values = vec![padding; height * width];
+        for row in values.chunks_exact_mut(width).skip(rows.start).take(rows.len()) {
             // zip takes a target first, so that no pixel is lost at the end of a row.
-            row[columns.clone()]
-                .iter_mut()
-                .zip(&mut pixels)
-                .for_each(|(target, pixel)| *target = pixel);
-            if flip {
+            row[columns.clone()].iter_mut().zip(&mut pixels).for_each(|(target, pixel)| *target = pixel);
+            if self.flip {
                 row.reverse();
             }
         }
-        crop
+        values
     }
 }
 
@@ -244,11 +215,7 @@ pub struct EvalTransform {
 impl EvalTransform {
     /// The evaluation that fits a training: the same normalisation.
     pub fn like(train: &TrainTransform, resize: Option<Size>) -> Self {
-        Self {
-            resize,
-            mean: train.mean,
-            std: train.std,
-        }
+        Self { resize, mean: train.mean, std: train.std }
     }
 
     /// The network's input `[1, 3, H, W]`, channels-last in memory.

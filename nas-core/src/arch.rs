@@ -51,10 +51,7 @@ impl FromStr for Architecture {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let choice = |part: &str| {
-            part.parse().map_err(|_| ParseArchitectureError {
-                text: text.to_string(),
-                part: part.to_string(),
-            })
+            part.parse().map_err(|_| ParseArchitectureError { text: text.to_string(), part: part.to_string() })
         };
         text.split('-').map(choice).collect::<Result<_, _>>().map(Self)
     }

@@ -53,14 +53,9 @@ pub enum ConfigError {
 
 /// Reads `path`, applies `sets` in order and returns the table.
 pub fn read_table(path: &Path, sets: &[String]) -> Result<Table, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    let syntax = |error: toml::de::Error| ConfigError::Syntax {
-        path: path.to_path_buf(),
-        message: error.to_string(),
-    };
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+    let syntax = |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
     let mut table: Table = text.parse().map_err(syntax)?;
     sets.iter().try_for_each(|option| apply(&mut table, option))?;
     Ok(table)
@@ -90,21 +85,16 @@ pub fn to_toml<T: Serialize>(config: &T) -> String {
 }
 
 fn apply(table: &mut Table, option: &str) -> Result<(), ConfigError> {
-    let (key, text) = option.split_once('=').ok_or_else(|| ConfigError::Set {
-        option: option.to_string(),
-    })?;
+    let (key, text) = option.split_once('=').ok_or_else(|| ConfigError::Set { option: option.to_string() })?;
     let mut parts: Vec<&str> = key.trim().split('.').collect();
     let last = parts.pop().filter(|last| !last.is_empty());
-    let last = last.ok_or_else(|| ConfigError::Set {
-        option: option.to_string(),
-    })?;
+    let last = last.ok_or_else(|| ConfigError::Set { option: option.to_string() })?;
     let mut section = table;
     for part in parts {
         let entry = section.entry(part).or_insert_with(|| Value::Table(Table::new()));
-        section = entry.as_table_mut().ok_or_else(|| ConfigError::NotASection {
-            option: option.to_string(),
-            part: part.to_string(),
-        })?;
+        section = entry
+            .as_table_mut()
+            .ok_or_else(|| ConfigError::NotASection { option: option.to_string(), part: part.to_string() })?;
     }
     section.insert(last.to_string(), parse_value(text));
     Ok(())
@@ -113,9 +103,7 @@ fn apply(table: &mut Table, option: &str) -> Result<(), ConfigError> {
 /// A TOML value, or the text itself where it is none (`data.root=/data/city` needs no quotes).
 fn parse_value(text: &str) -> Value {
     let parsed = format!("value = {text}").parse::<Table>().ok();
-    parsed
-        .and_then(|mut table| table.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_string()))
+    parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_string()))
 }
 
 #[cfg(test)]
@@ -147,15 +135,7 @@ mod tests {
     #[test]
     fn options_replace_keys_and_need_no_quotes() {
         let config = parse("[train]\nepochs = 1", &["train.epochs=7", "train.root=/data/a b"]).unwrap();
-        assert_eq!(
-            config,
-            Config {
-                train: Train {
-                    epochs: 7,
-                    root: "/data/a b".into()
-                }
-            }
-        );
+        assert_eq!(config, Config { train: Train { epochs: 7, root: "/data/a b".into() } });
     }
 
     #[test]
@@ -166,28 +146,13 @@ mod tests {
         assert!(error.contains("epoch") && error.contains("expected"), "{error}");
         let error = parse("[train]\nepochs = ", &[]).unwrap_err().to_string();
         assert!(error.contains("line 2"), "{error}");
-        assert!(
-            parse("[train]\nepochs = 1", &["train"])
-                .unwrap_err()
-                .to_string()
-                .contains("key=value")
-        );
-        assert!(
-            parse("[train]\nepochs = 1", &["train.epochs.x=1"])
-                .unwrap_err()
-                .to_string()
-                .contains("`epochs`")
-        );
+        assert!(parse("[train]\nepochs = 1", &["train"]).unwrap_err().to_string().contains("key=value"));
+        assert!(parse("[train]\nepochs = 1", &["train.epochs.x=1"]).unwrap_err().to_string().contains("`epochs`"));
     }
 
     #[test]
     fn what_is_written_reads_back() {
-        let config = Config {
-            train: Train {
-                epochs: 3,
-                root: String::new(),
-            },
-        };
+        let config = Config { train: Train { epochs: 3, root: String::new() } };
         assert_eq!(parse(&to_toml(&config), &[]).unwrap(), config);
     }
 }

@@ -39,16 +39,9 @@ impl Default for FirstOrderConfig {
         use crate::optim::{AdamConfig, Decay, SgdConfig};
         Self {
             weights: OptimizerConfig::Sgd(SgdConfig::default()),
-            schedule: Schedule {
-                warmup_steps: 0,
-                decay: Decay::Cosine { min_lr: 0.001 },
-            },
+            schedule: Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.001 } },
             grad_clip: 5.0,
-            arch: OptimizerConfig::Adam(AdamConfig {
-                lr: 3e-3,
-                weight_decay: 1e-3,
-                ..Default::default()
-            }),
+            arch: OptimizerConfig::Adam(AdamConfig { lr: 3e-3, weight_decay: 1e-3, ..Default::default() }),
             arch_start_epoch: 20,
         }
     }
@@ -67,42 +60,19 @@ impl FirstOrder {
     /// The method over the given weights and architecture parameters; `amp` scales the losses.
     pub fn new(config: FirstOrderConfig, weights: Vec<Named>, arch: Vec<Named>, amp: bool) -> Self {
         let (weights, arch) = (config.weights.build(weights), config.arch.build(arch));
-        Self {
-            config,
-            weights,
-            arch,
-            scaler: amp.then(GradScaler::default),
-        }
+        Self { config, weights, arch, scaler: amp.then(GradScaler::default) }
     }
 
     /// One step of the weights and, after the warm-up epochs, one of the architecture parameters.
     pub fn step(&mut self, at: At, objective: &mut dyn BilevelObjective) -> Result<Step> {
         let (loss, images) = objective.weight_loss(at)?;
-        let lr = self
-            .config
-            .schedule
-            .lr(self.config.weights.lr(), at.global_step, at.total_steps);
-        descend(
-            &loss,
-            self.weights.as_mut(),
-            lr,
-            self.config.grad_clip,
-            self.scaler.as_mut(),
-        );
+        let lr = self.config.schedule.lr(self.config.weights.lr(), at.global_step, at.total_steps);
+        descend(&loss, self.weights.as_mut(), lr, self.config.grad_clip, self.scaler.as_mut());
         if at.epoch >= self.config.arch_start_epoch {
             let loss = objective.arch_loss(at)?;
-            descend(
-                &loss,
-                self.arch.as_mut(),
-                self.config.arch.lr(),
-                0.0,
-                self.scaler.as_mut(),
-            );
+            descend(&loss, self.arch.as_mut(), self.config.arch.lr(), 0.0, self.scaler.as_mut());
         }
-        Ok(Step {
-            loss: scalar(&loss),
-            images,
-        })
+        Ok(Step { loss: scalar(&loss), images })
     }
 
     /// State of both optimizers.

@@ -59,17 +59,8 @@ impl Progress {
         } else if self.last_line.elapsed() >= PLAIN_LINE_EVERY {
             self.last_line = Instant::now();
             let done_here = (self.done - self.done_before).max(1) as f64;
-            let left = self
-                .started
-                .elapsed()
-                .mul_f64((self.total.saturating_sub(self.done)) as f64 / done_here);
-            self.line(format!(
-                "{}/{} {}, {} left",
-                self.done,
-                self.total,
-                status(),
-                HumanDuration(left)
-            ));
+            let left = self.started.elapsed().mul_f64((self.total.saturating_sub(self.done)) as f64 / done_here);
+            self.line(format!("{}/{} {}, {} left", self.done, self.total, status(), HumanDuration(left)));
         }
     }
 

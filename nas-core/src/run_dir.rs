@@ -31,19 +31,12 @@ impl RunDir {
         fs::create_dir_all(root.join("checkpoints"))
             .with_context(|| format!("{}: cannot create the run folder", root.display()))?;
         let lock_path = root.join(".lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.with_context(|| format!("{}: cannot open", lock_path.display()))?;
         if lock.try_lock().is_err() {
             bail!("{}: another process is working in this run folder", root.display());
         }
-        let dir = Self {
-            root: root.to_path_buf(),
-            _lock: lock,
-        };
+        let dir = Self { root: root.to_path_buf(), _lock: lock };
         let stored = dir.path("config.toml");
         match fs::read_to_string(&stored) {
             Ok(_) if !resume => bail!(
@@ -121,12 +114,10 @@ where
         fs::rename(&temporary, path)?;
         Ok(())
     };
-    replace()
-        .with_context(|| format!("{}: cannot write", path.display()))
-        .inspect_err(|_| {
-            // What is left of a failed write is of no use; that it cannot be removed either changes nothing.
-            let _ = fs::remove_file(&temporary);
-        })
+    replace().with_context(|| format!("{}: cannot write", path.display())).inspect_err(|_| {
+        // What is left of a failed write is of no use; that it cannot be removed either changes nothing.
+        let _ = fs::remove_file(&temporary);
+    })
 }
 
 /// Indented JSON with a final newline.
@@ -149,10 +140,7 @@ impl JsonLines {
         let file = file.with_context(|| format!("{}: cannot open", path.display()))?;
         let length = file.metadata()?.len();
         if length < keep {
-            bail!(
-                "{}: {length} bytes found, but the checkpoint knows {keep}; the file was changed",
-                path.display()
-            );
+            bail!("{}: {length} bytes found, but the checkpoint knows {keep}; the file was changed", path.display());
         }
         file.set_len(keep)?;
         Ok(Self { path, file })
@@ -161,9 +149,7 @@ impl JsonLines {
     /// Appends one line and returns the file's length.
     pub fn append(&mut self, value: &impl Serialize) -> Result<u64> {
         let line = serde_json::to_string(value).expect("metrics have string keys") + "\n";
-        self.file
-            .write_all(line.as_bytes())
-            .with_context(|| format!("{}: cannot write", self.path.display()))?;
+        self.file.write_all(line.as_bytes()).with_context(|| format!("{}: cannot write", self.path.display()))?;
         Ok(self.file.metadata()?.len())
     }
 }
@@ -208,19 +194,9 @@ mod tests {
     fn a_run_is_neither_overwritten_nor_resumed_under_another_config() {
         let temp = tempfile::tempdir().unwrap();
         drop(open(temp.path(), "[train]\nepochs = 1\n", false).unwrap());
-        assert!(
-            open(temp.path(), "[train]\nepochs = 1\n", false)
-                .unwrap_err()
-                .to_string()
-                .contains("--resume")
-        );
-        let error = open(temp.path(), "[train]\nepochs = 2\n", true)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("`epochs = 1` there, `epochs = 2` here in [train]"),
-            "{error}"
-        );
+        assert!(open(temp.path(), "[train]\nepochs = 1\n", false).unwrap_err().to_string().contains("--resume"));
+        let error = open(temp.path(), "[train]\nepochs = 2\n", true).unwrap_err().to_string();
+        assert!(error.contains("`epochs = 1` there, `epochs = 2` here in [train]"), "{error}");
     }
 
     #[test]

@@ -125,11 +125,7 @@ pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> 
     let done = state.epoch * steps + state.step;
     let mut progress = Progress::new(label, total_steps, done, Some(&dir.path("run.log")))?;
     if done > 0 {
-        progress.line(format!(
-            "resumed at epoch {}, step {} of {steps}",
-            state.epoch + 1,
-            state.step
-        ));
+        progress.line(format!("resumed at epoch {}, step {} of {steps}", state.epoch + 1, state.step));
     }
     let mut metrics = last_metrics(&dir.path("metrics.jsonl"))?;
     while state.epoch < config.epochs {
@@ -137,11 +133,7 @@ pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> 
         metrics = finish_epoch(job, dir, config, &mut state, &mut lines)?;
         progress.line(describe(&metrics, config.epochs));
     }
-    Ok(Summary {
-        metrics,
-        train_secs: state.train_secs,
-        images_per_sec: state.images as f64 / state.train_secs,
-    })
+    Ok(Summary { metrics, train_secs: state.train_secs, images_per_sec: state.images as f64 / state.train_secs })
 }
 
 fn train_epoch(
@@ -157,12 +149,7 @@ fn train_epoch(
     while state.step < steps {
         let started = Instant::now();
         let global_step = state.epoch * steps + state.step;
-        let at = At {
-            epoch: state.epoch,
-            step: state.step,
-            global_step,
-            total_steps: config.epochs * steps,
-        };
+        let at = At { epoch: state.epoch, step: state.step, global_step, total_steps: config.epochs * steps };
         tch::manual_seed(rng::torch_seed(config.seed, "step", global_step as u64));
         let Step { loss, images } = job.step(at)?;
         if !loss.is_finite() {
@@ -178,17 +165,8 @@ fn train_epoch(
         state.loss_sum += loss;
         state.images += images;
         state.train_secs += started.elapsed().as_secs_f64();
-        let (mean, speed) = (
-            state.loss_sum / state.step as f64,
-            state.images as f64 / state.train_secs,
-        );
-        progress.step(|| {
-            format!(
-                "epoch {}/{} loss {mean:.4}, {speed:.1} images/s",
-                at.epoch + 1,
-                config.epochs
-            )
-        });
+        let (mean, speed) = (state.loss_sum / state.step as f64, state.images as f64 / state.train_secs);
+        progress.step(|| format!("epoch {}/{} loss {mean:.4}, {speed:.1} images/s", at.epoch + 1, config.epochs));
         let interrupted = interrupt::requested();
         if interrupted || last_save.elapsed() >= config.checkpoint_every {
             save(job, dir, state)?;
@@ -218,12 +196,7 @@ fn finish_epoch(
         state.best = Some(value);
         write_tensors(&dir.path("checkpoints/best.safetensors"), job.model())?;
     }
-    *state = LoopState {
-        epoch: state.epoch + 1,
-        step: 0,
-        loss_sum: 0.0,
-        ..state.clone()
-    };
+    *state = LoopState { epoch: state.epoch + 1, step: 0, loss_sum: 0.0, ..state.clone() };
     save(job, dir, state)?;
     Ok(metrics)
 }
@@ -243,23 +216,18 @@ fn load(job: &mut dyn Job, path: &Path) -> Result<Option<LoopState>> {
         return Ok(None);
     }
     let mut tensors = read_tensors(path)?;
-    let json = tensors
-        .remove(STATE)
-        .with_context(|| format!("{}: not a checkpoint of a run", path.display()))?;
+    let json = tensors.remove(STATE).with_context(|| format!("{}: not a checkpoint of a run", path.display()))?;
     let bytes = Vec::<u8>::try_from(&json)?;
     let mut json: Value = serde_json::from_slice(&bytes).with_context(|| format!("{}: {STATE}", path.display()))?;
     let extra = json["job"].take();
-    job.load_state(tensors, extra)
-        .with_context(|| format!("{}: cannot resume from it", path.display()))?;
+    job.load_state(tensors, extra).with_context(|| format!("{}: cannot resume from it", path.display()))?;
     Ok(Some(serde_json::from_value(json["loop"].take())?))
 }
 
 fn last_metrics(path: &Path) -> Result<Metrics> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
     let last = text.lines().last().map(serde_json::from_str).transpose();
-    Ok(last
-        .with_context(|| format!("{}: the last line is no JSON object", path.display()))?
-        .unwrap_or_default())
+    Ok(last.with_context(|| format!("{}: the last line is no JSON object", path.display()))?.unwrap_or_default())
 }
 
 /// Writes tensors as safetensors, atomically, in the order of their names.
@@ -273,10 +241,7 @@ pub fn write_tensors(path: &Path, mut tensors: Vec<Named>) -> Result<()> {
 /// Reads a safetensors file; a file that is none is an error that names it.
 pub fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
     let tensors = Tensor::read_safetensors(path);
-    Ok(tensors
-        .with_context(|| format!("{}: cannot read it as safetensors", path.display()))?
-        .into_iter()
-        .collect())
+    Ok(tensors.with_context(|| format!("{}: cannot read it as safetensors", path.display()))?.into_iter().collect())
 }
 
 /// Copies saved tensors into variables of the same names; a missing or misshapen one is an error that names it.
@@ -284,11 +249,7 @@ pub fn copy_into(variables: &[Named], saved: &HashMap<String, Tensor>) -> Result
     for (name, variable) in variables {
         let source = saved.get(name).with_context(|| format!("tensor {name} is missing"))?;
         if source.size() != variable.size() {
-            bail!(
-                "tensor {name} has shape {:?}, expected {:?}",
-                source.size(),
-                variable.size()
-            );
+            bail!("tensor {name} has shape {:?}, expected {:?}", source.size(), variable.size());
         }
         tch::no_grad(|| variable.shallow_clone().copy_(source));
     }
@@ -312,13 +273,6 @@ fn describe(metrics: &Metrics, epochs: usize) -> String {
         Some(number) if !value.is_u64() => format!("{number:.4}"),
         _ => value.to_string(),
     };
-    let rest = metrics
-        .iter()
-        .skip(1)
-        .map(|(name, value)| format!("{name} {}", number(value)));
-    format!(
-        "epoch {}/{epochs} {}",
-        metrics["epoch"],
-        rest.collect::<Vec<_>>().join(", ")
-    )
+    let rest = metrics.iter().skip(1).map(|(name, value)| format!("{name} {}", number(value)));
+    format!("epoch {}/{epochs} {}", metrics["epoch"], rest.collect::<Vec<_>>().join(", "))
 }

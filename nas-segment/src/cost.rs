@@ -19,6 +19,7 @@ use crate::model::ModelConfig;
 #[command(after_help = "Examples:
   nas-segment cost auto_deeplab_s --size 1024x2048 --num-classes 19
   nas-segment cost deeplabv3plus_xception71 --size 1024x2048 --num-classes 19 --output-stride 8
+  nas-segment cost auto_deeplab_s --arch runs/search/result.json
   nas-segment cost configs/segment/camvid_deeplabv3plus.toml --size 360x480 --num-classes 11 --format json
 
 A multiply-add is one multiplication and one addition of a convolution; norms, activations, pooling and interpolation are
@@ -35,6 +36,9 @@ pub struct CostArgs {
     /// Output stride of a DeepLabv3+
     #[arg(long, value_name = "8|16|32")]
     pub output_stride: Option<i64>,
+    /// Architecture of an Auto-DeepLab: its text, or a search's run folder or result.json
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
     /// How to print the counts
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -84,9 +88,12 @@ pub fn run(args: &CostArgs) -> Result<CostReport> {
 fn model(args: &CostArgs) -> Result<ModelConfig> {
     let mut model = named(&args.name)?;
     if let Some(stride) = args.output_stride {
-        model = model
-            .with_output_stride(stride)
-            .with_context(|| format!("--output-stride {stride}: {}", args.name))?;
+        model = model.with_output_stride(stride).with_context(|| format!("--output-stride {stride}: {}", args.name))?;
+    }
+    if let Some(text) = &args.arch {
+        let found = experiment::searched_arch(text)?;
+        let arch = found.as_ref().unwrap_or(text).parse().context("--arch")?;
+        model = model.with_arch(arch).with_context(|| format!("--arch: {}", args.name))?;
     }
     Ok(model)
 }

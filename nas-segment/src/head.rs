@@ -46,11 +46,7 @@ impl Default for HeadConfig {
             image_pooling: true,
             separable: false,
             dropout: 0.1,
-            bn: BnConfig {
-                momentum: 3e-4,
-                eps: 1e-5,
-                affine: true,
-            },
+            bn: BnConfig { momentum: 3e-4, eps: 1e-5, affine: true },
             decoder: Some(DecoderConfig::default()),
         }
     }
@@ -60,28 +56,12 @@ impl HeadConfig {
     /// Says which key has a value that no head can be made of.
     pub fn validate(&self) -> Result<()> {
         let Self { channels, rates, .. } = self;
-        ensure!(
-            *channels > 0,
-            "head.channels = {channels}: expected a positive number"
-        );
-        ensure!(
-            rates.iter().all(|rate| *rate > 0),
-            "head.rates = {rates:?}: expected three positive numbers"
-        );
-        ensure!(
-            (0.0..1.0).contains(&self.dropout),
-            "head.dropout = {}: expected a probability below 1",
-            self.dropout
-        );
+        ensure!(*channels > 0, "head.channels = {channels}: expected a positive number");
+        ensure!(rates.iter().all(|rate| *rate > 0), "head.rates = {rates:?}: expected three positive numbers");
+        ensure!((0.0..1.0).contains(&self.dropout), "head.dropout = {}: expected a probability below 1", self.dropout);
         let Some(decoder) = self.decoder else { return Ok(()) };
-        for (key, channels) in [
-            ("low_level_channels", decoder.low_level_channels),
-            ("channels", decoder.channels),
-        ] {
-            ensure!(
-                channels > 0,
-                "head.decoder.{key} = {channels}: expected a positive number"
-            );
+        for (key, channels) in [("low_level_channels", decoder.low_level_channels), ("channels", decoder.channels)] {
+            ensure!(channels > 0, "head.decoder.{key} = {channels}: expected a positive number");
         }
         Ok(())
     }
@@ -99,10 +79,7 @@ pub struct DecoderConfig {
 
 impl Default for DecoderConfig {
     fn default() -> Self {
-        Self {
-            low_level_channels: 48,
-            channels: 256,
-        }
+        Self { low_level_channels: 48, channels: 256 }
     }
 }
 
@@ -118,14 +95,9 @@ impl Head {
     /// The head over `features`, low-level first and final last, for `num_classes`.
     pub fn new(vb: &VarBuilder, features: &[FeatureInfo], num_classes: i64, config: &HeadConfig) -> Self {
         let (low_level, last) = ends(features);
-        let decoder = config
-            .decoder
-            .map(|decoder| Decoder::new(&vb.sub("decoder"), low_level.channels, config, decoder));
-        let logits = ConvConfig {
-            bias: true,
-            init: Init::Normal(0.01),
-            ..Default::default()
-        };
+        let decoder =
+            config.decoder.map(|decoder| Decoder::new(&vb.sub("decoder"), low_level.channels, config, decoder));
+        let logits = ConvConfig { bias: true, init: Init::Normal(0.01), ..Default::default() };
         let channels = config.decoder.map_or(config.channels, |decoder| decoder.channels);
         Self {
             aspp: Aspp::new(&vb.sub("aspp"), *last, config),
@@ -167,9 +139,7 @@ impl Head {
 
 /// The low-level and the final feature.
 fn ends<T>(features: &[T]) -> (&T, &T) {
-    let [first, .., last] = features else {
-        panic!("a head takes low-level and final features")
-    };
+    let [first, .., last] = features else { panic!("a head takes low-level and final features") };
     (first, last)
 }
 
@@ -199,12 +169,7 @@ impl Aspp {
         }
         let pooling = config.image_pooling.then(|| pointwise("image_pooling", input.channels));
         let views = branches.len() + usize::from(config.image_pooling);
-        Self {
-            branches,
-            pooling,
-            projection: pointwise("projection", c * views as i64),
-            dropout: config.dropout,
-        }
+        Self { branches, pooling, projection: pointwise("projection", c * views as i64), dropout: config.dropout }
     }
 
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
@@ -272,10 +237,7 @@ impl Decoder {
 
 /// 3x3 convolution, norm, ReLU; regular or separable.
 fn conv_3x3(vb: &VarBuilder, channels: (i64, i64), dilation: i64, config: &HeadConfig) -> Box<dyn Module> {
-    let conv = ConvConfig {
-        dilation,
-        ..Default::default()
-    };
+    let conv = ConvConfig { dilation, ..Default::default() };
     match config.separable {
         true => Box::new(SeparableConv::new(vb, channels, conv, config.bn, Activation::Relu)),
         false => Box::new(conv_bn(vb, channels, 3, conv, config.bn, Activation::Relu)),

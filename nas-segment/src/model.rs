@@ -1,6 +1,7 @@
 //! A segmentation network, and the configs it is built from.
 
 use anyhow::{Context, Result, bail, ensure};
+use nas_core::arch::Architecture;
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
 use nas_core::space::{Backbone, Cost};
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,7 @@ impl SegNet {
     /// Logits `[B, K, H, W]` of images `[B, 3, H, W]`.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let (_, _, h, w) = xs.size4().expect("images have four dimensions");
-        self.head
-            .forward(&self.backbone.features(&channels_last(xs), mode), (h, w), mode)
+        self.head.forward(&self.backbone.features(&channels_last(xs), mode), (h, w), mode)
     }
 
     /// Cost of every part on an image of `size` (height, width), from input to output.
@@ -78,11 +78,16 @@ impl ModelConfig {
     /// The same network at another output stride.
     pub fn with_output_stride(self, output_stride: i64) -> Result<Self> {
         match self {
-            Self::Deeplabv3plus(config) => Ok(Self::Deeplabv3plus(DeepLabV3PlusConfig {
-                output_stride,
-                ..config
-            })),
+            Self::Deeplabv3plus(config) => Ok(Self::Deeplabv3plus(DeepLabV3PlusConfig { output_stride, ..config })),
             Self::AutoDeeplab(_) => bail!("the output stride of an Auto-DeepLab network is part of its architecture"),
+        }
+    }
+
+    /// The network of another architecture of the same space.
+    pub fn with_arch(self, arch: Architecture) -> Result<Self> {
+        match self {
+            Self::AutoDeeplab(config) => Ok(Self::AutoDeeplab(AutoDeepLabConfig { arch, ..config })),
+            Self::Deeplabv3plus(_) => bail!("a DeepLabv3+ has no architecture to choose"),
         }
     }
 }
@@ -100,9 +105,6 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("deeplabv3plus_xception65", deeplabv3plus(BackboneConfig::Xception65 {})),
         ("deeplabv3plus_xception71", deeplabv3plus(BackboneConfig::Xception71 {})),
         ("deeplabv3plus_resnet101", deeplabv3plus(BackboneConfig::Resnet101 {})),
-        (
-            "deeplabv3plus_mobilenet_v2",
-            deeplabv3plus(BackboneConfig::MobilenetV2(mobilenet)),
-        ),
+        ("deeplabv3plus_mobilenet_v2", deeplabv3plus(BackboneConfig::MobilenetV2(mobilenet))),
     ]
 }

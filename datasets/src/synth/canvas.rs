@@ -31,12 +31,7 @@ pub struct Area {
 impl Area {
     /// A box that stands on `bottom` around the middle `x`.
     pub fn standing(x: f32, bottom: f32, width: f32, height: f32) -> Self {
-        Self {
-            left: x - width / 2.0,
-            top: bottom - height,
-            right: x + width / 2.0,
-            bottom,
-        }
+        Self { left: x - width / 2.0, top: bottom - height, right: x + width / 2.0, bottom }
     }
 
     /// The part between fractions of the width and of the height, counted from the upper left.
@@ -63,12 +58,7 @@ impl Canvas {
     /// A black canvas of class 0.
     pub fn new(size: Size) -> Self {
         let (height, width) = (size.height() as usize, size.width() as usize);
-        Self {
-            colors: vec![[0.0; 3]; width * height],
-            labels: vec![0; width * height],
-            width,
-            height,
-        }
+        Self { colors: vec![[0.0; 3]; width * height], labels: vec![0; width * height], width, height }
     }
 
     /// Width in pixels.

@@ -43,13 +43,7 @@ impl SynthDataset {
             return Err(Problem::new(path.as_ref(), "no image", "at least one (the test split has none)").into());
         }
         let names = (0..len).map(name).collect();
-        Ok(Self {
-            names,
-            size,
-            seed,
-            split,
-            classes: palette::cityscapes(),
-        })
+        Ok(Self { names, size, seed, split, classes: palette::cityscapes() })
     }
 }
 
@@ -70,10 +64,7 @@ impl SegDataset for SynthDataset {
     fn load(&self, i: usize) -> Result<Sample, DataError> {
         let mut rng = rng::stream(self.seed, &format!("synth/{}", self.split), i as u64);
         let (image, label) = scene::draw(self.size, &mut rng);
-        Ok(Sample {
-            image,
-            label: Some(label),
-        })
+        Ok(Sample { image, label: Some(label) })
     }
 
     fn classes(&self) -> &Classes {
@@ -112,9 +103,7 @@ pub fn write_cityscapes(
         for folder in [&images, &labels] {
             fs::create_dir_all(folder).map_err(|error| DataError::write(folder, error))?;
         }
-        (0..len)
-            .into_par_iter()
-            .try_for_each(|i| scenes.write(i, &images, &labels))?;
+        (0..len).into_par_iter().try_for_each(|i| scenes.write(i, &images, &labels))?;
     }
     Ok(())
 }
@@ -122,9 +111,7 @@ pub fn write_cityscapes(
 impl SynthDataset {
     fn write(&self, i: usize, images: &Path, labels: &Path) -> Result<(), DataError> {
         let Sample { image, label } = self.load(i)?;
-        let label = label
-            .map(|label| self.to_label_ids(label))
-            .expect("scenes are labelled");
+        let label = label.map(|label| self.to_label_ids(label)).expect("scenes are labelled");
         let image_path = images.join(format!("{}_leftImg8bit.png", self.name(i)));
         let label_path = labels.join(format!("{}_gtFine_labelIds.png", self.name(i)));
         save(&image_path, |path| RgbImage::save(&image, path))?;
@@ -133,11 +120,7 @@ impl SynthDataset {
 
     fn to_label_ids(&self, mut label: GrayImage) -> GrayImage {
         for pixel in label.iter_mut() {
-            *pixel = if *pixel == IGNORE {
-                IGNORED_LABEL_ID
-            } else {
-                self.classes.file_ids[usize::from(*pixel)]
-            };
+            *pixel = if *pixel == IGNORE { IGNORED_LABEL_ID } else { self.classes.file_ids[usize::from(*pixel)] };
         }
         label
     }
@@ -159,11 +142,7 @@ mod tests {
     fn a_scene_is_a_function_of_seed_split_and_index() {
         let first = scenes(1, Split::Train).load(3).unwrap();
         assert_eq!(first, scenes(1, Split::Train).load(3).unwrap());
-        for other in [
-            scenes(2, Split::Train).load(3),
-            scenes(1, Split::Val).load(3),
-            scenes(1, Split::Train).load(4),
-        ] {
+        for other in [scenes(2, Split::Train).load(3), scenes(1, Split::Val).load(3), scenes(1, Split::Train).load(4)] {
             assert_ne!(first.label, other.unwrap().label);
         }
     }
@@ -172,37 +151,19 @@ mod tests {
     fn forty_scenes_show_at_least_fourteen_classes_and_much_road() {
         let mut pixels = [0; 256];
         for i in 0..40 {
-            scenes(0, Split::Train)
-                .load(i)
-                .unwrap()
-                .label
-                .unwrap()
-                .iter()
-                .for_each(|id| pixels[usize::from(*id)] += 1);
+            scenes(0, Split::Train).load(i).unwrap().label.unwrap().iter().for_each(|id| pixels[usize::from(*id)] += 1);
         }
         let total: usize = pixels.iter().sum();
-        assert!(
-            pixels[..19].iter().filter(|count| **count > total / 2000).count() >= 14,
-            "{:?}",
-            &pixels[..19]
-        );
+        assert!(pixels[..19].iter().filter(|count| **count > total / 2000).count() >= 14, "{:?}", &pixels[..19]);
         assert!(pixels[19..255].iter().all(|count| *count == 0));
         let percent = |id: usize| pixels[id] * 100 / total;
-        assert!(
-            percent(0) >= 15 && percent(255) < 10,
-            "road {} %, ignored {} %",
-            percent(0),
-            percent(255)
-        );
+        assert!(percent(0) >= 15 && percent(255) < 10, "road {} %, ignored {} %", percent(0), percent(255));
     }
 
     #[test]
     fn scenes_of_any_size_can_be_drawn() {
         for (h, w) in [(1, 1), (2, 300), (300, 2), (33, 65)] {
-            let sample = SynthDataset::new(1, Size::new(h, w), 0, Split::Train)
-                .unwrap()
-                .load(0)
-                .unwrap();
+            let sample = SynthDataset::new(1, Size::new(h, w), 0, Split::Train).unwrap().load(0).unwrap();
             assert_eq!(sample.image.dimensions(), (w, h));
         }
     }
@@ -212,9 +173,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write_cityscapes(dir.path(), 1, 1, (8, 16), 0).unwrap();
         let error = write_cityscapes(dir.path(), 1, 1, (8, 16), 0).unwrap_err().to_string();
-        assert!(
-            error.contains(dir.path().to_str().unwrap()) && error.contains("new or empty folder"),
-            "{error}"
-        );
+        assert!(error.contains(dir.path().to_str().unwrap()) && error.contains("new or empty folder"), "{error}");
     }
 }

@@ -51,12 +51,7 @@ impl View {
         let depth = height - horizon;
         let road = depth * rng.random_range(1.15..1.7);
         let curb = road * rng.random_range(1.25..1.5);
-        Self {
-            vanish: (width * rng.random_range(0.4..0.6), horizon),
-            depth,
-            road,
-            curb,
-        }
+        Self { vanish: (width * rng.random_range(0.4..0.6), horizon), depth, road, curb }
     }
 
     /// Depth of the ground at a row.
@@ -101,11 +96,7 @@ pub fn draw(size: Size, rng: &mut ChaCha8Rng) -> (RgbImage, GrayImage) {
     let brightness = rng.random_range(0.65..1.15);
     let warmth = rng.random_range(-0.08..0.08);
     let noise = rng.random_range(4.0..14.0);
-    canvas.develop(
-        [brightness * (1.0 + warmth), brightness, brightness * (1.0 - warmth)],
-        noise,
-        rng,
-    )
+    canvas.develop([brightness * (1.0 + warmth), brightness, brightness * (1.0 - warmth)], noise, rng)
 }
 
 /// A colour with some variation.
@@ -118,35 +109,18 @@ fn sky(canvas: &mut Canvas, view: &View, rng: &mut ChaCha8Rng) {
     let zenith = blend([95.0, 140.0, 205.0], [170.0, 172.0, 178.0], rng.random());
     let haze = vary([215.0, 220.0, 225.0], 0.08, rng);
     let (width, bottom) = (canvas.width(), view.vanish.1 + 1.0);
-    let area = Area {
-        left: 0.0,
-        top: 0.0,
-        right: width,
-        bottom,
-    };
-    canvas.paint(area, class::SKY, |_, y| {
-        Some(blend(zenith, haze, (y / bottom).min(1.0)))
-    });
+    let area = Area { left: 0.0, top: 0.0, right: width, bottom };
+    canvas.paint(area, class::SKY, |_, y| Some(blend(zenith, haze, (y / bottom).min(1.0))));
     for _ in 0..rng.random_range(0..4) {
         let (x, y) = (rng.random_range(0.0..width), rng.random_range(0.0..bottom));
-        let cloud = Area::standing(
-            x,
-            y,
-            bottom * rng.random_range(0.5..1.2),
-            bottom * rng.random_range(0.1..0.25),
-        );
+        let cloud = Area::standing(x, y, bottom * rng.random_range(0.5..1.2), bottom * rng.random_range(0.1..0.25));
         canvas.ellipse(cloud, class::SKY, [228.0, 230.0, 233.0]);
     }
 }
 
 /// Terrain, pavements, road with markings.
 fn ground(canvas: &mut Canvas, view: &View, rng: &mut ChaCha8Rng) {
-    let area = Area {
-        left: 0.0,
-        top: view.vanish.1,
-        right: canvas.width(),
-        bottom: canvas.height(),
-    };
+    let area = Area { left: 0.0, top: view.vanish.1, right: canvas.width(), bottom: canvas.height() };
     let grass = vary([105.0, 128.0, 72.0], 0.2, rng);
     canvas.rect(area, class::TERRAIN, grass);
     let paving = vary([152.0, 145.0, 142.0], 0.12, rng);
@@ -160,7 +134,7 @@ fn ground(canvas: &mut Canvas, view: &View, rng: &mut ChaCha8Rng) {
     let dashed = rng.random_bool(0.8);
     canvas.paint(area, class::ROAD, |x, y| {
         let (across, near) = (across(view, x, y), view.near(y));
-        let dash = (4.0 / (near + 0.02)) as u32 % 2 == 0;
+        let dash = ((4.0 / (near + 0.02)) as u32).is_multiple_of(2);
         let marked = across.abs() < 0.03 && dash && dashed || (across.abs() - 0.93).abs() < 0.02;
         (across.abs() <= 1.0).then_some(if marked { [205.0; 3] } else { asphalt })
     });
@@ -177,12 +151,7 @@ fn roadside(canvas: &mut Canvas, view: &View, side: f32, rng: &mut ChaCha8Rng) {
     let mut far = 0.05;
     while far < 2.5 {
         let near = far * rng.random_range(1.25..1.9);
-        let block = Block {
-            side,
-            setback,
-            far,
-            near,
-        };
+        let block = Block { side, setback, far, near };
         match rng.random_range(0..10) {
             0..=5 => house(canvas, view, &block, rng),
             6 => barrier(canvas, view, &block, class::WALL, rng),
@@ -220,34 +189,16 @@ impl Block {
         let x = |near| view.across(self.side * self.setback, near);
         let (left, right) = (x(self.far).min(x(self.near)), x(self.far).max(x(self.near)));
         let top = view.ground(self.near) - view.pixels(height, self.near);
-        canvas.paint(
-            Area {
-                left,
-                top,
-                right,
-                bottom: canvas.height(),
-            },
-            class,
-            |x, y| {
-                let near = (x - view.vanish.0) / (self.side * self.setback * view.road);
-                let up = (view.ground(near) - y) / view.pixels(height, near);
-                if (0.0..=1.0).contains(&up) {
-                    paint(1.0 / near, up)
-                } else {
-                    None
-                }
-            },
-        );
+        canvas.paint(Area { left, top, right, bottom: canvas.height() }, class, |x, y| {
+            let near = (x - view.vanish.0) / (self.side * self.setback * view.road);
+            let up = (view.ground(near) - y) / view.pixels(height, near);
+            if (0.0..=1.0).contains(&up) { paint(1.0 / near, up) } else { None }
+        });
     }
 }
 
 fn house(canvas: &mut Canvas, view: &View, block: &Block, rng: &mut ChaCha8Rng) {
-    let palette = [
-        [176.0, 150.0, 122.0],
-        [148.0, 98.0, 82.0],
-        [188.0, 180.0, 164.0],
-        [122.0, 120.0, 118.0],
-    ];
+    let palette = [[176.0, 150.0, 122.0], [148.0, 98.0, 82.0], [188.0, 180.0, 164.0], [122.0, 120.0, 118.0]];
     let front = vary(palette[rng.random_range(0..palette.len())], 0.2, rng);
     let haze = 0.35 * (1.0 - block.near.min(1.0));
     let front = blend(front, [200.0, 205.0, 210.0], haze);
@@ -274,9 +225,7 @@ fn barrier(canvas: &mut Canvas, view: &View, block: &Block, class: u8, rng: &mut
 /// Things on pavements and road, from far to near.
 fn traffic(canvas: &mut Canvas, view: &View, rng: &mut ChaCha8Rng) {
     let count = rng.random_range(10..18);
-    let mut depths: Vec<f32> = (0..count)
-        .map(|_| 0.1 + 0.75 * rng.random::<f32>() * rng.random::<f32>())
-        .collect();
+    let mut depths: Vec<f32> = (0..count).map(|_| 0.1 + 0.75 * rng.random::<f32>() * rng.random::<f32>()).collect();
     depths.sort_by(f32::total_cmp);
     for near in depths {
         let side = if rng.random_bool(0.5) { 1.0 } else { -1.0 };

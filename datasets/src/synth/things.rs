@@ -25,11 +25,7 @@ fn any_color(rng: &mut ChaCha8Rng) -> Color {
 pub fn car(canvas: &mut Canvas, view: &View, across: f32, near: f32, rng: &mut ChaCha8Rng) {
     let body = standing(view, across, near, rng.random_range(0.5..0.65), 0.42);
     let paint = any_color(rng);
-    let lights = if across > 0.0 {
-        [200.0, 30.0, 30.0]
-    } else {
-        [240.0, 240.0, 215.0]
-    };
+    let lights = if across > 0.0 { [200.0, 30.0, 30.0] } else { [240.0, 240.0, 215.0] };
     for side in [[0.06, 0.24], [0.76, 0.94]] {
         canvas.rect(body.part(side, [0.75, 1.0]), class::CAR, TYRE);
     }
@@ -54,15 +50,7 @@ pub fn truck(canvas: &mut Canvas, view: &View, across: f32, near: f32, rng: &mut
 /// A bus: a coloured box with a wide window.
 pub fn bus(canvas: &mut Canvas, view: &View, across: f32, near: f32, rng: &mut ChaCha8Rng) {
     let body = standing(view, across, near, 0.75, rng.random_range(0.8..1.0));
-    let paint = vary(
-        if rng.random_bool(0.5) {
-            [205.0, 170.0, 45.0]
-        } else {
-            [180.0, 52.0, 48.0]
-        },
-        0.15,
-        rng,
-    );
+    let paint = vary(if rng.random_bool(0.5) { [205.0, 170.0, 45.0] } else { [180.0, 52.0, 48.0] }, 0.15, rng);
     canvas.rect(body.part([0.06, 0.94], [0.9, 1.0]), class::BUS, TYRE);
     canvas.rect(body.part([0.0, 1.0], [0.0, 0.92]), class::BUS, paint);
     canvas.rect(body.part([0.06, 0.94], [0.14, 0.55]), class::BUS, GLASS);
@@ -115,17 +103,10 @@ pub fn traffic_light(canvas: &mut Canvas, view: &View, across: f32, near: f32, r
     let head = standing(view, across, near, 0.16, height).part([0.0, 1.0], [0.0, 0.34]);
     canvas.rect(head, class::TRAFFIC_LIGHT, [34.0, 36.0, 34.0]);
     let on = rng.random_range(0..3);
-    for (i, color) in [[235.0, 45.0, 35.0], [240.0, 190.0, 50.0], [60.0, 215.0, 110.0]]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, color) in [[235.0, 45.0, 35.0], [240.0, 190.0, 50.0], [60.0, 215.0, 110.0]].into_iter().enumerate() {
         let top = 0.05 + 0.31 * i as f32;
         let lamp = head.part([0.22, 0.78], [top, top + 0.26]);
-        canvas.ellipse(
-            lamp,
-            class::TRAFFIC_LIGHT,
-            shade(color, if i == on { 1.0 } else { 0.3 }),
-        );
+        canvas.ellipse(lamp, class::TRAFFIC_LIGHT, shade(color, if i == on { 1.0 } else { 0.3 }));
     }
 }
 
@@ -155,11 +136,7 @@ pub fn tree(canvas: &mut Canvas, view: &View, across: f32, near: f32, rng: &mut 
     let height = rng.random_range(0.9..1.7);
     let whole = standing(view, across, near, height * rng.random_range(0.6..0.9), height);
     let leaves = vary([82.0, 112.0, 58.0], 0.25, rng);
-    canvas.rect(
-        whole.part([0.45, 0.55], [0.5, 1.0]),
-        class::VEGETATION,
-        [82.0, 66.0, 52.0],
-    );
+    canvas.rect(whole.part([0.45, 0.55], [0.5, 1.0]), class::VEGETATION, [82.0, 66.0, 52.0]);
     for _ in 0..14 {
         let (x, y) = (rng.random_range(0.0..0.6), rng.random_range(0.0..0.4));
         let tuft = whole.part([x, x + 0.4], [y, y + 0.3]);

@@ -21,11 +21,7 @@ pub struct BnConfig {
 
 impl Default for BnConfig {
     fn default() -> Self {
-        Self {
-            momentum: 0.1,
-            eps: 1e-5,
-            affine: true,
-        }
+        Self { momentum: 0.1, eps: 1e-5, affine: true }
     }
 }
 
@@ -75,11 +71,7 @@ impl Module for BatchNorm {
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
         assert_eq!(xs.c, self.channels, "channels of the input of a batch norm");
-        cost.params += if self.config.affine {
-            2 * self.channels as u64
-        } else {
-            0
-        };
+        cost.params += if self.config.affine { 2 * self.channels as u64 } else { 0 };
         xs
     }
 }

@@ -22,13 +22,7 @@ pub struct ConvConfig {
 
 impl Default for ConvConfig {
     fn default() -> Self {
-        Self {
-            stride: 1,
-            dilation: 1,
-            groups: 1,
-            bias: false,
-            init: Init::FanIn,
-        }
+        Self { stride: 1, dilation: 1, groups: 1, bias: false, init: Init::FanIn }
     }
 }
 
@@ -46,20 +40,10 @@ pub struct Conv2d {
 impl Conv2d {
     /// A convolution with an odd `ksize`.
     pub fn new(vb: &VarBuilder, c_in: i64, c_out: i64, ksize: i64, config: ConvConfig) -> Self {
-        assert!(
-            ksize % 2 == 1 && c_in % config.groups == 0,
-            "odd kernel, groups that divide the input channels"
-        );
+        assert!(ksize % 2 == 1 && c_in % config.groups == 0, "odd kernel, groups that divide the input channels");
         let weight = vb.weight("weight", &[c_out, c_in / config.groups, ksize, ksize], config.init);
         let bias = config.bias.then(|| vb.weight("bias", &[c_out], Init::Const(0.0)));
-        Self {
-            c_in,
-            c_out,
-            ksize,
-            config,
-            weight,
-            bias,
-        }
+        Self { c_in, c_out, ksize, config, weight, bias }
     }
 
     /// A depthwise convolution: one kernel per channel.
@@ -70,21 +54,9 @@ impl Conv2d {
 
 impl Module for Conv2d {
     fn forward(&self, xs: &Tensor, _mode: Mode) -> Tensor {
-        let ConvConfig {
-            stride,
-            dilation,
-            groups,
-            ..
-        } = self.config;
+        let ConvConfig { stride, dilation, groups, .. } = self.config;
         let padding = dilation * (self.ksize - 1) / 2;
-        xs.conv2d(
-            &self.weight,
-            self.bias.as_ref(),
-            [stride, stride],
-            [padding, padding],
-            [dilation, dilation],
-            groups,
-        )
+        xs.conv2d(&self.weight, self.bias.as_ref(), [stride, stride], [padding, padding], [dilation, dilation], groups)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
@@ -146,8 +118,7 @@ pub fn conv_bn(
 
 impl Module for ConvBn {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.activation
-            .apply_(self.bn.forward(&self.conv.forward(xs, mode), mode))
+        self.activation.apply_(self.bn.forward(&self.conv.forward(xs, mode), mode))
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

@@ -63,10 +63,7 @@ pub struct Mode {
 
 impl Mode {
     /// Evaluation: running statistics, no randomness.
-    pub const EVAL: Mode = Mode {
-        train: false,
-        progress: 1.0,
-    };
+    pub const EVAL: Mode = Mode { train: false, progress: 1.0 };
 
     /// Training, `progress` of the way through it.
     pub fn train(progress: f64) -> Self {
@@ -98,9 +95,7 @@ impl Sequential {
 
 impl Module for Sequential {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.0
-            .iter()
-            .fold(xs.shallow_clone(), |xs, layer| layer.forward(&xs, mode))
+        self.0.iter().fold(xs.shallow_clone(), |xs, layer| layer.forward(&xs, mode))
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

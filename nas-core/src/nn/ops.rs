@@ -104,10 +104,7 @@ impl Module for Zero {
     fn forward(&self, xs: &Tensor, _mode: Mode) -> Tensor {
         match self.stride {
             1 => xs.zeros_like(),
-            stride => xs
-                .slice(2, None, None, stride)
-                .slice(3, None, None, stride)
-                .zeros_like(),
+            stride => xs.slice(2, None, None, stride).slice(3, None, None, stride).zeros_like(),
         }
     }
 
@@ -144,14 +141,8 @@ struct Pool {
 
 impl Pool {
     fn new(vb: &VarBuilder, kind: PoolKind, config: OpConfig) -> Self {
-        let bn = config
-            .pool_bn
-            .then(|| BatchNorm::new(&vb.sub("bn"), config.channels, config.bn));
-        Self {
-            kind,
-            stride: config.stride,
-            bn,
-        }
+        let bn = config.pool_bn.then(|| BatchNorm::new(&vb.sub("bn"), config.channels, config.bn));
+        Self { kind, stride: config.stride, bn }
     }
 }
 
@@ -189,32 +180,20 @@ impl SepConv {
         let round = |i: usize, stride| {
             let vb = vb.sub(i);
             (
-                Conv2d::depthwise(
-                    &vb.sub("depthwise"),
-                    c,
-                    ksize,
-                    ConvConfig {
-                        stride,
-                        ..Default::default()
-                    },
-                ),
+                Conv2d::depthwise(&vb.sub("depthwise"), c, ksize, ConvConfig { stride, ..Default::default() }),
                 Conv2d::new(&vb.sub("pointwise"), c, c, 1, ConvConfig::default()),
                 BatchNorm::new(&vb.sub("bn"), c, config.bn),
             )
         };
-        Self {
-            rounds: [round(0, config.stride), round(1, 1)],
-        }
+        Self { rounds: [round(0, config.stride), round(1, 1)] }
     }
 }
 
 impl Module for SepConv {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.rounds
-            .iter()
-            .fold(xs.shallow_clone(), |xs, (depthwise, pointwise, bn)| {
-                bn.forward(&pointwise.forward(&depthwise.forward(&xs.relu(), mode), mode), mode)
-            })
+        self.rounds.iter().fold(xs.shallow_clone(), |xs, (depthwise, pointwise, bn)| {
+            bn.forward(&pointwise.forward(&depthwise.forward(&xs.relu(), mode), mode), mode)
+        })
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
@@ -237,11 +216,7 @@ struct ReluConvBn {
 
 impl ReluConvBn {
     fn new(vb: &VarBuilder, ksize: i64, dilation: i64, config: OpConfig) -> Self {
-        let conv = ConvConfig {
-            stride: config.stride,
-            dilation,
-            ..Default::default()
-        };
+        let conv = ConvConfig { stride: config.stride, dilation, ..Default::default() };
         Self {
             halve: false,
             conv: Conv2d::new(&vb.sub("conv"), config.channels, config.channels, ksize, conv),
@@ -252,10 +227,7 @@ impl ReluConvBn {
     fn atrous(vb: &VarBuilder, ksize: i64, config: OpConfig) -> Self {
         let halve = config.stride == 2;
         let dilation = if halve { 1 } else { 2 };
-        Self {
-            halve,
-            ..Self::new(vb, ksize, dilation, OpConfig { stride: 1, ..config })
-        }
+        Self { halve, ..Self::new(vb, ksize, dilation, OpConfig { stride: 1, ..config }) }
     }
 }
 
@@ -302,17 +274,9 @@ mod tests {
     fn every_operator_counts_what_it_allocates_and_returns_the_shape_it_says() {
         for (op, stride) in ALL.iter().flat_map(|op| [(op, 1), (op, 2)]) {
             let vs = nn::VarStore::new(Device::Cpu);
-            let config = OpConfig {
-                channels: 6,
-                stride,
-                bn: BnConfig::default(),
-                pool_bn: true,
-            };
+            let config = OpConfig { channels: 6, stride, bn: BnConfig::default(), pool_bn: true };
             let layer = op.build(&VarBuilder::new(&vs), config);
-            let ys = layer.forward(
-                &Tensor::randn([2, 6, 9, 8], (Kind::Float, Device::Cpu)),
-                Mode::train(0.5),
-            );
+            let ys = layer.forward(&Tensor::randn([2, 6, 9, 8], (Kind::Float, Device::Cpu)), Mode::train(0.5));
             let mut cost = Cost::default();
             let shape = layer.cost(Shape::new(6, 9, 8), &mut cost);
             assert_eq!(ys.size(), [2, shape.c, shape.h, shape.w], "{op} at stride {stride}");

@@ -34,9 +34,7 @@ impl<'a> VarBuilder<'a> {
 
     /// The place `name` below this one.
     pub fn sub(&self, name: impl ToString) -> Self {
-        Self {
-            path: self.path.as_ref().map(|path| path.sub(name)),
-        }
+        Self { path: self.path.as_ref().map(|path| path.sub(name)) }
     }
 
     /// A trained tensor.
@@ -60,10 +58,7 @@ fn to_tch(init: Init, dims: &[i64]) -> nn::Init {
             let bound = 1.0 / ((dims[1] * receptive) as f64).sqrt();
             nn::Init::Uniform { lo: -bound, up: bound }
         }
-        Init::KaimingFanOut => nn::Init::Randn {
-            mean: 0.0,
-            stdev: (2.0 / (dims[0] * receptive) as f64).sqrt(),
-        },
+        Init::KaimingFanOut => nn::Init::Randn { mean: 0.0, stdev: (2.0 / (dims[0] * receptive) as f64).sqrt() },
         Init::Normal(stdev) => nn::Init::Randn { mean: 0.0, stdev },
     }
 }

@@ -25,13 +25,7 @@ pub struct AdamConfig {
 
 impl Default for AdamConfig {
     fn default() -> Self {
-        Self {
-            lr: 3e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.0,
-        }
+        Self { lr: 3e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
     }
 }
 
@@ -54,21 +48,11 @@ impl Adam {
     /// The optimizer of `parameters`, at rest.
     pub fn new(parameters: Vec<Named>, config: AdamConfig) -> Self {
         let moments = parameters.iter().map(|_| None).collect();
-        Self {
-            config,
-            parameters,
-            moments,
-        }
+        Self { config, parameters, moments }
     }
 
     fn update(&mut self, i: usize, grad: &Tensor, lr: f64) {
-        let AdamConfig {
-            beta1,
-            beta2,
-            eps,
-            weight_decay,
-            ..
-        } = self.config;
+        let AdamConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         let parameter = &mut self.parameters[i].1;
         let grad = match weight_decay > 0.0 && decays(parameter) {
             true => grad + &*parameter * weight_decay,

@@ -12,10 +12,7 @@ pub struct GradScaler {
 
 impl Default for GradScaler {
     fn default() -> Self {
-        Self {
-            scale: 65536.0,
-            good_steps: 0,
-        }
+        Self { scale: 65536.0, good_steps: 0 }
     }
 }
 

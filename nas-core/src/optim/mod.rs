@@ -22,11 +22,7 @@ pub type Named = (String, Tensor);
 
 /// The trained tensors of a store, sorted by name (the store itself keeps them in a hash map).
 pub fn named_parameters(vs: &VarStore) -> Vec<Named> {
-    let mut variables: Vec<Named> = vs
-        .variables()
-        .into_iter()
-        .filter(|(_, tensor)| tensor.requires_grad())
-        .collect();
+    let mut variables: Vec<Named> = vs.variables().into_iter().filter(|(_, tensor)| tensor.requires_grad()).collect();
     variables.sort_by(|a, b| a.0.cmp(&b.0));
     variables
 }
@@ -78,10 +74,7 @@ pub fn clip_grad_norm(grads: &mut [Tensor], max_norm: f64) -> f64 {
         let norm = Tensor::stack(&norms, 0).norm().double_value(&[]);
         if norm > max_norm {
             let scale = max_norm / (norm + 1e-6);
-            grads
-                .iter_mut()
-                .filter(|grad| grad.defined())
-                .for_each(|grad| _ = grad.g_mul_scalar_(scale));
+            grads.iter_mut().filter(|grad| grad.defined()).for_each(|grad| _ = grad.g_mul_scalar_(scale));
         }
         norm
     })
@@ -129,12 +122,7 @@ mod tests {
 
     #[test]
     fn sgd_follows_its_recurrence_and_spares_vectors_from_decay() {
-        let config = SgdConfig {
-            lr: 0.1,
-            momentum: 0.9,
-            weight_decay: 0.01,
-            ..Default::default()
-        };
+        let config = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 0.01, ..Default::default() };
         let (x, y) = run(&OptimizerConfig::Sgd(config), 3);
         let expected = |mut p: f64, target: f64, decay: f64| {
             let mut buffer = 0.0;
@@ -150,13 +138,7 @@ mod tests {
 
     #[test]
     fn the_first_adam_step_has_the_length_of_the_learning_rate() {
-        let (x, y) = run(
-            &OptimizerConfig::Adam(AdamConfig {
-                lr: 0.05,
-                ..Default::default()
-            }),
-            1,
-        );
+        let (x, y) = run(&OptimizerConfig::Adam(AdamConfig { lr: 0.05, ..Default::default() }), 1);
         assert!((x - 1.05).abs() < 1e-6 && (y + 0.95).abs() < 1e-6, "{x} {y}");
     }
 
@@ -165,11 +147,7 @@ mod tests {
         let vs = VarStore::new(Device::Cpu);
         let used = vs.root().var("used", &[2, 2], tch::nn::Init::Const(1.0));
         let unused = vs.root().var("unused", &[2, 2], tch::nn::Init::Const(1.0));
-        let config = SgdConfig {
-            lr: 0.1,
-            weight_decay: 0.5,
-            ..Default::default()
-        };
+        let config = SgdConfig { lr: 0.1, weight_decay: 0.5, ..Default::default() };
         let mut optimizer = Sgd::new(named_parameters(&vs), config);
         let grads = gradients(&used.sum(Kind::Float), optimizer.parameters());
         assert!(!grads[1].requires_grad() && grads.iter().filter(|grad| grad.defined()).count() == 1);
@@ -180,11 +158,7 @@ mod tests {
 
     #[test]
     fn clipping_scales_the_joint_norm() {
-        let mut grads = vec![
-            Tensor::from_slice(&[3.0f32]),
-            Tensor::new(),
-            Tensor::from_slice(&[4.0f32]),
-        ];
+        let mut grads = vec![Tensor::from_slice(&[3.0f32]), Tensor::new(), Tensor::from_slice(&[4.0f32])];
         assert!((clip_grad_norm(&mut grads, 1.0) - 5.0).abs() < 1e-6);
         assert!((grads[0].double_value(&[0]) - 0.6).abs() < 1e-6);
     }

@@ -23,12 +23,7 @@ pub struct SgdConfig {
 
 impl Default for SgdConfig {
     fn default() -> Self {
-        Self {
-            lr: 0.025,
-            momentum: 0.9,
-            weight_decay: 3e-4,
-            nesterov: false,
-        }
+        Self { lr: 0.025, momentum: 0.9, weight_decay: 3e-4, nesterov: false }
     }
 }
 
@@ -44,20 +39,11 @@ impl Sgd {
     /// The optimizer of `parameters`, at rest.
     pub fn new(parameters: Vec<Named>, config: SgdConfig) -> Self {
         let velocity = parameters.iter().map(|_| None).collect();
-        Self {
-            config,
-            parameters,
-            velocity,
-        }
+        Self { config, parameters, velocity }
     }
 
     fn update(&mut self, i: usize, grad: &Tensor, lr: f64) {
-        let SgdConfig {
-            momentum,
-            weight_decay,
-            nesterov,
-            ..
-        } = self.config;
+        let SgdConfig { momentum, weight_decay, nesterov, .. } = self.config;
         let parameter = &mut self.parameters[i].1;
         let mut grad = match weight_decay > 0.0 && decays(parameter) {
             true => grad + &*parameter * weight_decay,
@@ -91,9 +77,7 @@ impl Optimizer for Sgd {
 
     fn state(&self) -> Vec<Named> {
         let saved = self.parameters.iter().zip(&self.velocity);
-        saved
-            .filter_map(|((name, _), v)| Some((format!("{name}.velocity"), v.as_ref()?.shallow_clone())))
-            .collect()
+        saved.filter_map(|((name, _), v)| Some((format!("{name}.velocity"), v.as_ref()?.shallow_clone()))).collect()
     }
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) {

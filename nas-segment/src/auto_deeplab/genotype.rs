@@ -78,7 +78,9 @@ fn check_path(path: &[usize]) -> Result<(), String> {
     let mut before = 0;
     for (layer, level) in path.iter().enumerate() {
         if *level > 3 || level.abs_diff(before) > 1 {
-            return Err(format!("layer {layer} is at level {level} after level {before}; expected a neighbour in 0..=3"));
+            return Err(format!(
+                "layer {layer} is at level {level} after level {before}; expected a neighbour in 0..=3"
+            ));
         }
         before = *level;
     }

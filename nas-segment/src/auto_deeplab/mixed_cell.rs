@@ -100,8 +100,10 @@ impl MixedState {
             edges,
             max_bn: BatchNorm::new(&vb.sub("max_pool"), channels, SEARCH_BN),
             average_bn: BatchNorm::new(&vb.sub("avg_pool"), channels, SEARCH_BN),
-            separable: [3, 5].map(|ksize| MixedSeparable::new(&vb.sub(format!("sep_conv_{ksize}")), edges, channels, ksize)),
-            atrous: [3, 5].map(|ksize| MixedAtrous::new(&vb.sub(format!("atrous_conv_{ksize}")), edges, channels, ksize)),
+            separable: [3, 5]
+                .map(|ksize| MixedSeparable::new(&vb.sub(format!("sep_conv_{ksize}")), edges, channels, ksize)),
+            atrous: [3, 5]
+                .map(|ksize| MixedAtrous::new(&vb.sub(format!("atrous_conv_{ksize}")), edges, channels, ksize)),
         }
     }
 
@@ -163,19 +165,21 @@ struct MixedSeparable {
 impl MixedSeparable {
     fn new(vb: &VarBuilder, edges: i64, channels: i64, ksize: i64) -> Self {
         let all = edges * channels;
-        let depthwise = |round: i64| Conv2d::depthwise(&vb.sub(round).sub("depthwise"), all, ksize, ConvConfig::default());
+        let depthwise =
+            |round: i64| Conv2d::depthwise(&vb.sub(round).sub("depthwise"), all, ksize, ConvConfig::default());
         let per_edge = ConvConfig { groups: edges, ..Default::default() };
         let pointwise = |round: i64| Conv2d::new(&vb.sub(round).sub("pointwise"), all, all, 1, per_edge);
         Self {
             depthwise: [depthwise(0), depthwise(1)],
             pointwise: [pointwise(0), pointwise(1)],
-            bn: BatchNorm::new(&vb.sub("0.bn"), all, SEARCH_BN),
-            norm: ScaledNorm::new(&vb.sub("1.bn"), all),
+            bn: BatchNorm::new(&vb.sub("0").sub("bn"), all, SEARCH_BN),
+            norm: ScaledNorm::new(&vb.sub("1").sub("bn"), all),
         }
     }
 
     fn forward(&self, repeated: &Tensor, scale: &Tensor, mode: Mode) -> Tensor {
-        let conv = |round: usize, xs: &Tensor| self.pointwise[round].forward(&self.depthwise[round].forward(xs, mode), mode);
+        let conv =
+            |round: usize, xs: &Tensor| self.pointwise[round].forward(&self.depthwise[round].forward(xs, mode), mode);
         let middle = self.bn.forward(&conv(0, repeated), mode).relu_();
         self.norm.forward(&conv(1, &middle), scale, mode)
     }

@@ -129,10 +129,8 @@ impl Network {
             leading => LowLevel::Cell(LOW_LEVEL_CELL.min(leading - 1)),
         };
         let low_channels = if leading == 0 { quarter } else { blocks * config.filters };
-        let info = [
-            FeatureInfo { channels: low_channels, stride: 4 },
-            FeatureInfo { channels: last.0, stride: 4 << last.1 },
-        ];
+        let info =
+            [FeatureInfo { channels: low_channels, stride: 4 }, FeatureInfo { channels: last.0, stride: 4 << last.1 }];
         Self { stem: Stem::new(&vb.sub("stem"), config.stem, config.bn), cells, wiring: config.wiring, low_level, info }
     }
 
@@ -202,8 +200,9 @@ struct Place {
 #[derive(Debug)]
 struct Cell {
     place: Place,
-    /// Preprocessing of H[l-1] and H[l-2], in the order of the states.
-    preprocess: [Preprocess; 2],
+    preprocess_last: Preprocess,
+    /// Absent where the layer before the last counts as zero.
+    preprocess_before: Option<Preprocess>,
     blocks: Vec<[(usize, Box<dyn Module>); 2]>,
     drop_path_keep: f64,
     channels: i64,
@@ -214,28 +213,22 @@ impl Cell {
         let channels = config.filters << place.level;
         let search = config.wiring == Wiring::Search;
         let down = place.level > place.last.1;
-        let strides = if search { place.search_strides() } else { [1, 1] };
-        let preprocess = [(0, place.last), (1, place.before)].map(|(state, (c_in, _))| {
-            let vb = vb.sub("preprocess").sub(state);
-            Preprocess::new(&vb, c_in, channels, strides[state], config.bn)
-        });
+        let preprocess = |state: usize, (c_in, level): (i64, i64)| {
+            let stride = if search { 1 << (place.level - level).max(0) } else { 1 };
+            Preprocess::new(&vb.sub("preprocess").sub(state), c_in, channels, stride, config.bn)
+        };
+        let preprocess_last = preprocess(0, place.last);
+        let preprocess_before = (!search || place.sees_before()).then(|| preprocess(1, place.before));
         let op = |block: usize, input: usize, edge: &Edge| {
             let stride = if down && !search && edge.state < 2 { 2 } else { 1 };
             let op_config = OpConfig { channels, stride, bn: config.bn, pool_bn: search };
             (edge.state, edge.op.build(&vb.sub("blocks").sub(block).sub(input), op_config))
         };
         let blocks = genotype.iter().enumerate().map(|(block, [a, b])| [op(block, 0, a), op(block, 1, b)]).collect();
-        Self { place, preprocess, blocks, drop_path_keep: config.drop_path_keep, channels }
+        Self { place, preprocess_last, preprocess_before, blocks, drop_path_keep: config.drop_path_keep, channels }
     }
 
-    fn forward(
-        &self,
-        before: &Tensor,
-        last: &Tensor,
-        sizes: &[(i64, i64); 4],
-        wiring: Wiring,
-        mode: Mode,
-    ) -> Tensor {
+    fn forward(&self, before: &Tensor, last: &Tensor, sizes: &[(i64, i64); 4], wiring: Wiring, mode: Mode) -> Tensor {
         let size = sizes[self.place.level as usize];
         let mut states = self.inputs(before, last, size, wiring, mode);
         let keep = self.keep(mode);
@@ -251,15 +244,16 @@ impl Cell {
 
     /// States 0 and 1.
     fn inputs(&self, before: &Tensor, last: &Tensor, size: (i64, i64), wiring: Wiring, mode: Mode) -> Vec<Tensor> {
-        let [take_last, take_before] = &self.preprocess;
         let up = self.place.level < self.place.last.1;
         let last = if up { resize_bilinear(last, size) } else { last.shallow_clone() };
-        let (_, _, h, w) = last.size4().expect("a feature map has four dimensions");
-        let first = take_last.forward(&last, mode);
-        let second = match wiring {
-            Wiring::Published => take_before.forward(&resize_bilinear(before, (h, w)), mode),
-            Wiring::Search if self.place.sees_before() => take_before.forward(before, mode),
-            Wiring::Search => first.zeros_like(),
+        let first = self.preprocess_last.forward(&last, mode);
+        let second = match (&self.preprocess_before, wiring) {
+            (None, _) => first.zeros_like(),
+            (Some(preprocess), Wiring::Search) => preprocess.forward(before, mode),
+            (Some(preprocess), Wiring::Published) => {
+                let (_, _, h, w) = last.size4().expect("a feature map has four dimensions");
+                preprocess.forward(&resize_bilinear(before, (h, w)), mode)
+            }
         };
         vec![first, second]
     }
@@ -275,11 +269,9 @@ impl Cell {
         let size = sizes[self.place.level as usize];
         let up = self.place.level < self.place.last.1;
         let last = if up { last.with_size(size) } else { last };
-        let first = self.preprocess[0].cost(last, cost);
-        let second = match wiring {
-            Wiring::Published => self.preprocess[1].cost(before.with_size(last.size()), cost),
-            Wiring::Search => self.preprocess[1].cost(before, cost).with_size(first.size()),
-        };
+        let first = self.preprocess_last.cost(last, cost);
+        let before = if wiring == Wiring::Published { before.with_size(last.size()) } else { before };
+        let second = self.preprocess_before.as_ref().map_or(first, |preprocess| preprocess.cost(before, cost));
         let mut states = vec![first, second];
         for inputs in &self.blocks {
             let [ys, _] = inputs.each_ref().map(|(state, op)| op.cost(states[*state], cost));
@@ -295,10 +287,7 @@ impl Place {
     fn sees_before(&self) -> bool {
         self.before.1 == self.level.min(self.layer as i64 - 1)
     }
-
-    /// Strides of the preprocessing of states 0 and 1 in the supernet.
-    fn search_strides(&self) -> [i64; 2] {
-        let down = |from: i64| 1 << (self.level - from).max(0);
-        [down(self.last.1), if self.sees_before() { down(self.before.1) } else { 1 }]
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,9 @@ impl WeightSharing for AutoDeepLabSpace {
             .map(|edge| std::array::from_fn(|op| alpha.double_value(&[edge, op as i64])))
             .collect();
         let betas: Betas = (0..self.layers as i64)
-            .map(|layer| std::array::from_fn(|level| transition_probabilities(&beta.get(layer).get(level as i64), level)))
+            .map(|layer| {
+                std::array::from_fn(|level| transition_probabilities(&beta.get(layer).get(level as i64), level))
+            })
             .collect();
         Genotype { path: viterbi(&betas), cell: decode_cell(&alphas, self.blocks) }.to_architecture()
     }

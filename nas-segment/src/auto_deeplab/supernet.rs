@@ -55,9 +55,8 @@ impl Trellis {
             Mixture::Soft(_) => panic!("alpha and beta"),
             Mixture::Path(arch) => self.one_hot(arch, xs.device()),
         };
-        let weights: Vec<CellWeights> = (0..LEVELS)
-            .map(|level| CellWeights::new(&alpha, self.space.blocks, self.space.filters << level))
-            .collect();
+        let weights: Vec<CellWeights> =
+            (0..LEVELS).map(|level| CellWeights::new(&alpha, self.space.blocks, self.space.filters << level)).collect();
         let [half, quarter] = self.stem.forward(xs, mode);
         let (_, _, h, w) = quarter.size4().expect("a feature map has four dimensions");
         let sizes = level_sizes((h, w));
@@ -78,7 +77,8 @@ impl Trellis {
     fn one_hot(&self, arch: &Architecture, device: Device) -> (Tensor, Transitions) {
         let Genotype { path, cell } = self.space.genotype(arch).expect("the architecture is of the supernet's space");
         let alpha = Tensor::zeros([self.space.num_edges() as i64, OPS.len() as i64], (Kind::Float, device));
-        for (block, edge) in cell.iter().enumerate().flat_map(|(block, inputs)| inputs.iter().map(move |e| (block, e))) {
+        for (block, edge) in cell.iter().enumerate().flat_map(|(block, inputs)| inputs.iter().map(move |e| (block, e)))
+        {
             let op = OPS.iter().position(|op| *op == edge.op).expect("an operator of the space");
             let _ = alpha.get((first_edge(block) + edge.state) as i64).get(op as i64).fill_(1.0);
         }
@@ -139,7 +139,9 @@ impl Transitions {
         let sources = (0..LEVELS).filter(|source| source.abs_diff(level) <= 1 && last[*source].is_some());
         match self {
             Self::Soft(probabilities) => sources
-                .map(|source| (source, probabilities[layer][source][level + 1 - source].as_ref().map(Tensor::shallow_clone)))
+                .map(|source| {
+                    (source, probabilities[layer][source][level + 1 - source].as_ref().map(Tensor::shallow_clone))
+                })
                 .collect(),
             Self::Path(path) => sources.filter(|_| path[layer] == level).map(|source| (source, None)).collect(),
         }
@@ -245,7 +247,8 @@ impl SearchNet {
     /// The supernet of `space` for `num_classes`.
     pub fn new(vb: &VarBuilder, space: &AutoDeepLabSpace, num_classes: i64) -> Self {
         let trellis = Trellis::new(&vb.sub("trellis"), space);
-        let head = |(level, info): (usize, FeatureInfo)| SearchHead::new(&vb.sub("heads").sub(level), info, num_classes);
+        let head =
+            |(level, info): (usize, FeatureInfo)| SearchHead::new(&vb.sub("heads").sub(level), info, num_classes);
         let heads = trellis.feature_info().into_iter().enumerate().map(head).collect();
         Self { trellis, heads }
     }
@@ -300,3 +303,6 @@ impl SearchHead {
         self.project.forward(&Tensor::cat(&branches, 1), mode)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,7 +61,11 @@ struct BenchReport {
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { threads, weight_params, secs_per_step, images_per_sec, peak_memory_mib } = self;
-        write!(f, "{threads} threads, {:.2} M weights: {secs_per_step:.2} s per search step", *weight_params as f64 / 1e6)?;
+        write!(
+            f,
+            "{threads} threads, {:.2} M weights: {secs_per_step:.2} s per search step",
+            *weight_params as f64 / 1e6
+        )?;
         write!(f, ", {images_per_sec:.2} images/s")?;
         peak_memory_mib.iter().try_for_each(|mib| write!(f, ", peak memory {mib} MiB"))
     }

@@ -211,12 +211,7 @@ fn row(dir: &RunDir, experiment: &CompareExperiment, model: &NamedModel, compute
 }
 
 /// The network of the first seed.
-fn load_trained(
-    dir: &RunDir,
-    experiment: &CompareExperiment,
-    model: &NamedModel,
-    compute: Compute,
-) -> Result<Trained> {
+fn load_trained(dir: &RunDir, experiment: &CompareExperiment, model: &NamedModel, compute: Compute) -> Result<Trained> {
     let seed = experiment.seeds[0];
     let weights = dir.path(&format!("runs/{}/checkpoints/last.safetensors", run_name(model, seed)));
     Trained::load(experiment.training(model, seed), experiment.data.open(Split::Val)?, &weights, compute)

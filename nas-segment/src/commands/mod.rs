@@ -69,7 +69,8 @@ fn require_sound(dataset: &dyn SegDataset, what: &str) -> Result<()> {
     const SHOWN: usize = 10;
     let shown: Vec<String> = problems.iter().take(SHOWN).map(|problem| format!("\n  {problem}")).collect();
     let more = problems.len().saturating_sub(SHOWN);
-    let more = if more > 0 { format!("\n  and {more} more (`nas-segment data check` lists all)") } else { String::new() };
+    let more =
+        if more > 0 { format!("\n  and {more} more (`nas-segment data check` lists all)") } else { String::new() };
     bail!("{} of {} samples of the {what} split are broken:{}{more}", problems.len(), dataset.len(), shown.concat())
 }
 

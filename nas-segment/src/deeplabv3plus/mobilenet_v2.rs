@@ -10,15 +10,8 @@ use tch::Tensor;
 use super::StrideBudget;
 
 /// Expansion, channels, blocks and stride of the groups of inverted residuals.
-const GROUPS: [(i64, i64, usize, i64); 7] = [
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-];
+const GROUPS: [(i64, i64, usize, i64); 7] =
+    [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
 /// Inverted residuals of the whole network.
 const MAX_BLOCKS: usize = 17;
 /// Index of the inverted residual whose depthwise output the decoder sees.
@@ -38,10 +31,7 @@ pub struct MobileNetV2Config {
 
 impl Default for MobileNetV2Config {
     fn default() -> Self {
-        Self {
-            width: 1.0,
-            blocks: MAX_BLOCKS,
-        }
+        Self { width: 1.0, blocks: MAX_BLOCKS }
     }
 }
 
@@ -49,10 +39,7 @@ impl MobileNetV2Config {
     /// Says which key has a value that no network can be made of.
     pub fn validate(&self) -> Result<()> {
         let Self { width, blocks } = self;
-        ensure!(
-            *width > 0.0 && *width <= 16.0,
-            "backbone.width = {width}: expected a factor above 0 and up to 16"
-        );
+        ensure!(*width > 0.0 && *width <= 16.0, "backbone.width = {width}: expected a factor above 0 and up to 16");
         let possible = TAPPED_BLOCK + 1..=MAX_BLOCKS;
         ensure!(
             possible.contains(blocks),
@@ -93,10 +80,7 @@ impl MobileNetV2 {
     /// A network whose last feature map has `output_stride`, or the stride of its last block if that is smaller.
     pub fn new(vb: &VarBuilder, config: &MobileNetV2Config, output_stride: i64, bn: BnConfig) -> Self {
         let vb = vb.sub("features");
-        let stem = ConvConfig {
-            stride: 2,
-            ..Default::default()
-        };
+        let stem = ConvConfig { stride: 2, ..Default::default() };
         let mut c_in = config.scaled(32);
         let stem = ConvNorm::new(&vb.sub(0), (3, c_in), 3, stem, bn);
         let mut budget = StrideBudget::new(output_stride, 2);
@@ -107,28 +91,16 @@ impl MobileNetV2 {
             blocks.push(InvertedResidual::new(&vb, (c_in, c_out), expansion, geometry, bn));
             c_in = c_out;
         }
-        let low_level = FeatureInfo {
-            channels: blocks[TAPPED_BLOCK].hidden,
-            stride: 4,
-        };
-        let last = FeatureInfo {
-            channels: c_in,
-            stride: budget.reached,
-        };
-        Self {
-            stem,
-            blocks,
-            info: vec![low_level, last],
-        }
+        let low_level = FeatureInfo { channels: blocks[TAPPED_BLOCK].hidden, stride: 4 };
+        let last = FeatureInfo { channels: c_in, stride: budget.reached };
+        Self { stem, blocks, info: vec![low_level, last] }
     }
 }
 
 impl Backbone for MobileNetV2 {
     fn features(&self, xs: &Tensor, mode: Mode) -> Vec<Tensor> {
         let (before, from) = self.blocks.split_at(TAPPED_BLOCK);
-        let xs = before
-            .iter()
-            .fold(self.stem.forward(xs, mode), |xs, block| block.forward(&xs, mode).1);
+        let xs = before.iter().fold(self.stem.forward(xs, mode), |xs, block| block.forward(&xs, mode).1);
         let (low_level, xs) = from[0].forward(&xs, mode);
         let last = from[1..].iter().fold(xs, |xs, block| block.forward(&xs, mode).1);
         vec![low_level, last]
@@ -175,12 +147,7 @@ impl InvertedResidual {
         let hidden = c_in * expansion;
         let pointwise = ConvConfig::default();
         let expand = (expansion != 1).then(|| ConvNorm::new(&vb.sub(0), (c_in, hidden), 1, pointwise, bn));
-        let depthwise = ConvConfig {
-            stride,
-            dilation,
-            groups: hidden,
-            ..pointwise
-        };
+        let depthwise = ConvConfig { stride, dilation, groups: hidden, ..pointwise };
         let next = usize::from(expand.is_some());
         Self {
             hidden,
@@ -223,10 +190,7 @@ struct ConvNorm {
 
 impl ConvNorm {
     fn new(vb: &VarBuilder, (c_in, c_out): (i64, i64), ksize: i64, conv: ConvConfig, bn: BnConfig) -> Self {
-        Self {
-            conv: Conv2d::new(&vb.sub(0), c_in, c_out, ksize, conv),
-            bn: BatchNorm::new(&vb.sub(1), c_out, bn),
-        }
+        Self { conv: Conv2d::new(&vb.sub(0), c_in, c_out, ksize, conv), bn: BatchNorm::new(&vb.sub(1), c_out, bn) }
     }
 }
 

@@ -45,11 +45,7 @@ fn default_output_stride() -> i64 {
 
 /// TF's decay 0.9997 and epsilon 0.001.
 fn default_bn() -> BnConfig {
-    BnConfig {
-        momentum: 3e-4,
-        eps: 1e-3,
-        affine: true,
-    }
+    BnConfig { momentum: 3e-4, eps: 1e-3, affine: true }
 }
 
 /// Backbone of a [`DeepLabV3PlusConfig`].
@@ -89,33 +85,20 @@ impl DeepLabV3PlusConfig {
     /// MobileNetV2 neither atrous branches nor decoder.
     pub fn new(backbone: BackboneConfig) -> Self {
         let head = match backbone {
-            BackboneConfig::Xception41 {} | BackboneConfig::Xception65 {} | BackboneConfig::Xception71 {} => HeadConfig {
-                separable: true,
-                ..Default::default()
-            },
+            BackboneConfig::Xception41 {} | BackboneConfig::Xception65 {} | BackboneConfig::Xception71 {} => {
+                HeadConfig { separable: true, ..Default::default() }
+            }
             BackboneConfig::Resnet101 {} => HeadConfig::default(),
-            BackboneConfig::MobilenetV2(_) => HeadConfig {
-                atrous_convs: false,
-                decoder: None,
-                ..Default::default()
-            },
+            BackboneConfig::MobilenetV2(_) => HeadConfig { atrous_convs: false, decoder: None, ..Default::default() },
         };
-        Self {
-            output_stride: default_output_stride(),
-            bn: default_bn(),
-            backbone,
-            head,
-        }
+        Self { output_stride: default_output_stride(), bn: default_bn(), backbone, head }
     }
 
     /// The network for `num_classes`, its weights under `vb`. A value that no network can be made of is an error that
     /// names the key.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
         let stride = self.output_stride;
-        ensure!(
-            [8, 16, 32].contains(&stride),
-            "output_stride = {stride}: expected 8, 16 or 32"
-        );
+        ensure!([8, 16, 32].contains(&stride), "output_stride = {stride}: expected 8, 16 or 32");
         self.head.validate()?;
         let backbone = self.backbone.build(&vb.sub("backbone"), stride, self.bn)?;
         let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
@@ -135,11 +118,7 @@ struct StrideBudget {
 impl StrideBudget {
     /// `target`: the output stride; `reached`: that of the layers before.
     fn new(target: i64, reached: i64) -> Self {
-        Self {
-            target,
-            reached,
-            rate: 1,
-        }
+        Self { target, reached, rate: 1 }
     }
 
     /// Stride and rate of the next layer, which has `stride` in the plain network.

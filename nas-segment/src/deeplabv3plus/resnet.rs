@@ -29,10 +29,7 @@ impl ResNet {
     /// ResNet-101 whose last feature map has `output_stride`.
     pub fn new_101(vb: &VarBuilder, output_stride: i64, bn: BnConfig) -> Self {
         let root = |i: usize, channels, stride| {
-            let conv = ConvConfig {
-                stride,
-                ..Default::default()
-            };
+            let conv = ConvConfig { stride, ..Default::default() };
             conv_bn(&vb.sub("root").sub(i), channels, 3, conv, bn, Activation::Relu)
         };
         let mut budget = StrideBudget::new(output_stride, 4);
@@ -81,14 +78,8 @@ impl Backbone for ResNet {
     fn feature_info(&self) -> Vec<FeatureInfo> {
         let channels = |stage: usize| STAGES_101[stage].0 * EXPANSION;
         vec![
-            FeatureInfo {
-                channels: channels(0),
-                stride: 4,
-            },
-            FeatureInfo {
-                channels: channels(STAGES_101.len() - 1),
-                stride: self.stride,
-            },
+            FeatureInfo { channels: channels(0), stride: 4 },
+            FeatureInfo { channels: channels(STAGES_101.len() - 1), stride: self.stride },
         ]
     }
 
@@ -124,17 +115,10 @@ impl Bottleneck {
     fn new(vb: &VarBuilder, c_in: i64, base: i64, (stride, rate): (i64, i64), bn: BnConfig) -> Self {
         let c_out = base * EXPANSION;
         let pointwise = |name: &str, channels, stride, activation| {
-            let conv = ConvConfig {
-                stride,
-                ..Default::default()
-            };
+            let conv = ConvConfig { stride, ..Default::default() };
             conv_bn(&vb.sub(name), channels, 1, conv, bn, activation)
         };
-        let spatial = ConvConfig {
-            stride,
-            dilation: rate,
-            ..Default::default()
-        };
+        let spatial = ConvConfig { stride, dilation: rate, ..Default::default() };
         let projection = (c_in != c_out).then(|| pointwise("projection", (c_in, c_out), stride, Activation::Identity));
         Self {
             convs: [

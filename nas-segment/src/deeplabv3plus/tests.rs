@@ -13,10 +13,7 @@ const ALL: [BackboneConfig; 5] = [
     BackboneConfig::Xception65 {},
     BackboneConfig::Xception71 {},
     BackboneConfig::Resnet101 {},
-    BackboneConfig::MobilenetV2(MobileNetV2Config {
-        width: 1.0,
-        blocks: 17,
-    }),
+    BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 17 }),
 ];
 
 fn count(config: &DeepLabV3PlusConfig, num_classes: i64, size: (i64, i64)) -> Cost {
@@ -24,10 +21,7 @@ fn count(config: &DeepLabV3PlusConfig, num_classes: i64, size: (i64, i64)) -> Co
 }
 
 fn at_stride(output_stride: i64, backbone: BackboneConfig) -> DeepLabV3PlusConfig {
-    DeepLabV3PlusConfig {
-        output_stride,
-        ..DeepLabV3PlusConfig::new(backbone)
-    }
+    DeepLabV3PlusConfig { output_stride, ..DeepLabV3PlusConfig::new(backbone) }
 }
 
 #[test]
@@ -193,23 +187,12 @@ fn parse(text: &str) -> Result<ModelConfig, nas_core::config::ConfigError> {
 /// The small network that trains on CamVid in minutes.
 fn camvid_config() -> DeepLabV3PlusConfig {
     let bn = BnConfig::default();
-    let decoder = DecoderConfig {
-        low_level_channels: 16,
-        channels: 64,
-    };
+    let decoder = DecoderConfig { low_level_channels: 16, channels: 64 };
     DeepLabV3PlusConfig {
         output_stride: 16,
         bn,
-        backbone: BackboneConfig::MobilenetV2(MobileNetV2Config {
-            width: 1.0,
-            blocks: 13,
-        }),
-        head: HeadConfig {
-            channels: 64,
-            bn,
-            decoder: Some(decoder),
-            ..Default::default()
-        },
+        backbone: BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 13 }),
+        head: HeadConfig { channels: 64, bn, decoder: Some(decoder), ..Default::default() },
     }
 }
 

@@ -60,10 +60,7 @@ impl Xception {
     /// A network of `depth` whose last feature map has `output_stride`.
     pub fn new(vb: &VarBuilder, depth: XceptionDepth, output_stride: i64, bn: BnConfig) -> Self {
         let root = |i: usize, channels, stride| {
-            let conv = ConvConfig {
-                stride,
-                ..Default::default()
-            };
+            let conv = ConvConfig { stride, ..Default::default() };
             conv_bn(&vb.sub("root").sub(i), channels, 3, conv, bn, Activation::Relu)
         };
         let root = [root(0, (3, 32), 2), root(1, (32, 64), 1)];
@@ -84,14 +81,7 @@ impl Xception {
             block("exit_flow", 0, [728, 1024, 1024], 2, Skip::Conv),
             block("exit_flow", 1, [1536, 1536, 2048], 1, Skip::Absent),
         ];
-        Self {
-            root,
-            entry,
-            tapped: depth.tapped_block(),
-            middle,
-            exit,
-            stride: budget.reached,
-        }
+        Self { root, entry, tapped: depth.tapped_block(), middle, exit, stride: budget.reached }
     }
 }
 
@@ -106,16 +96,7 @@ impl Backbone for Xception {
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {
-        vec![
-            FeatureInfo {
-                channels: 256,
-                stride: 4,
-            },
-            FeatureInfo {
-                channels: 2048,
-                stride: self.stride,
-            },
-        ]
+        vec![FeatureInfo { channels: 256, stride: 4 }, FeatureInfo { channels: 2048, stride: self.stride }]
     }
 
     fn cost_parts(&self, input: Shape) -> (Vec<(String, Cost)>, Vec<Shape>) {
@@ -162,17 +143,10 @@ impl Block {
             Skip::Conv | Skip::Identity => Activation::Identity,
         };
         let conv = |i: usize, c_in, stride| {
-            let conv = ConvConfig {
-                stride,
-                dilation: rate,
-                ..Default::default()
-            };
+            let conv = ConvConfig { stride, dilation: rate, ..Default::default() };
             SeparableConv::new(&vb.sub(i), (c_in, widths[i]), conv, bn, activation)
         };
-        let shortcut = ConvConfig {
-            stride,
-            ..Default::default()
-        };
+        let shortcut = ConvConfig { stride, ..Default::default() };
         let shortcut = |vb| conv_bn(&vb, (c_in, widths[2]), 1, shortcut, bn, Activation::Identity);
         Self {
             convs: [conv(0, c_in, 1), conv(1, widths[0], 1), conv(2, widths[1], stride)],
