@@ -106,10 +106,9 @@ fn named(name: &str) -> Result<ModelConfig> {
         model: ModelConfig,
     }
     let path = Path::new(name);
-    let is_file = path.extension().is_some() || path.exists();
-    match is_file {
-        true => Ok(experiment::load::<Experiment>(path, &[])?.model),
-        false => ModelConfig::preset(name).context("a name without an extension is a preset, not a file"),
+    match ModelConfig::preset(name) {
+        Err(_) if path.extension().is_some() || path.is_file() => Ok(experiment::load::<Experiment>(path, &[])?.model),
+        preset => preset.with_context(|| format!("{name}: neither an experiment file nor a preset")),
     }
 }
 

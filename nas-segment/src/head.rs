@@ -56,12 +56,16 @@ impl HeadConfig {
     /// Says which key has a value that no head can be made of.
     pub fn validate(&self) -> Result<()> {
         let Self { channels, rates, .. } = self;
-        ensure!(*channels > 0, "head.channels = {channels}: expected a positive number");
-        ensure!(rates.iter().all(|rate| *rate > 0), "head.rates = {rates:?}: expected three positive numbers");
-        ensure!((0.0..1.0).contains(&self.dropout), "head.dropout = {}: expected a probability below 1", self.dropout);
+        ensure!(*channels > 0, "model.head.channels = {channels}: expected a positive number");
+        ensure!(rates.iter().all(|rate| *rate > 0), "model.head.rates = {rates:?}: expected three positive numbers");
+        ensure!(
+            (0.0..1.0).contains(&self.dropout),
+            "model.head.dropout = {}: expected a probability below 1",
+            self.dropout
+        );
         let Some(decoder) = self.decoder else { return Ok(()) };
         for (key, channels) in [("low_level_channels", decoder.low_level_channels), ("channels", decoder.channels)] {
-            ensure!(channels > 0, "head.decoder.{key} = {channels}: expected a positive number");
+            ensure!(channels > 0, "model.head.decoder.{key} = {channels}: expected a positive number");
         }
         Ok(())
     }
@@ -281,5 +285,57 @@ mod section_or_false {
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
             DecoderConfig::deserialize(MapAccessDeserializer::new(map)).map(Some)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, nn::VarStore};
+
+    /// The features of Auto-DeepLab-S.
+    const FEATURES: [FeatureInfo; 2] =
+        [FeatureInfo { channels: 100, stride: 4 }, FeatureInfo { channels: 200, stride: 8 }];
+
+    #[test]
+    fn parts_have_the_published_parameters() {
+        let head = Head::new(&VarBuilder::dry(), &FEATURES, 19, &HeadConfig::default());
+        let parts = head.cost_parts(&[Shape::new(100, 81, 81), Shape::new(200, 41, 41)]);
+        let params = parts.iter().map(|(name, cost)| (name.as_str(), cost.params));
+        let expected = [("aspp", 1_815_552), ("decoder", 1_296_160), ("logits", 4_883)];
+        assert_eq!(params.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn rates_follow_the_stride_of_the_features() {
+        let head = |stride, rates| {
+            let last = FeatureInfo { channels: 5, stride };
+            let config = HeadConfig { channels: 4, rates, ..Default::default() };
+            let vs = VarStore::new(Device::Cpu);
+            (Aspp::new(&VarBuilder::new(&vs), last, &config), vs)
+        };
+        let xs = Tensor::randn([1, 5, 41, 41], (Kind::Float, Device::Cpu));
+        let (at_8, weights) = head(8, [6, 12, 18]);
+        for (rates, same) in [([12, 24, 36], true), ([6, 12, 18], false)] {
+            let (at_16, mut copy) = head(16, rates);
+            copy.copy(&weights).unwrap();
+            let equal = at_8.forward(&xs, Mode::EVAL).allclose(&at_16.forward(&xs, Mode::EVAL), 1e-5, 1e-5, false);
+            assert_eq!(equal, same, "{rates:?}");
+        }
+    }
+
+    #[test]
+    fn image_pooling_sees_the_whole_image_and_nothing_else_of_the_pyramid_does() {
+        let reacts = |image_pooling| {
+            let config = HeadConfig { channels: 8, atrous_convs: false, image_pooling, ..Default::default() };
+            let vs = VarStore::new(Device::Cpu);
+            let aspp = Aspp::new(&VarBuilder::new(&vs), FEATURES[1], &config);
+            let xs = Tensor::rand([1, 200, 9, 9], (Kind::Float, Device::Cpu));
+            let corner = |xs: &Tensor| aspp.forward(xs, Mode::EVAL).select(3, 0).select(2, 0);
+            let before = corner(&xs);
+            let _ = xs.select(3, 8).fill_(50.0);
+            !before.allclose(&corner(&xs), 1e-6, 1e-6, false)
+        };
+        assert_eq!([reacts(true), reacts(false)], [true, false]);
     }
 }

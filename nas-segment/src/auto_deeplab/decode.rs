@@ -96,9 +96,9 @@ mod tests {
     fn the_trellis_has_the_papers_paths_edges_and_nodes() {
         assert_eq!(paths(11).len(), 28657);
         assert_eq!(paths(12).len(), 75025);
-        let edges = |layer| -> usize {
-            let exits = |level| (0..3).filter(|step| target(level, *step).is_some()).count();
-            (0..LEVELS.min(layer + 1)).map(exits).sum()
+        let edges = |layer: usize| -> usize {
+            let exits = |level: usize| (0..3).filter(|step| target(level, *step).is_some()).count();
+            (0..LEVELS.min(layer + 1)).map(exits).sum::<usize>()
         };
         assert_eq!((0..12).map(edges).collect::<Vec<_>>(), [2, 5, 8, 10, 10, 10, 10, 10, 10, 10, 10, 10]);
         assert_eq!((0..12).map(edges).sum::<usize>(), 105);

@@ -39,11 +39,14 @@ impl MobileNetV2Config {
     /// Says which key has a value that no network can be made of.
     pub fn validate(&self) -> Result<()> {
         let Self { width, blocks } = self;
-        ensure!(*width > 0.0 && *width <= 16.0, "backbone.width = {width}: expected a factor above 0 and up to 16");
+        ensure!(
+            *width > 0.0 && *width <= 16.0,
+            "model.backbone.width = {width}: expected a factor above 0 and up to 16"
+        );
         let possible = TAPPED_BLOCK + 1..=MAX_BLOCKS;
         ensure!(
             possible.contains(blocks),
-            "backbone.blocks = {blocks}: expected {} to {}",
+            "model.backbone.blocks = {blocks}: expected {} to {}",
             possible.start(),
             possible.end()
         );

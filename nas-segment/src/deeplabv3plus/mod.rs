@@ -98,7 +98,7 @@ impl DeepLabV3PlusConfig {
     /// names the key.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
         let stride = self.output_stride;
-        ensure!([8, 16, 32].contains(&stride), "output_stride = {stride}: expected 8, 16 or 32");
+        ensure!([8, 16, 32].contains(&stride), "model.output_stride = {stride}: expected 8, 16 or 32");
         self.head.validate()?;
         let backbone = self.backbone.build(&vb.sub("backbone"), stride, self.bn)?;
         let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);

@@ -142,15 +142,17 @@ fn a_config_survives_toml_with_and_without_a_decoder() {
 }
 
 #[test]
-fn a_small_config_is_the_networks_that_it_names() {
+fn a_small_config_is_the_network_that_it_names() {
     let text = "kind = 'deeplabv3plus'
         bn = { momentum = 0.1 }
         backbone = { kind = 'mobilenet_v2', blocks = 13 }
         [head]
         channels = 64
+        separable = true
         bn = { momentum = 0.1 }
         decoder = { low_level_channels = 16, channels = 64 }";
     assert_eq!(parse(text).unwrap(), ModelConfig::Deeplabv3plus(camvid_config()));
+    assert_eq!(count(&camvid_config(), 11, (180, 240)).params, 611_771);
 }
 
 #[test]
@@ -167,12 +169,12 @@ fn config_mistakes_are_named() {
         assert!(error.contains(expected), "{text}: {error}");
     }
     for (key, value) in [
-        ("output_stride", "output_stride = 4\nbackbone = { kind = 'xception41' }"),
-        ("backbone.blocks", "backbone = { kind = 'mobilenet_v2', blocks = 18 }"),
-        ("backbone.width", "backbone = { kind = 'mobilenet_v2', width = 0.0 }"),
-        ("head.rates", "backbone = { kind = 'xception41' }\nhead = { rates = [1, 0, 2] }"),
-        ("head.channels", "backbone = { kind = 'xception41' }\nhead = { channels = 0 }"),
-        ("head.dropout", "backbone = { kind = 'xception41' }\nhead = { dropout = 1.0 }"),
+        ("model.output_stride", "output_stride = 4\nbackbone = { kind = 'xception41' }"),
+        ("model.backbone.blocks", "backbone = { kind = 'mobilenet_v2', blocks = 18 }"),
+        ("model.backbone.width", "backbone = { kind = 'mobilenet_v2', width = 0.0 }"),
+        ("model.head.rates", "backbone = { kind = 'xception41' }\nhead = { rates = [1, 0, 2] }"),
+        ("model.head.channels", "backbone = { kind = 'xception41' }\nhead = { channels = 0 }"),
+        ("model.head.dropout", "backbone = { kind = 'xception41' }\nhead = { dropout = 1.0 }"),
     ] {
         let config = parse(&format!("kind = 'deeplabv3plus'\n{value}")).unwrap();
         let error = config.build(&VarBuilder::dry(), 19).unwrap_err().to_string();
