@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::cli;
-use nas_segment::{commands, cost};
+use nas_segment::{commands, cost, miou};
 
 /// Search, train and compare segmentation networks
 #[derive(Debug, Parser)]
@@ -30,7 +30,7 @@ enum Command {
     Compare(commands::compare::CompareArgs),
     Predict(commands::predict::PredictArgs),
     Cost(cost::CostArgs),
-    //Miou(miou::MiouArgs),
+    Miou(miou::MiouArgs),
     Report(commands::report::ReportArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
@@ -51,7 +51,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
-        //Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
+        Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => commands::report::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
