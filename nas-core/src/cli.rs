@@ -21,7 +21,7 @@ pub struct RunArgs {
     /// Replace a key of the experiment file; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Run folder [default: runs/<config>-s<seed>]
+    /// Run folder [default: runs/CONFIG-sSEED]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Go on with the run in the folder, where there is one

@@ -215,7 +215,7 @@ impl Default for EvalConfig {
 impl EvalConfig {
     /// Whether `epoch` (from 0) is followed by a validation.
     pub fn is_due(&self, epoch: usize, last: bool) -> bool {
-        last || (self.every > 0 && (epoch + 1) % self.every == 0)
+        last || (self.every > 0 && (epoch + 1).is_multiple_of(self.every))
     }
 }
 

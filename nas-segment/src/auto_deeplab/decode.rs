@@ -23,10 +23,10 @@ pub fn viterbi(betas: &Betas) -> Vec<usize> {
     for layer in betas {
         let mut next = [f64::NEG_INFINITY; LEVELS];
         let mut source = [0; LEVELS];
-        for level in 0..LEVELS {
-            for step in 0..3 {
+        for (level, probabilities) in layer.iter().enumerate() {
+            for (step, probability) in probabilities.iter().enumerate() {
                 let Some(to) = target(level, step) else { continue };
-                let score = scores[level] + layer[level][step].ln();
+                let score = scores[level] + probability.ln();
                 if score > next[to] {
                     (next[to], source[to]) = (score, level);
                 }

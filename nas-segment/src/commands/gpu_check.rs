@@ -79,22 +79,16 @@ fn nothing(device: Device) -> GpuReport {
 
 fn check(device: Device) -> Result<GpuReport> {
     let space = AutoDeepLabSpace { layers: 4, blocks: 2, filters: 4, ..AutoDeepLabSpace::default() };
-    let on = |device, amp| -> Result<(SearchStep, f64, [f64; 2], [Vec<Named>; 2])> {
-        let mut search = SearchStep::new(&space, 2, 65, Compute { device, threads: 1, amp });
-        let before = [&search.weights, &search.arch].map(snapshot);
-        let loss = search.step()?;
-        let after = [&search.weights, &search.arch].map(snapshot);
-        let moved = [0, 1].map(|i| distance(&after[i], &before[i]));
-        Ok((search, loss, moved, after))
-    };
-    let (_, loss_cpu, moved, cpu) = on(Device::Cpu, false)?;
-    let (mut search, loss_cuda, _, cuda) = on(device, false)?;
-    let [weights_difference, arch_difference] = [0, 1].map(|i| distance(&cuda[i], &cpu[i]) / moved[i]);
-    let (_, amp_loss, ..) = on(device, true)?;
+    let on = |device, amp| SearchStep::new(&space, 2, 65, Compute { device, threads: 1, amp });
+    let (cpu, mut cuda) = (first_step(on(Device::Cpu, false))?, first_step(on(device, false))?);
+    let [weights_difference, arch_difference] =
+        [0, 1].map(|i| distance(&cuda.after[i], &cpu.after[i]) / distance(&cpu.after[i], &cpu.before[i]));
+    let (loss_cpu, loss_cuda) = (cpu.loss, cuda.loss);
+    let amp_loss = first_step(on(device, true))?.loss;
     let started = Instant::now();
     const STEPS: usize = 10;
     for _ in 0..STEPS {
-        search.step()?;
+        cuda.search.step()?;
     }
     let report = GpuReport {
         device: describe(device),
@@ -112,6 +106,21 @@ fn check(device: Device) -> Result<GpuReport> {
         bail!("CUDA and CPU disagree:\n{report}");
     }
     Ok(report)
+}
+
+/// A search after its first step, with its weights and architecture parameters before and after.
+struct FirstStep {
+    search: SearchStep,
+    loss: f64,
+    before: [Vec<Named>; 2],
+    after: [Vec<Named>; 2],
+}
+
+fn first_step(mut search: SearchStep) -> Result<FirstStep> {
+    let before = [&search.weights, &search.arch].map(snapshot);
+    let loss = search.step()?;
+    let after = [&search.weights, &search.arch].map(snapshot);
+    Ok(FirstStep { search, loss, before, after })
 }
 
 fn snapshot(vs: &VarStore) -> Vec<Named> {
