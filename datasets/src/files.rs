@@ -51,8 +51,13 @@ fn decode_label(bytes: &[u8]) -> Result<GrayImage, String> {
     }
     let mut packed = vec![0; reader.output_buffer_size().ok_or("an image too large for memory")?];
     let frame = reader.next_frame(&mut packed).map_err(undecodable)?;
-    let rows = packed.chunks_exact(frame.line_size).take(frame.height as usize);
-    let pixels = rows.flat_map(|row| unpack(row, depth as usize).take(frame.width as usize)).collect();
+    let pixels = if depth == BitDepth::Eight {
+        packed.truncate(frame.buffer_size());
+        packed
+    } else {
+        let rows = packed.chunks_exact(frame.line_size).take(frame.height as usize);
+        rows.flat_map(|row| unpack(row, depth as usize).take(frame.width as usize)).collect()
+    };
     Ok(GrayImage::from_raw(frame.width, frame.height, pixels).expect("one value per pixel"))
 }
 

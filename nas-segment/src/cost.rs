@@ -25,7 +25,7 @@ use crate::model::ModelConfig;
 A multiply-add is one multiplication and one addition of a convolution; norms, activations, pooling and interpolation are
 not counted. Parameters are the trained ones: weights, biases, scales and shifts of norms.")]
 pub struct CostArgs {
-    /// A preset, or an experiment file with a section [model]
+    /// A preset, or an experiment file with a section `model`
     pub name: String,
     /// Height and width of the image
     #[arg(long, value_name = "HxW", default_value = "1024x2048", value_parser = parse_size)]

@@ -98,6 +98,8 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// Largest norm of the gradient; 0 for no limit.
     pub grad_clip: f64,
+    /// Weight of each class in the loss; empty for 1.
+    pub class_weights: Vec<f64>,
 }
 
 impl Default for TrainConfig {
@@ -109,6 +111,7 @@ impl Default for TrainConfig {
             optimizer: OptimizerConfig::Sgd(sgd),
             schedule: Schedule { warmup_steps: 0, decay: Decay::Poly { power: 0.9 } },
             grad_clip: 0.0,
+            class_weights: Vec::new(),
         }
     }
 }

@@ -92,7 +92,7 @@ impl Relaxed {
 
     fn loss(&self, images: &Tensor, labels: &Tensor, at: At) -> Tensor {
         let logits = tch::autocast(self.compute.amp, || self.forward(images, Mode::train(at.progress())));
-        cross_entropy(&logits, labels)
+        cross_entropy(&logits, labels, None)
     }
 }
 

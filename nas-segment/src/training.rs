@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use nas_core::cli::Compute;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
@@ -11,7 +11,7 @@ use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into, scalar};
 use nas_datasets::{Batch, DataError, EvalTransform, SegDataset, Split, TrainLoader, rng};
 use serde_json::{Value, json};
-use tch::{Tensor, nn::VarStore};
+use tch::{Kind, Tensor, nn::VarStore};
 
 use crate::evaluation::evaluate;
 use crate::experiment::TrainExperiment;
@@ -30,6 +30,7 @@ pub struct Training {
     net: SegNet,
     optimizer: Box<dyn Optimizer>,
     scaler: Option<GradScaler>,
+    class_weights: Option<Tensor>,
     loader: TrainLoader,
     batches: Option<Batches>,
     val: Arc<dyn SegDataset>,
@@ -46,8 +47,22 @@ impl Training {
         let loader_config = experiment.loader.with(experiment.train.batch_size, compute.threads);
         let loader =
             TrainLoader::new(train, None, experiment.augment.clone(), loader_config, experiment.seed, "train")?;
+        let class_weights = class_weights(&experiment.train.class_weights, val.classes().len())?;
+        let class_weights = class_weights.map(|weights| weights.to_device(compute.device));
         let scaler = compute.amp.then(GradScaler::default);
-        Ok(Self { experiment, compute, vs, net, optimizer, scaler, loader, batches: None, val, scores: None })
+        Ok(Self {
+            experiment,
+            compute,
+            vs,
+            net,
+            optimizer,
+            scaler,
+            class_weights,
+            loader,
+            batches: None,
+            val,
+            scores: None,
+        })
     }
 
     /// The scores of the last validation.
@@ -59,6 +74,18 @@ impl Training {
     pub fn net(&self) -> &SegNet {
         &self.net
     }
+}
+
+fn class_weights(weights: &[f64], num_classes: usize) -> Result<Option<Tensor>> {
+    if weights.is_empty() {
+        return Ok(None);
+    }
+    let positive = weights.iter().all(|weight| *weight > 0.0 && weight.is_finite());
+    ensure!(
+        weights.len() == num_classes && positive,
+        "train.class_weights = {weights:?}: expected one positive number for each of the {num_classes} classes"
+    );
+    Ok(Some(Tensor::from_slice(weights).to_kind(Kind::Float)))
 }
 
 /// The experiment's network with its initial weights.
@@ -98,7 +125,7 @@ impl Job for Training {
     fn step(&mut self, at: At) -> Result<Step> {
         let (images, labels) = next_batch(&mut self.batches, self.compute.device)?;
         let logits = tch::autocast(self.compute.amp, || self.net.forward(&images, Mode::train(at.progress())));
-        let loss = cross_entropy(&logits, &labels);
+        let loss = cross_entropy(&logits, &labels, self.class_weights.as_ref());
         let recipe = &self.experiment.train;
         let lr = recipe.schedule.lr(recipe.optimizer.lr(), at.global_step, at.total_steps);
         descend(&loss, self.optimizer.as_mut(), lr, recipe.grad_clip, self.scaler.as_mut());

@@ -1,38 +1,46 @@
 //! The relaxed cell: every operator on every edge at once.
 //!
-//! All edges that leave one state are computed together. Their operators see the same input, so one convolution with the
-//! edges' kernels side by side stands for all of them, the two poolings need no weights and are computed once, and the
-//! architecture weight of an edge is the scale of its operator's last batch norm (which has none of its own during search).
-//! At the small maps of a search, where calls cost more than arithmetic, this is several times faster than one call per
-//! edge and operator.
+//! A search works on small maps, where calls cost more than arithmetic. So the cell makes few and large ones:
+//! - All edges that leave one state see the same input: one convolution with the edges' kernels side by side stands for
+//!   all of them. Poolings and identity have no weights and are computed once for all edges.
+//! - The architecture weight of a convolution is the scale of its last batch norm, which has none of its own.
+//! - The cells of equation 6 that end in one node and share their weights run as one batch, each with batch statistics
+//!   of its own. They have H[l-2] in common, and what comes from it is computed once.
 
-use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, VarBuilder};
+use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, VarBuilder};
 use tch::{Kind, Tensor};
 
 use super::decode::first_edge;
-use super::genotype::OPS;
 
 /// Norms of relaxed cells learn no scale: it would undo the architecture weights.
 pub const SEARCH_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: false };
 
-/// Architecture weights as a cell of given channels needs them: per state and operator, one scale per output channel.
+/// Architecture weights as a cell of given channels needs them.
 #[derive(Debug)]
 pub struct CellWeights {
-    /// `[state][operator]`, each `[edges * channels]`.
-    scales: Vec<Vec<Tensor>>,
+    states: Vec<StateWeights>,
+}
+
+/// Architecture weights of the edges that leave one state.
+#[derive(Debug)]
+struct StateWeights {
+    /// Of max pooling, average pooling and identity, `[edges, 3]`.
+    weightless: Tensor,
+    /// Of the four convolutions, each `[edges * channels]`.
+    convolutions: [Tensor; 4],
 }
 
 impl CellWeights {
-    /// From edge probabilities `alpha [edges, 8]`.
+    /// From edge probabilities `alpha [edges, 8]`. `none` contributes nothing; its probability lowers the others'.
     pub fn new(alpha: &Tensor, blocks: usize, channels: i64) -> Self {
         let state = |state: usize| {
             let edges: Vec<i64> = consumers(state, blocks).map(|block| (first_edge(block) + state) as i64).collect();
             let index = Tensor::from_slice(&edges).to_device(alpha.device());
             let alpha = alpha.index_select(0, &index);
-            let scale = |op: usize| alpha.select(1, op as i64).repeat_interleave_self_int(channels, 0, None);
-            (0..OPS.len()).map(scale).collect()
+            let scale = |op: i64| alpha.select(1, op).repeat_interleave_self_int(channels, 0, None);
+            StateWeights { weightless: alpha.narrow(1, 1, 3), convolutions: [4, 5, 6, 7].map(scale) }
         };
-        Self { scales: (0..=blocks).map(state).collect() }
+        Self { states: (0..=blocks).map(state).collect() }
     }
 }
 
@@ -46,41 +54,32 @@ fn consumers(state: usize, blocks: usize) -> std::ops::Range<usize> {
 pub struct MixedCell {
     states: Vec<MixedState>,
     blocks: usize,
-    channels: i64,
 }
 
 impl MixedCell {
     /// A cell of `blocks` blocks over maps of `channels`.
     pub fn new(vb: &VarBuilder, blocks: usize, channels: i64) -> Self {
         let state = |state: usize| MixedState::new(&vb.sub(state), consumers(state, blocks).len() as i64, channels);
-        Self { states: (0..=blocks).map(state).collect(), blocks, channels }
+        Self { states: (0..=blocks).map(state).collect(), blocks }
     }
 
-    /// Output `[B, blocks * channels, H, W]` for preprocessed inputs `[B, channels, H, W]`: H[l-1], then H[l-2].
-    pub fn forward(&self, last: &Tensor, before: &Tensor, weights: &CellWeights, mode: Mode) -> Tensor {
-        let mut sums: Vec<Option<Tensor>> = (0..self.blocks).map(|_| None).collect();
-        let mut blocks: Vec<Tensor> = Vec::with_capacity(self.blocks);
-        for (state, (mixed, scales)) in self.states.iter().zip(&weights.scales).enumerate() {
-            let xs = match state {
-                0 => last,
-                1 => before,
-                state => {
-                    // All inputs of a block are states before its own, so its sum is complete by now.
-                    blocks.push(sums[state - 2].take().expect("every block has inputs"));
-                    &blocks[state - 2]
-                }
-            };
-            let ys = mixed.forward(xs, scales, mode);
-            for (edge, block) in consumers(state, self.blocks).enumerate() {
-                let term = ys.narrow(1, edge as i64 * self.channels, self.channels);
-                sums[block] = Some(match sums[block].take() {
-                    Some(sum) => sum + term,
-                    None => term,
-                });
+    /// Outputs `[B, blocks * channels, H, W]`, one for each of the H[l-1] in `last`; `before` is the H[l-2] that they
+    /// share. Inputs are preprocessed maps `[B, channels, H, W]`.
+    pub fn forward(&self, last: &[Tensor], before: &Tensor, weights: &CellWeights, mode: Mode) -> Vec<Tensor> {
+        let sources = last.len();
+        let mixed = |state: usize, xs: &Tensor, sources| {
+            self.states[state].forward(xs, sources, &weights.states[state], mode)
+        };
+        let from_before = mixed(1, before, 1).into_iter().map(|term| Tensor::cat(&vec![&term; sources], 0));
+        let from_last = mixed(0, &Tensor::cat(last, 0), sources);
+        let mut sums: Vec<Tensor> = from_before.zip(from_last).map(|(a, b)| a + b).collect();
+        for block in 0..self.blocks - 1 {
+            // The inputs of a block are states before its own, so its sum is complete by now.
+            for (term, to) in mixed(2 + block, &sums[block], sources).into_iter().zip(block + 1..) {
+                sums[to] = &sums[to] + term;
             }
         }
-        blocks.extend(sums.into_iter().flatten());
-        Tensor::cat(&blocks, 1)
+        Tensor::cat(&sums, 1).chunk(sources as i64, 0)
     }
 }
 
@@ -96,41 +95,49 @@ struct MixedState {
 
 impl MixedState {
     fn new(vb: &VarBuilder, edges: i64, channels: i64) -> Self {
+        let separable = |k| MixedSeparable::new(&vb.sub(format!("sep_conv_{k}")), edges, channels, k);
+        let atrous = |k| MixedAtrous::new(&vb.sub(format!("atrous_conv_{k}")), edges, channels, k);
         Self {
             edges,
             max_bn: BatchNorm::new(&vb.sub("max_pool"), channels, SEARCH_BN),
             average_bn: BatchNorm::new(&vb.sub("avg_pool"), channels, SEARCH_BN),
-            separable: [3, 5]
-                .map(|ksize| MixedSeparable::new(&vb.sub(format!("sep_conv_{ksize}")), edges, channels, ksize)),
-            atrous: [3, 5]
-                .map(|ksize| MixedAtrous::new(&vb.sub(format!("atrous_conv_{ksize}")), edges, channels, ksize)),
+            separable: [3, 5].map(separable),
+            atrous: [3, 5].map(atrous),
         }
     }
 
-    /// `[B, edges * channels, H, W]`. `none` contributes nothing; its probability lowers the others'.
-    fn forward(&self, xs: &Tensor, scales: &[Tensor], mode: Mode) -> Tensor {
-        let [_, max, average, skip, sep3, sep5, atrous3, atrous5] = scales else { panic!("eight operators") };
-        let pooled_max = self.max_bn.forward(&xs.max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false), mode);
-        let pooled_average = self.average_bn.forward(&xs.avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None), mode);
-        let scaled = |xs: &Tensor, scale: &Tensor| repeat(xs, self.edges) * scale.view([1, -1, 1, 1]);
+    /// One term `[sources * B, channels, H, W]` for each edge, in the order of the blocks they end in.
+    fn forward(&self, xs: &Tensor, sources: usize, weights: &StateWeights, mode: Mode) -> Vec<Tensor> {
+        let [sep3, sep5, atrous3, atrous5] = &weights.convolutions;
         let relu = xs.relu();
-        let repeated = repeat(&relu, self.edges);
-        scaled(&pooled_max, max)
-            + scaled(&pooled_average, average)
-            + scaled(xs, skip)
-            + self.separable[0].forward(&repeated, sep3, mode)
-            + self.separable[1].forward(&repeated, sep5, mode)
-            + self.atrous[0].forward(&relu, atrous3, mode)
-            + self.atrous[1].forward(&relu, atrous5, mode)
+        let repeated = Tensor::cat(&vec![&relu; self.edges as usize], 1);
+        let convolved = self.separable[0].forward(&repeated, sources, sep3, mode)
+            + self.separable[1].forward(&repeated, sources, sep5, mode)
+            + self.atrous[0].forward(&relu, sources, atrous3, mode)
+            + self.atrous[1].forward(&relu, sources, atrous5, mode);
+        let weightless = self.weightless(xs, sources, &weights.weightless, mode);
+        // One `chunk`, not a `narrow` per edge: its gradient is one concatenation, which keeps channels-last memory.
+        weightless.into_iter().zip(convolved.chunk(self.edges, 1)).map(|(a, b)| a + b).collect()
+    }
+
+    /// Weighted sums of max pooling, average pooling and identity: a product of matrices `[edges, 3]` and
+    /// `[3, values of a map]`.
+    fn weightless(&self, xs: &Tensor, sources: usize, weights: &Tensor, mode: Mode) -> Vec<Tensor> {
+        let max = xs.max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false);
+        let average = xs.avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None);
+        let mut maps = per_source(&max, sources, |xs| self.max_bn.forward(xs, mode));
+        maps.extend(per_source(&average, sources, |xs| self.average_bn.forward(xs, mode)));
+        maps.push(xs.shallow_clone());
+        let maps = Tensor::cat(&maps, 0).permute([0, 2, 3, 1]);
+        let (_, h, w, c) = maps.size4().expect("a feature map has four dimensions");
+        let sums = weights.matmul(&maps.reshape([3, -1])).view([-1, h, w, c]).permute([0, 3, 1, 2]);
+        sums.chunk(self.edges, 0)
     }
 }
 
-/// `n` copies along the channels; `cat` keeps channels-last memory, `repeat` does not.
-fn repeat(xs: &Tensor, n: i64) -> Tensor {
-    match n {
-        1 => xs.shallow_clone(),
-        n => Tensor::cat(&vec![xs; n as usize], 1),
-    }
+/// Applies a norm to the part of a batch that belongs to each source.
+fn per_source(xs: &Tensor, sources: usize, norm: impl Fn(&Tensor) -> Tensor) -> Vec<Tensor> {
+    xs.chunk(sources as i64, 0).iter().map(norm).collect()
 }
 
 /// Batch norm whose scale is given from outside.
@@ -157,7 +164,7 @@ impl ScaledNorm {
 #[derive(Debug)]
 struct MixedSeparable {
     depthwise: [Conv2d; 2],
-    pointwise: [Conv2d; 2],
+    pointwise: [MixedPointwise; 2],
     bn: BatchNorm,
     norm: ScaledNorm,
 }
@@ -167,21 +174,48 @@ impl MixedSeparable {
         let all = edges * channels;
         let depthwise =
             |round: i64| Conv2d::depthwise(&vb.sub(round).sub("depthwise"), all, ksize, ConvConfig::default());
-        let per_edge = ConvConfig { groups: edges, ..Default::default() };
-        let pointwise = |round: i64| Conv2d::new(&vb.sub(round).sub("pointwise"), all, all, 1, per_edge);
+        let pointwise = |round: i64| MixedPointwise::new(&vb.sub(round).sub("pointwise"), edges, channels);
         Self {
-            depthwise: [depthwise(0), depthwise(1)],
-            pointwise: [pointwise(0), pointwise(1)],
+            depthwise: [0, 1].map(depthwise),
+            pointwise: [0, 1].map(pointwise),
             bn: BatchNorm::new(&vb.sub("0").sub("bn"), all, SEARCH_BN),
             norm: ScaledNorm::new(&vb.sub("1").sub("bn"), all),
         }
     }
 
-    fn forward(&self, repeated: &Tensor, scale: &Tensor, mode: Mode) -> Tensor {
-        let conv =
-            |round: usize, xs: &Tensor| self.pointwise[round].forward(&self.depthwise[round].forward(xs, mode), mode);
-        let middle = self.bn.forward(&conv(0, repeated), mode).relu_();
-        self.norm.forward(&conv(1, &middle), scale, mode)
+    fn forward(&self, repeated: &Tensor, sources: usize, scale: &Tensor, mode: Mode) -> Tensor {
+        let conv = |round: usize, xs: &Tensor| self.pointwise[round].forward(&self.depthwise[round].forward(xs, mode));
+        let middle = per_source(&conv(0, repeated), sources, |xs| self.bn.forward(xs, mode));
+        let ys = conv(1, &Tensor::cat(&middle, 0).relu_());
+        Tensor::cat(&per_source(&ys, sources, |xs| self.norm.forward(xs, scale, mode)), 0)
+    }
+}
+
+/// 1x1 convolutions within each edge.
+#[derive(Debug)]
+struct MixedPointwise {
+    edges: i64,
+    channels: i64,
+    weight: Tensor,
+}
+
+/// With fewer channels per edge than this, a dense convolution whose weights are zero between edges is faster than a
+/// grouped one.
+const GROUPED_FROM: i64 = 16;
+
+impl MixedPointwise {
+    fn new(vb: &VarBuilder, edges: i64, channels: i64) -> Self {
+        let weight = vb.weight("weight", &[edges * channels, channels, 1, 1], Init::FanIn);
+        Self { edges, channels, weight }
+    }
+
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        let conv = |weight: &Tensor, groups| xs.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], groups);
+        if self.channels >= GROUPED_FROM {
+            return conv(&self.weight, self.edges);
+        }
+        let per_edge = self.weight.flatten(1, 3).chunk(self.edges, 0);
+        conv(&Tensor::block_diag(&per_edge).unsqueeze(-1).unsqueeze(-1), 1)
     }
 }
 
@@ -201,8 +235,9 @@ impl MixedAtrous {
         }
     }
 
-    fn forward(&self, relu: &Tensor, scale: &Tensor, mode: Mode) -> Tensor {
-        self.norm.forward(&self.conv.forward(relu, mode), scale, mode)
+    fn forward(&self, relu: &Tensor, sources: usize, scale: &Tensor, mode: Mode) -> Tensor {
+        let ys = self.conv.forward(relu, mode);
+        Tensor::cat(&per_source(&ys, sources, |xs| self.norm.forward(xs, scale, mode)), 0)
     }
 }
 

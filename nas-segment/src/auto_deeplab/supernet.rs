@@ -6,6 +6,8 @@
 //! `None` in place of a missing H[l-2] (every node has one, see [`Node`]); interpolation in place of the strided
 //! convolution ([`Preprocess`]).
 
+use std::slice;
+
 use nas_core::arch::Architecture;
 use nas_core::nn::{
     Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
@@ -216,20 +218,27 @@ impl Node {
             Before::Half(half) => Some(half),
             Before::Layer(layer) => layer[self.before_level as usize].as_ref(),
         };
-        let before = before.map(|before| self.preprocess_before.forward(before, mode));
-        let terms = edges.into_iter().map(|(source, probability)| {
-            let xs = last[source].as_ref().expect("edges start at nodes that have a map");
+        let take = |source: &usize| {
+            let xs = last[*source].as_ref().expect("edges start at nodes that have a map");
             let position = source + 1 - self.level;
             let preprocess = self.preprocess_last[position].as_ref().expect("an edge of the trellis");
             let xs = if position == 2 { resize_bilinear(xs, size) } else { xs.shallow_clone() };
-            let xs = preprocess.forward(&xs, mode);
-            // Off the path, the layer before the last is zero.
-            let before = before.as_ref().map_or_else(|| xs.zeros_like(), Tensor::shallow_clone);
-            let ys = self.cells[position.min(self.cells.len() - 1)].forward(&xs, &before, weights, mode);
-            match probability {
-                Some(probability) => ys * probability,
-                None => ys,
+            preprocess.forward(&xs, mode)
+        };
+        let (sources, probabilities): (Vec<usize>, Vec<Option<Tensor>>) = edges.into_iter().unzip();
+        let xs: Vec<Tensor> = sources.iter().map(take).collect();
+        // Off the path, the layer before the last is zero.
+        let before = before.map_or_else(|| xs[0].zeros_like(), |before| self.preprocess_before.forward(before, mode));
+        let ys = match &self.cells[..] {
+            [shared] => shared.forward(&xs, &before, weights, mode),
+            separate => {
+                let cells = sources.iter().map(|source| &separate[source + 1 - self.level]);
+                cells.zip(&xs).flat_map(|(cell, xs)| cell.forward(slice::from_ref(xs), &before, weights, mode)).collect()
             }
+        };
+        let terms = ys.into_iter().zip(probabilities).map(|(ys, probability)| match probability {
+            Some(probability) => ys * probability,
+            None => ys,
         });
         terms.reduce(|sum, term| sum + term)
     }

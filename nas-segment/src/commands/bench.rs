@@ -85,7 +85,7 @@ impl BilevelObjective for RandomBatch {
         let mode = Mode::train(at.progress());
         let mixture = Mixture::Soft(&self.parameters);
         let logits = tch::autocast(self.amp, || self.net.forward(&self.images, mixture, mode));
-        Ok((cross_entropy(&logits, &self.labels), self.images.size()[0] as usize))
+        Ok((cross_entropy(&logits, &self.labels, None), self.images.size()[0] as usize))
     }
 
     fn arch_loss(&mut self, at: At) -> Result<Tensor> {

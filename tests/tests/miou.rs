@@ -1,0 +1,68 @@
+//! mIOU against torchmetrics and cityscapesScripts; numbers and maps by tests/golden/miou/generate.py.
+
+use std::fs;
+use std::path::PathBuf;
+
+use image::GrayImage;
+use nas_tests::{fail, root, succeed};
+use serde_json::Value;
+
+fn golden() -> (PathBuf, Value) {
+    let dir = root().join("tests/golden/miou");
+    let text = fs::read_to_string(dir.join("golden.json")).unwrap();
+    (dir, serde_json::from_str(&text).unwrap())
+}
+
+fn miou(args: &[&str]) -> Value {
+    let args = [&["miou", "--format", "json", "--num-classes", "19"], args].concat();
+    serde_json::from_str(&succeed(&args)).unwrap()
+}
+
+fn close(found: &Value, expected: &Value, tolerance: f64) {
+    match (found.as_f64(), expected.as_f64()) {
+        (Some(found), Some(expected)) => assert!((found - expected).abs() <= tolerance, "{found} {expected}"),
+        _ => assert_eq!(found, expected),
+    }
+}
+
+#[test]
+fn scores_equal_cityscapesscripts_and_torchmetrics() {
+    let (dir, golden) = golden();
+    let (pred, gt) = (dir.join("pred"), dir.join("gt"));
+    let found = miou(&["--pred", pred.to_str().unwrap(), "--gt", gt.to_str().unwrap()]);
+    // torchmetrics computes in f32.
+    for (reference, tolerance) in [("cityscapesscripts", 1e-12), ("torchmetrics", 1e-7)] {
+        close(&found["miou"], &golden[reference]["miou"], tolerance);
+        let expected = golden[reference]["iou"].as_array().unwrap();
+        assert_eq!(found["iou"].as_array().unwrap().len(), expected.len());
+        found["iou"].as_array().unwrap().iter().zip(expected).for_each(|(f, e)| close(f, e, tolerance));
+    }
+    close(&found["pixel_acc"], &golden["torchmetrics"]["pixel_acc"], 1e-7);
+    assert_eq!(golden["cityscapesscripts"]["iou"][18], Value::Null, "a class is absent");
+    assert_eq!(golden["cityscapesscripts"]["iou"][16], 0.0, "a class is only predicted");
+}
+
+#[test]
+fn files_that_cannot_be_scored_are_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    let write = |name: &str, width, id| {
+        fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+        GrayImage::from_pixel(width, 2, [id].into()).save(path(name)).unwrap();
+    };
+    let run = || {
+        let (pred, gt) = (path("pred"), path("gt"));
+        fail(&["miou", "--num-classes", "3", "--pred", pred.to_str().unwrap(), "--gt", gt.to_str().unwrap()])
+    };
+    write("gt/a.png", 4, 1);
+    write("pred/b.png", 4, 1);
+    assert!(run().contains("gt/a.png: no prediction"));
+    fs::rename(path("pred/b.png"), path("pred/a.png")).unwrap();
+    write("pred/a.png", 5, 1);
+    assert!(run().contains("pred/a.png: (5, 2) pixels"));
+    write("pred/a.png", 4, 1);
+    write("gt/a.png", 4, 7);
+    assert!(run().contains("gt/a.png: id 7 found, expected 0..3"));
+    fs::write(path("gt/a.png"), b"no image").unwrap();
+    assert!(run().contains("gt/a.png"));
+}
