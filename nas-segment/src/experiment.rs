@@ -222,19 +222,20 @@ impl EvalConfig {
     }
 }
 
-/// Reads an experiment file. Paths of data sets become absolute; an `arch` that names a search's `result.json` (or its run
-/// folder) becomes the architecture found there.
+/// Reads an experiment file. Paths of data sets become absolute; a model's `preset` becomes the keys of the published network,
+/// which the model's other keys replace; an `arch` that names a search's `result.json` (or its run folder) becomes the
+/// architecture found there.
 pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
     let mut table = config::read_table(path, sets)?;
     if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
         *root = absolute(root)?;
     }
     if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
-        resolve_arch(model)?;
+        resolve_model(model)?;
     }
     let models = table.get_mut("models").and_then(Value::as_array_mut);
     for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
-        resolve_arch(model)?;
+        resolve_model(model)?;
     }
     Ok(config::from_table(table, &path.display().to_string())?)
 }
@@ -244,7 +245,13 @@ fn absolute(root: &str) -> Result<String> {
     path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("data.root: {path:?} is not UTF-8"))
 }
 
-fn resolve_arch(model: &mut Table) -> Result<()> {
+fn resolve_model(model: &mut Table) -> Result<()> {
+    if let Some(preset) = model.remove("preset") {
+        let Value::String(name) = &preset else { bail!("model.preset = {preset}: expected a name in quotes") };
+        let mut keys = Table::try_from(ModelConfig::preset(name)?)?;
+        keys.extend(std::mem::take(model));
+        *model = keys;
+    }
     let Some(Value::String(arch)) = model.get_mut("arch") else { return Ok(()) };
     if let Some(found) = searched_arch(arch)? {
         *arch = found;
@@ -269,4 +276,61 @@ pub fn searched_arch(text: &str) -> Result<Option<String>> {
         bail!("arch = {text:?}: there is no {}; has the search ended?", path.display());
     }
     Ok(Some(read_json::<SearchResult>(&path)?.architecture))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, text: &str) -> PathBuf {
+        let path = dir.join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    const DATA: &str = "[data]\nkind = 'camvid'\nroot = 'camvid'\n";
+
+    #[test]
+    fn a_preset_is_expanded_and_its_keys_can_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &format!("[model]\npreset = 'auto_deeplab_s'\nfilters = 4\n{DATA}"));
+        let experiment: TrainExperiment = load(&path, &[]).unwrap();
+        let ModelConfig::AutoDeeplab(config) = experiment.model else { panic!("an Auto-DeepLab network") };
+        assert_eq!((config.filters, config.layers), (4, 12));
+        let error = load::<TrainExperiment>(&path, &["model.preset=auto_deeplab_x".into()]).unwrap_err().to_string();
+        assert!(error.contains("auto_deeplab_x") && error.contains("auto_deeplab_s"), "{error}");
+    }
+
+    #[test]
+    fn an_architecture_comes_from_a_search_and_a_missing_search_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("result.json"), r#"{"architecture": "0-1-0-4-1-4"}"#).unwrap();
+        let model = format!("[model]\nkind = 'auto_deeplab'\nlayers = 2\narch = '{}'\n{DATA}", dir.path().display());
+        let experiment: TrainExperiment = load(&write(dir.path(), &model), &[]).unwrap();
+        let ModelConfig::AutoDeeplab(config) = experiment.model else { panic!("an Auto-DeepLab network") };
+        assert_eq!(config.arch.to_string(), "0-1-0-4-1-4");
+        let missing = ["model.arch=nowhere/result.json".to_string()];
+        let error = load::<TrainExperiment>(&dir.path().join("x.toml"), &missing).unwrap_err().to_string();
+        assert!(error.contains("nowhere/result.json"), "{error}");
+    }
+
+    #[test]
+    fn the_committed_experiments_are_read() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/segment");
+        let published = ["models=[{name='x', model={preset='auto_deeplab_s'}}]".to_string()];
+        for entry in std::fs::read_dir(configs).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let arch = ["model.arch='0-1-0-4-1-4'".to_string(), "model.layers=2".to_string()];
+            let outcome = match name {
+                name if name.ends_with("_auto_deeplab.toml") || name == "demo_search.toml" => {
+                    load::<SearchExperiment>(&path, &[]).map(drop)
+                }
+                name if name.contains("compare") => load::<CompareExperiment>(&path, &published).map(drop),
+                name if name.ends_with("_derived.toml") => load::<TrainExperiment>(&path, &arch).map(drop),
+                _ => load::<TrainExperiment>(&path, &[]).map(drop),
+            };
+            outcome.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        }
+    }
 }

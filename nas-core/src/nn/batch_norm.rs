@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::{Init, Mode, Module, Shape, VarBuilder};
 use crate::space::Cost;
 
-/// Constants of a [`BatchNorm`].
+/// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BnConfig {

@@ -67,9 +67,8 @@ impl MixedCell {
     /// share. Inputs are preprocessed maps `[B, channels, H, W]`.
     pub fn forward(&self, last: &[Tensor], before: &Tensor, weights: &CellWeights, mode: Mode) -> Vec<Tensor> {
         let sources = last.len();
-        let mixed = |state: usize, xs: &Tensor, sources| {
-            self.states[state].forward(xs, sources, &weights.states[state], mode)
-        };
+        let mixed =
+            |state: usize, xs: &Tensor, sources| self.states[state].forward(xs, sources, &weights.states[state], mode);
         let from_before = mixed(1, before, 1).into_iter().map(|term| Tensor::cat(&vec![&term; sources], 0));
         let from_last = mixed(0, &Tensor::cat(last, 0), sources);
         let mut sums: Vec<Tensor> = from_before.zip(from_last).map(|(a, b)| a + b).collect();

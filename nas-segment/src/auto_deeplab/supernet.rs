@@ -233,7 +233,10 @@ impl Node {
             [shared] => shared.forward(&xs, &before, weights, mode),
             separate => {
                 let cells = sources.iter().map(|source| &separate[source + 1 - self.level]);
-                cells.zip(&xs).flat_map(|(cell, xs)| cell.forward(slice::from_ref(xs), &before, weights, mode)).collect()
+                cells
+                    .zip(&xs)
+                    .flat_map(|(cell, xs)| cell.forward(slice::from_ref(xs), &before, weights, mode))
+                    .collect()
             }
         };
         let terms = ys.into_iter().zip(probabilities).map(|(ys, probability)| match probability {

@@ -76,8 +76,13 @@ fn report(run: &Path) -> Result<Report> {
     })
 }
 
+/// Draws the curves of a run that ended.
+pub(super) fn draw_run(run: &Path) -> Result<()> {
+    draw(run, &read_metrics(&run.join("metrics.jsonl"))?).map(drop)
+}
+
 /// Draws `curves.svg` where there are epochs to draw; returns its path.
-pub(super) fn draw(run: &Path, metrics: &[Metrics]) -> Result<Option<String>> {
+fn draw(run: &Path, metrics: &[Metrics]) -> Result<Option<String>> {
     if metrics.is_empty() {
         return Ok(None);
     }
@@ -88,7 +93,7 @@ pub(super) fn draw(run: &Path, metrics: &[Metrics]) -> Result<Option<String>> {
 }
 
 /// The lines of a metrics file; none where there is no file.
-pub(super) fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
+fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
     if !path.exists() {
         return Ok(Vec::new());
     }

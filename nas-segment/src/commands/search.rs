@@ -11,6 +11,7 @@ use nas_core::train::{self, Metrics, write_tensors};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
+use super::report::draw_run;
 use super::train::loop_config;
 use super::{open_run, require_sound};
 use crate::auto_deeplab::{AutoDeepLabSpace, Genotype};
@@ -80,6 +81,7 @@ fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Resul
         run: dir.root().display().to_string(),
     };
     write_atomic(&dir.path("architecture.txt"), format!("{result}\n").as_bytes())?;
+    draw_run(dir.root())?;
     dir.finish(&result)?;
     Ok(result)
 }

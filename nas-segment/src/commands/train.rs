@@ -12,6 +12,7 @@ use nas_core::train::{self, LoopConfig};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
+use super::report::draw_run;
 use super::{open_run, require_sound};
 use crate::experiment::{self, TrainExperiment};
 use crate::metric::Scores;
@@ -77,6 +78,7 @@ fn train(dir: &RunDir, experiment: TrainExperiment, compute: Compute) -> Result<
         images_per_sec: summary.images_per_sec,
         run: dir.root().display().to_string(),
     };
+    draw_run(dir.root())?;
     dir.finish(&result)?;
     Ok(result)
 }
