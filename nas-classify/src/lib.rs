@@ -1,1 +1,1 @@
-//! nas-classify
+//! Image classification: cell and block search spaces, heads and metrics. Empty so far.

@@ -1,1 +1,1 @@
-//! nas-detect
+//! Object detection: backbones, necks, heads and mAP. Empty so far.

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfusionMatrix {
     num_classes: usize,
-    /// 256 x 256, ground truth by row: every pair of bytes has a cell, so that counting needs no branch.
+    /// A class that is not scored.
+    ignored: Option<u8>,
+    /// 256 x 256, ground truth by row: every pair of bytes has a cell, so that counting needs no check.
     counts: Vec<u64>,
 }
 
@@ -20,15 +22,30 @@ impl ConfusionMatrix {
     /// An empty matrix for classes `0..num_classes`; ground truth outside is ignored.
     pub fn new(num_classes: usize) -> Self {
         assert!((1..=255).contains(&num_classes), "1 to 255 classes");
-        Self { num_classes, counts: vec![0; 256 * 256] }
+        Self { num_classes, ignored: None, counts: vec![0; 256 * 256] }
+    }
+
+    /// Ignores ground truth of this id too; if it is one of the classes, that class has no score.
+    pub fn ignoring(self, id: u8) -> Self {
+        Self { ignored: Some(id), ..self }
     }
 
     /// Counts the pixels of one label map; both slices have one id per pixel.
     pub fn add(&mut self, gt: &[u8], pred: &[u8]) {
         assert_eq!(gt.len(), pred.len(), "one prediction per pixel");
-        for (gt, pred) in gt.iter().zip(pred) {
-            self.counts[usize::from(*gt) << 8 | usize::from(*pred)] += 1;
+        let ((gt_runs, gt_rest), (pred_runs, pred_rest)) = (gt.as_chunks::<RUN>(), pred.as_chunks::<RUN>());
+        for (gt, pred) in gt_runs.iter().zip(pred_runs) {
+            if is_constant(gt) && is_constant(pred) {
+                self.counts[cell(gt[0], pred[0])] += RUN as u64;
+            } else {
+                self.add_each(gt, pred);
+            }
         }
+        self.add_each(gt_rest, pred_rest);
+    }
+
+    fn add_each(&mut self, gt: &[u8], pred: &[u8]) {
+        gt.iter().zip(pred).for_each(|(gt, pred)| self.counts[cell(*gt, *pred)] += 1);
     }
 
     /// Adds the counts of another matrix.
@@ -38,29 +55,59 @@ impl ConfusionMatrix {
     }
 
     /// Pixels of class `gt` that were predicted as `pred`.
-    pub fn count(&self, gt: usize, pred: usize) -> u64 {
-        self.counts[gt << 8 | pred]
+    pub fn count(&self, gt: u8, pred: u8) -> u64 {
+        self.counts[cell(gt, pred)]
     }
 
-    /// All scores. Fractions; `None` where a class or the whole is empty.
+    /// The first id in the ground truth that is neither a class nor `ignored` by [`Self::ignoring`].
+    pub fn stray_id(&self) -> Option<u8> {
+        let outside = self.num_classes as u8..=u8::MAX;
+        outside.filter(|id| self.ignored != Some(*id)).find(|id| self.labelled(*id) > 0)
+    }
+
+    /// Pixels of class `gt`, whatever was predicted there.
+    fn labelled(&self, gt: u8) -> u64 {
+        self.counts[cell(gt, 0)..=cell(gt, u8::MAX)].iter().sum()
+    }
+
+    /// All scores. Fractions; `None` where a class is empty or not scored.
     pub fn scores(&self) -> Scores {
-        let n = self.num_classes;
-        let tp: Vec<u64> = (0..n).map(|c| self.count(c, c)).collect();
-        let gt: Vec<u64> = (0..n).map(|c| self.counts[c << 8..(c + 1) << 8].iter().sum()).collect();
-        let pred: Vec<u64> = (0..n).map(|c| (0..n).map(|row| self.count(row, c)).sum()).collect();
-        let ratio = |part: u64, whole: u64| (whole > 0).then(|| part as f64 / whole as f64);
-        let iou: Vec<Option<f64>> = (0..n).map(|c| ratio(tp[c], gt[c] + pred[c] - tp[c])).collect();
-        let accuracy: Vec<Option<f64>> = (0..n).map(|c| ratio(tp[c], gt[c])).collect();
-        let total: u64 = gt.iter().sum();
-        let weighted: f64 = (0..n).filter_map(|c| Some(gt[c] as f64 * iou[c]?)).sum();
+        let scored: Vec<u8> = (0..self.num_classes as u8).filter(|class| self.ignored != Some(*class)).collect();
+        let (mut iou, mut accuracy) = (vec![None; self.num_classes], Vec::new());
+        let (mut hits, mut total, mut weighted) = (0, 0, 0.0);
+        for &class in &scored {
+            let (tp, gt) = (self.count(class, class), self.labelled(class));
+            let predicted: u64 = scored.iter().map(|row| self.count(*row, class)).sum();
+            let class_iou = ratio(tp, gt + predicted - tp);
+            iou[usize::from(class)] = class_iou;
+            accuracy.push(ratio(tp, gt));
+            weighted += gt as f64 * class_iou.unwrap_or(0.0);
+            (hits, total) = (hits + tp, total + gt);
+        }
         Scores {
             miou: mean(&iou),
-            pixel_acc: ratio(tp.iter().sum(), total).unwrap_or(0.0),
+            pixel_acc: ratio(hits, total).unwrap_or(0.0),
             mean_acc: mean(&accuracy),
             fw_iou: if total > 0 { weighted / total as f64 } else { 0.0 },
             iou,
         }
     }
+}
+
+/// Pixels that are compared at once: label maps consist of areas, and adding to one counter pixel by pixel would wait for
+/// each sum to come back from memory.
+const RUN: usize = 8;
+
+fn is_constant(run: &[u8; RUN]) -> bool {
+    u64::from_ne_bytes(*run) == u64::from_ne_bytes([run[0]; RUN])
+}
+
+fn cell(gt: u8, pred: u8) -> usize {
+    usize::from(gt) << 8 | usize::from(pred)
+}
+
+fn ratio(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
 }
 
 fn mean(values: &[Option<f64>]) -> f64 {
@@ -79,7 +126,7 @@ pub struct Scores {
     pub mean_acc: f64,
     /// IoU weighted by the classes' pixels.
     pub fw_iou: f64,
-    /// IoU per class; null for a class that neither ground truth nor prediction contain.
+    /// IoU per class; null for a class that neither ground truth nor prediction contain, or that is not scored.
     pub iou: Vec<Option<f64>>,
 }
 
@@ -100,6 +147,8 @@ impl fmt::Display for Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{Rng, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
 
     #[test]
     fn absent_classes_are_left_out_and_predicted_ones_count_as_zero() {
@@ -109,6 +158,47 @@ mod tests {
         assert_eq!(scores.iou, [Some(0.5), Some(1.0), Some(0.0), None]);
         assert_eq!(scores.miou, 0.5);
         assert_eq!((scores.pixel_acc, scores.mean_acc, scores.fw_iou), (0.75, 0.75, 0.75));
+    }
+
+    #[test]
+    fn a_prediction_outside_the_classes_is_an_error_of_the_true_class_alone() {
+        let mut matrix = ConfusionMatrix::new(2);
+        matrix.add(&[0, 0, 1, 1], &[0, 255, 1, 7]);
+        let scores = matrix.scores();
+        assert_eq!(scores.iou, [Some(0.5), Some(0.5)]);
+        assert_eq!(scores.pixel_acc, 0.5);
+    }
+
+    #[test]
+    fn an_ignored_class_is_not_scored_and_its_pixels_blame_nobody() {
+        let mut matrix = ConfusionMatrix::new(3).ignoring(0);
+        matrix.add(&[0, 0, 1, 1, 2, 2], &[1, 2, 1, 0, 2, 2]);
+        let scores = matrix.scores();
+        assert_eq!(scores.iou, [None, Some(0.5), Some(1.0)]);
+        assert_eq!((scores.miou, scores.mean_acc, scores.pixel_acc), (0.75, 0.75, 0.75));
+    }
+
+    #[test]
+    fn runs_are_counted_like_single_pixels() {
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut areas = |len: usize| -> Vec<u8> {
+            let ids = std::iter::repeat_with(|| (rng.random_range(0..=255), rng.random_range(1..30)));
+            ids.flat_map(|(id, run)| std::iter::repeat_n(id, run)).take(len).collect()
+        };
+        let (gt, pred) = (areas(10_007), areas(10_007));
+        let (mut at_once, mut single) = (ConfusionMatrix::new(255), ConfusionMatrix::new(255));
+        at_once.add(&gt, &pred);
+        single.add_each(&gt, &pred);
+        assert_eq!(at_once, single);
+    }
+
+    #[test]
+    fn ids_that_are_no_class_and_not_ignored_are_found() {
+        let mut matrix = ConfusionMatrix::new(2).ignoring(255);
+        matrix.add(&[0, 1, 255], &[9, 9, 9]);
+        assert_eq!(matrix.stray_id(), None);
+        matrix.add(&[200], &[0]);
+        assert_eq!(matrix.stray_id(), Some(200));
     }
 
     #[test]

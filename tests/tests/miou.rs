@@ -59,7 +59,7 @@ fn files_that_cannot_be_scored_are_named() {
     assert!(run().contains("gt/a.png: no prediction"));
     fs::rename(path("pred/b.png"), path("pred/a.png")).unwrap();
     write("pred/a.png", 5, 1);
-    assert!(run().contains("pred/a.png: (5, 2) pixels"));
+    assert!(run().contains("pred/a.png: 5x2 pixels found, 4x2 expected"));
     write("pred/a.png", 4, 1);
     write("gt/a.png", 4, 7);
     assert!(run().contains("gt/a.png: id 7 found, expected 0..3"));

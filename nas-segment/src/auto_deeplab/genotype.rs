@@ -128,6 +128,35 @@ mod tests {
         assert_eq!(Genotype::from_architecture(&arch, 12).unwrap(), published);
     }
 
+    /// TensorFlow's `nas_network.py` numbers the states of a block's inputs 1, 0, 1, 0, 3, 1, 4, 2, 3, 5. In the numbering
+    /// of edges of re-implementations, where H[l-2] comes first, they are the edges below; the default that circulates in
+    /// those has 18 in place of 17.
+    #[test]
+    fn the_published_cell_has_tensorflows_edges() {
+        let cell = Genotype::published().cell;
+        let swapped = |state: usize| if state < 2 { 1 - state } else { state };
+        let number = |block: usize, edge: &Edge| block * (block + 3) / 2 + swapped(edge.state);
+        let mut edges: Vec<(usize, String)> = (0..)
+            .zip(&cell)
+            .flat_map(|(block, inputs)| inputs.iter().map(move |edge| (number(block, edge), edge.op.to_string())))
+            .collect();
+        edges.sort();
+        let (sep3, sep5, atr3, atr5) = ("sep_conv_3x3", "sep_conv_5x5", "atrous_conv_3x3", "atrous_conv_5x5");
+        let expected = [
+            (0, atr5),
+            (1, sep3),
+            (2, sep3),
+            (3, atr3),
+            (5, sep3),
+            (8, sep3),
+            (11, sep5),
+            (13, sep5),
+            (17, sep5),
+            (19, atr5),
+        ];
+        assert_eq!(edges, expected.map(|(edge, op)| (edge, op.to_string())));
+    }
+
     #[test]
     fn what_is_no_genotype_is_refused_with_the_reason() {
         let refuse = |text: &str, part: &str| {

@@ -7,6 +7,8 @@
 //! - The cells of equation 6 that end in one node and share their weights run as one batch, each with batch statistics
 //!   of its own. They have H[l-2] in common, and what comes from it is computed once.
 
+use std::borrow::Borrow;
+
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, VarBuilder};
 use tch::{Kind, Tensor};
 
@@ -69,8 +71,8 @@ impl MixedCell {
         let sources = last.len();
         let mixed =
             |state: usize, xs: &Tensor, sources| self.states[state].forward(xs, sources, &weights.states[state], mode);
-        let from_before = mixed(1, before, 1).into_iter().map(|term| Tensor::cat(&vec![&term; sources], 0));
-        let from_last = mixed(0, &Tensor::cat(last, 0), sources);
+        let from_before = mixed(1, before, 1).into_iter().map(|term| cat(&vec![&term; sources], 0));
+        let from_last = mixed(0, &cat(last, 0), sources);
         let mut sums: Vec<Tensor> = from_before.zip(from_last).map(|(a, b)| a + b).collect();
         for block in 0..self.blocks - 1 {
             // The inputs of a block are states before its own, so its sum is complete by now.
@@ -109,7 +111,7 @@ impl MixedState {
     fn forward(&self, xs: &Tensor, sources: usize, weights: &StateWeights, mode: Mode) -> Vec<Tensor> {
         let [sep3, sep5, atrous3, atrous5] = &weights.convolutions;
         let relu = xs.relu();
-        let repeated = Tensor::cat(&vec![&relu; self.edges as usize], 1);
+        let repeated = cat(&vec![&relu; self.edges as usize], 1);
         let convolved = self.separable[0].forward(&repeated, sources, sep3, mode)
             + self.separable[1].forward(&repeated, sources, sep5, mode)
             + self.atrous[0].forward(&relu, sources, atrous3, mode)
@@ -124,10 +126,9 @@ impl MixedState {
     fn weightless(&self, xs: &Tensor, sources: usize, weights: &Tensor, mode: Mode) -> Vec<Tensor> {
         let max = xs.max_pool2d([3, 3], [1, 1], [1, 1], [1, 1], false);
         let average = xs.avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None);
-        let mut maps = per_source(&max, sources, |xs| self.max_bn.forward(xs, mode));
-        maps.extend(per_source(&average, sources, |xs| self.average_bn.forward(xs, mode)));
-        maps.push(xs.shallow_clone());
-        let maps = Tensor::cat(&maps, 0).permute([0, 2, 3, 1]);
+        let max = per_source(&max, sources, |xs| self.max_bn.forward(xs, mode));
+        let average = per_source(&average, sources, |xs| self.average_bn.forward(xs, mode));
+        let maps = Tensor::cat(&[&max, &average, xs], 0).permute([0, 2, 3, 1]);
         let (_, h, w, c) = maps.size4().expect("a feature map has four dimensions");
         let sums = weights.matmul(&maps.reshape([3, -1])).view([-1, h, w, c]).permute([0, 3, 1, 2]);
         sums.chunk(self.edges, 0)
@@ -135,8 +136,17 @@ impl MixedState {
 }
 
 /// Applies a norm to the part of a batch that belongs to each source.
-fn per_source(xs: &Tensor, sources: usize, norm: impl Fn(&Tensor) -> Tensor) -> Vec<Tensor> {
-    xs.chunk(sources as i64, 0).iter().map(norm).collect()
+fn per_source(xs: &Tensor, sources: usize, norm: impl Fn(&Tensor) -> Tensor) -> Tensor {
+    let parts: Vec<Tensor> = xs.chunk(sources as i64, 0).iter().map(norm).collect();
+    cat(&parts, 0)
+}
+
+/// Concatenation that copies nothing where there is one part.
+fn cat(parts: &[impl Borrow<Tensor>], dim: i64) -> Tensor {
+    match parts {
+        [part] => part.borrow().shallow_clone(),
+        parts => Tensor::cat(parts, dim),
+    }
 }
 
 /// Batch norm whose scale is given from outside.
@@ -184,9 +194,9 @@ impl MixedSeparable {
 
     fn forward(&self, repeated: &Tensor, sources: usize, scale: &Tensor, mode: Mode) -> Tensor {
         let conv = |round: usize, xs: &Tensor| self.pointwise[round].forward(&self.depthwise[round].forward(xs, mode));
-        let middle = per_source(&conv(0, repeated), sources, |xs| self.bn.forward(xs, mode));
-        let ys = conv(1, &Tensor::cat(&middle, 0).relu_());
-        Tensor::cat(&per_source(&ys, sources, |xs| self.norm.forward(xs, scale, mode)), 0)
+        let mut middle = per_source(&conv(0, repeated), sources, |xs| self.bn.forward(xs, mode));
+        let ys = conv(1, &middle.relu_());
+        per_source(&ys, sources, |xs| self.norm.forward(xs, scale, mode))
     }
 }
 
@@ -235,12 +245,64 @@ impl MixedAtrous {
     }
 
     fn forward(&self, relu: &Tensor, sources: usize, scale: &Tensor, mode: Mode) -> Tensor {
-        let ys = self.conv.forward(relu, mode);
-        Tensor::cat(&per_source(&ys, sources, |xs| self.norm.forward(xs, scale, mode)), 0)
+        per_source(&self.conv.forward(relu, mode), sources, |xs| self.norm.forward(xs, scale, mode))
     }
 }
 
 /// Probabilities of the operators of each edge, `[edges, 8]`, from raw alpha.
 pub fn edge_probabilities(alpha: &Tensor) -> Tensor {
     alpha.softmax(-1, None::<Kind>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, nn::VarStore};
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    /// Equation 2, at channels on both sides of [`GROUPED_FROM`].
+    #[test]
+    fn a_relaxed_block_is_the_weighted_sum_of_its_operators() {
+        for channels in [4, 16] {
+            tch::manual_seed(0);
+            let vs = VarStore::new(Device::Cpu);
+            let cell = MixedCell::new(&VarBuilder::new(&vs), 1, channels);
+            let map = || Tensor::randn([2, channels, 9, 7], CPU);
+            let (last, before) = ([map()], map());
+            let block = |alpha: &Tensor| {
+                let weights = CellWeights::new(alpha, 1, channels);
+                cell.forward(&last, &before, &weights, Mode::train(0.0)).remove(0)
+            };
+            let alpha = Tensor::rand([2, 8], CPU);
+            let mut sum = Tensor::zeros([2, channels, 9, 7], CPU);
+            for (edge, op) in (0..2).flat_map(|edge| (0..8).map(move |op| (edge, op))) {
+                let one_hot = Tensor::zeros([2, 8], CPU);
+                let _ = one_hot.get(edge).get(op).fill_(1.0);
+                let term = block(&one_hot);
+                assert_eq!(term.count_nonzero(None).int64_value(&[]) == 0, op == 0, "only none is zero: {edge} {op}");
+                sum += term * alpha.double_value(&[edge, op]);
+            }
+            assert!(difference(&block(&alpha), &sum) < 1e-4);
+        }
+    }
+
+    #[test]
+    fn sources_that_share_a_cell_do_not_see_each_other() {
+        tch::manual_seed(1);
+        let vs = VarStore::new(Device::Cpu);
+        let cell = MixedCell::new(&VarBuilder::new(&vs), 3, 4);
+        let weights = CellWeights::new(&Tensor::rand([9, 8], CPU), 3, 4);
+        let [a, b, before] = [1.0, 5.0, 1.0].map(|scale| Tensor::randn([2, 4, 9, 7], CPU) * scale);
+        let alone = |xs: &Tensor| cell.forward(&[xs.shallow_clone()], &before, &weights, Mode::train(0.0)).remove(0);
+        let expected = [alone(&a), alone(&b)];
+        let found = cell.forward(&[a, b], &before, &weights, Mode::train(0.0));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!(difference(found, expected) < 1e-4, "{}", difference(found, expected));
+        }
+    }
 }

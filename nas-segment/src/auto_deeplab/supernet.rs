@@ -170,8 +170,16 @@ struct Node {
     preprocess_before: Preprocess,
     /// Level that `preprocess_before` takes; -1 is the stem's map of stride 2.
     before_level: i64,
-    /// One for all sources, or one each in the order of `preprocess_last`.
-    cells: Vec<MixedCell>,
+    cells: Cells,
+}
+
+/// The cells of equation 6 that end in a node.
+#[derive(Debug)]
+enum Cells {
+    /// One for all sources.
+    Shared(MixedCell),
+    /// One each, in the order of [`Node::preprocess_last`].
+    Separate([Option<MixedCell>; 3]),
 }
 
 impl Node {
@@ -192,13 +200,17 @@ impl Node {
             let stride = if offset == -1 { 2 } else { 1 };
             exists.then(|| Preprocess::new(&vb.sub("from").sub(source), c_in, own, stride, SEARCH_BN))
         });
-        let sources = if space.share_cell_weights { 1 } else { 3 };
+        let cell = |i: usize| MixedCell::new(&vb.sub("cells").sub(i), space.blocks, own);
+        let cells = match space.share_cell_weights {
+            true => Cells::Shared(cell(0)),
+            false => Cells::Separate(std::array::from_fn(|i| preprocess_last[i].is_some().then(|| cell(i)))),
+        };
         Self {
             level,
             preprocess_last,
             preprocess_before: Preprocess::new(&vb.sub("before"), c_before, own, 1 << (here - before_level), SEARCH_BN),
             before_level,
-            cells: (0..sources).map(|i| MixedCell::new(&vb.sub("cells").sub(i), space.blocks, own)).collect(),
+            cells,
         }
     }
 
@@ -229,14 +241,14 @@ impl Node {
         let xs: Vec<Tensor> = sources.iter().map(take).collect();
         // Off the path, the layer before the last is zero.
         let before = before.map_or_else(|| xs[0].zeros_like(), |before| self.preprocess_before.forward(before, mode));
-        let ys = match &self.cells[..] {
-            [shared] => shared.forward(&xs, &before, weights, mode),
-            separate => {
-                let cells = sources.iter().map(|source| &separate[source + 1 - self.level]);
-                cells
-                    .zip(&xs)
-                    .flat_map(|(cell, xs)| cell.forward(slice::from_ref(xs), &before, weights, mode))
-                    .collect()
+        let ys = match &self.cells {
+            Cells::Shared(cell) => cell.forward(&xs, &before, weights, mode),
+            Cells::Separate(cells) => {
+                let run = |(source, xs): (&usize, &Tensor)| {
+                    let cell = cells[source + 1 - self.level].as_ref().expect("an edge of the trellis");
+                    cell.forward(slice::from_ref(xs), &before, weights, mode)
+                };
+                sources.iter().zip(&xs).flat_map(run).collect()
             }
         };
         let terms = ys.into_iter().zip(probabilities).map(|(ys, probability)| match probability {

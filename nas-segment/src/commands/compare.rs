@@ -157,7 +157,7 @@ impl Children<'_> {
                 let result: Option<TrainResult> = read_result(&folder)?;
                 let result = result.with_context(|| format!("{}: no result", folder.display()))?;
                 progress.line(format!("{name}: mIOU {:.4} in {:.0} s", result.scores.miou, result.train_secs));
-                progress.step(String::new);
+                progress.step(|| "trainings".into());
             }
         }
         Ok(())
@@ -231,7 +231,7 @@ fn inference_speed(trained: &Trained, (h, w): (i64, i64), compute: Compute) -> f
     let forward = || {
         let logits = tch::autocast(compute.amp, || trained.net.forward(&image, Mode::EVAL));
         // Reading a value waits for the device.
-        logits.view(-1).double_value(&[0])
+        logits.double_value(&[0, 0, 0, 0])
     };
     no_grad(|| {
         (0..3).for_each(|_| _ = forward());

@@ -97,7 +97,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     super::require_sound(&**dataset, &args.trained.split.to_string())?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
     let forward = |xs: &Tensor, mode| net.forward(xs, mode);
-    let scores = evaluate(&forward, dataset, transform, eval, compute, || progress.step(String::new))?;
+    let scores = evaluate(&forward, dataset, transform, eval, compute, || progress.step(|| "images".into()))?;
     drop(progress);
     print(&scores, args.format)
 }

@@ -68,7 +68,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
             let image = dataset.load(sample.index)?.image;
             write_png(&overlays.join(format!("{name}.png")), &overlay(&image, &ids, dataset.classes()))?;
         }
-        progress.step(String::new);
+        progress.step(|| "images".into());
     }
     drop(progress);
     let overlays = (!args.no_overlays).then_some(overlays);

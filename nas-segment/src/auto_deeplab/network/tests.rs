@@ -100,6 +100,17 @@ fn low_level_features_are_the_last_leading_cell_at_stride_four() {
     assert_eq!(info([1, 2, 3, 3]), (LowLevel::Stem, [(128, 4), (160, 32)]));
 }
 
+/// The decoder of a re-implementation sees them after the ReLU.
+#[test]
+fn low_level_features_are_before_their_relu_and_final_ones_after_it() {
+    let vs = VarStore::new(Device::Cpu);
+    let config = AutoDeepLabConfig { filters: 2, stem: [4, 4, 8], ..Default::default() };
+    let net = Network::new(&VarBuilder::new(&vs), &config.genotype().unwrap(), &config);
+    let features = net.features(&Tensor::randn([2, 3, 65, 65], (Kind::Float, Device::Cpu)), Mode::train(0.0));
+    let negative = |xs: &Tensor| xs.lt(0.0).any().int64_value(&[]) == 1;
+    assert_eq!([negative(&features[0]), negative(&features[1])], [true, false]);
+}
+
 #[test]
 fn drop_path_grows_with_depth_and_progress() {
     let config = AutoDeepLabConfig { drop_path_keep: 0.6, ..Default::default() };
