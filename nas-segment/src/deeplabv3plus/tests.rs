@@ -194,7 +194,7 @@ fn camvid_config() -> DeepLabV3PlusConfig {
         output_stride: 16,
         bn,
         backbone: BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 13 }),
-        head: HeadConfig { channels: 64, bn, decoder: Some(decoder), ..Default::default() },
+        head: HeadConfig { channels: 64, separable: true, bn, decoder: Some(decoder), ..Default::default() },
     }
 }
 
