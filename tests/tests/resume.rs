@@ -76,20 +76,22 @@ fn a_killed_training_ends_with_the_same_bits() {
 fn a_signal_saves_the_step_and_a_second_process_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("run");
-    let mut first = command(&args("train", TRAIN, &out)).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    // Long enough to be still at work when the second process has been refused.
+    let args = [args("train", TRAIN, &out), vec!["--set", "train.epochs=20"]].concat();
+    let mut first = command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while !out.join("checkpoints/last.safetensors").exists() {
         assert!(Instant::now() < deadline && first.try_wait().unwrap().is_none(), "no checkpoint was written");
         sleep(Duration::from_millis(20));
     }
-    assert!(fail(&args("train", TRAIN, &out)).contains("another process"));
+    assert!(fail(&args).contains("another process"));
     // SAFETY: the id of a child that has not been waited for.
     unsafe { libc::kill(first.id() as libc::pid_t, libc::SIGTERM) };
     let output = first.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("--resume"), "{stderr}");
-    succeed(&args("train", TRAIN, &out));
+    succeed(&args);
 }
 
 #[test]
