@@ -1,0 +1,7 @@
+//! NAS-Bench-201 (Dong and Yang, arXiv 2001.00326): a cell of four nodes and six edges with one of five operators each.
+
+mod space;
+mod table;
+
+pub use space::{NasBench201, OPS, ParseCellError};
+pub use table::Table;
