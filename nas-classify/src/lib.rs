@@ -2,4 +2,5 @@
 //! networks.
 
 pub mod commands;
+pub mod experiment;
 pub mod nasbench201;

@@ -20,8 +20,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Search(commands::search::SearchArgs),
     Bench(commands::bench::BenchArgs),
     Strategies(commands::strategies::StrategiesArgs),
+    #[command(hide = true)]
+    Trial(commands::trial::TrialArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -32,6 +35,8 @@ enum Command {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
+        Command::Search(args) => commands::search::run(args),
+        Command::Trial(args) => commands::trial::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Strategies(args) => commands::strategies::run(args),
         Command::Completions { shell } => {

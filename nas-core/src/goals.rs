@@ -74,12 +74,16 @@ impl Goals {
     pub fn check(&self, info: &StrategyInfo, metrics: &[&str], of_architecture: &[&str]) -> anyhow::Result<()> {
         anyhow::ensure!(!self.objectives.is_empty(), "objectives: none is given; expected at least one");
         let named = self.objectives.iter().map(|objective| ("objectives", &objective.metric));
-        for (key, metric) in named.chain(self.constraints.iter().map(|constraint| ("constraints", &constraint.metric))) {
+        for (key, metric) in named.chain(self.constraints.iter().map(|constraint| ("constraints", &constraint.metric)))
+        {
             let known = metrics.contains(&metric.as_str());
             anyhow::ensure!(known, "{key}: unknown metric {metric:?}; expected one of {}", metrics.join(", "));
         }
         for Constraint { metric, upper, lower } in &self.constraints {
-            anyhow::ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+            anyhow::ensure!(
+                upper.is_some() || lower.is_some(),
+                "constraints: {metric} has neither `upper` nor `lower`"
+            );
             let served = info.measured_constraints || of_architecture.contains(&metric.as_str());
             anyhow::ensure!(
                 served,
@@ -105,7 +109,8 @@ impl Goals {
         let (mut values, mut violation) = (None, 0.0);
         if let Outcome::Metrics(metrics) = outcome {
             values = self.objectives.iter().map(|objective| oriented(objective, metrics)).collect();
-            let of = |constraint: &Constraint| metrics.get(&constraint.metric).map_or(0.0, |v| constraint.violation(*v));
+            let of =
+                |constraint: &Constraint| metrics.get(&constraint.metric).map_or(0.0, |v| constraint.violation(*v));
             violation = self.constraints.iter().map(of).sum();
         }
         let (id, arch, epochs, parent) = (trial.id, trial.arch.clone(), trial.budget.epochs, trial.parent);

@@ -62,7 +62,12 @@ pub fn lines(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[Ser
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
         }
         let position = SeriesLabelPosition::LowerRight;
-        chart.configure_series_labels().position(position).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        chart
+            .configure_series_labels()
+            .position(position)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK)
+            .draw()?;
         root.present()?;
         Ok(())
     };

@@ -1,13 +1,17 @@
 //! The one search loop: asks the strategy, runs trials, tells it what came of them.
 
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
+use anyhow::Result;
 use nas_datasets::rng::stream;
 
+use crate::executor::Executor;
 use crate::goals::Goals;
 use crate::space::ChoiceSpace;
 use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
 use crate::trial::{Budget, Proposal, Record, Trial};
+use crate::trial_store::TrialStore;
 
 /// A strategy at work on a space. Everything it does is a function of the seed and of the records it was told, in order.
 pub struct Searcher<'a> {
@@ -17,6 +21,8 @@ pub struct Searcher<'a> {
     seed: u64,
     strategy: Box<dyn SearchStrategy>,
     next_id: u64,
+    /// Ids below `next_id` that an earlier process lost before it had started their trials.
+    lost: BTreeSet<u64>,
     running: Vec<Trial>,
 }
 
@@ -28,15 +34,9 @@ impl fmt::Debug for Searcher<'_> {
 
 impl<'a> Searcher<'a> {
     /// A search at its start. Trials get `budget`, but for the epochs where the strategy chooses them.
-    pub fn new(
-        space: &'a dyn ChoiceSpace,
-        strategy: &StrategyConfig,
-        goals: Goals,
-        budget: Budget,
-        seed: u64,
-    ) -> Self {
+    pub fn new(space: &'a dyn ChoiceSpace, strategy: &StrategyConfig, goals: Goals, budget: Budget, seed: u64) -> Self {
         let strategy = strategy.build(space, &mut stream(seed, "strategy", 0));
-        Self { space, goals, budget, seed, strategy, next_id: 0, running: Vec::new() }
+        Self { space, goals, budget, seed, strategy, next_id: 0, lost: BTreeSet::new(), running: Vec::new() }
     }
 
     /// Trials that were asked for and not told yet, by id.
@@ -44,37 +44,98 @@ impl<'a> Searcher<'a> {
         &self.running
     }
 
-    /// Trials that were asked for.
-    pub fn num_asked(&self) -> u64 {
-        self.next_id
-    }
-
     /// The next trial. `None` while a running one must end first; with none running, the strategy has finished.
     pub fn ask(&mut self) -> Option<Trial> {
-        let asking = Asking { space: self.space, id: self.next_id, running: &self.running };
-        let proposal = self.strategy.ask(&asking, &mut stream(self.seed, "ask", self.next_id))?;
-        let trial = self.trial(proposal);
+        let id = self.peek();
+        let asking = Asking { space: self.space, id, running: &self.running };
+        let Proposal { arch, epochs, parent } = self.strategy.ask(&asking, &mut stream(self.seed, "ask", id))?;
+        let budget = Budget { epochs: epochs.or(self.budget.epochs), ..self.budget };
+        let trial = Trial { id, arch, budget, parent };
         self.started(trial.clone());
         Some(trial)
     }
 
-    fn trial(&self, proposal: Proposal) -> Trial {
-        let Proposal { arch, epochs, parent } = proposal;
-        let budget = Budget { epochs: epochs.or(self.budget.epochs), ..self.budget };
-        Trial { id: self.next_id, arch, budget, parent }
+    /// Takes over a trial that an earlier process had started.
+    pub fn started(&mut self, trial: Trial) {
+        self.passed(trial.id);
+        self.running.push(trial);
     }
 
-    /// Takes over a trial that an earlier process had asked for.
-    pub fn started(&mut self, trial: Trial) {
-        self.next_id = self.next_id.max(trial.id + 1);
-        self.running.push(trial);
+    /// Id of the next trial.
+    fn peek(&self) -> u64 {
+        self.lost.first().copied().unwrap_or(self.next_id)
+    }
+
+    fn passed(&mut self, id: u64) {
+        self.lost.remove(&id);
+        self.lost.extend(self.next_id..id);
+        self.next_id = self.next_id.max(id + 1);
     }
 
     /// Takes a trial that has ended.
     pub fn tell(&mut self, record: &Record) {
         self.running.retain(|trial| trial.id != record.trial.id);
-        self.next_id = self.next_id.max(record.trial.id + 1);
+        self.passed(record.trial.id);
         let mut rng = stream(self.seed, "tell", record.trial.id);
         self.strategy.tell(self.space, &self.goals.observe(record), &mut rng);
+    }
+}
+
+/// A search that goes on from what its log holds.
+#[derive(Debug)]
+pub struct SearchLoop<'a> {
+    searcher: Searcher<'a>,
+    store: TrialStore,
+    records: Vec<Record>,
+    /// Trials in all.
+    num_trials: u64,
+}
+
+impl<'a> SearchLoop<'a> {
+    /// Replays the records of `store` into the strategy, which restores its state.
+    pub fn new(mut searcher: Searcher<'a>, store: TrialStore, records: Vec<Record>, num_trials: u64) -> Self {
+        records.iter().for_each(|record| searcher.tell(record));
+        Self { searcher, store, records, num_trials }
+    }
+
+    /// Trials that have ended, in the order of their ends.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Runs trials until the search is complete. `unfinished` are trials that an earlier process had started; they run
+    /// first, under their ids. `on_end` sees every new record after it is in the log.
+    pub fn run(
+        &mut self,
+        executor: &mut dyn Executor,
+        unfinished: Vec<Trial>,
+        mut on_end: impl FnMut(&Record),
+    ) -> Result<()> {
+        let ended: HashSet<u64> = self.records.iter().map(|record| record.trial.id).collect();
+        let mut waiting: Vec<Trial> = unfinished.into_iter().filter(|trial| !ended.contains(&trial.id)).rev().collect();
+        // Registered before anything is asked, so that their ids are taken.
+        waiting.iter().rev().for_each(|trial| self.searcher.started(trial.clone()));
+        let mut running = 0;
+        loop {
+            while running < executor.capacity() {
+                let next = match waiting.pop() {
+                    Some(trial) => Some(trial),
+                    None if self.searcher.peek() < self.num_trials => self.searcher.ask(),
+                    None => None,
+                };
+                let Some(trial) = next else { break };
+                executor.submit(trial)?;
+                running += 1;
+            }
+            if running == 0 {
+                return Ok(());
+            }
+            let record = executor.wait()?;
+            running -= 1;
+            self.store.append(&record)?;
+            self.searcher.tell(&record);
+            on_end(&record);
+            self.records.push(record);
+        }
     }
 }

@@ -32,8 +32,7 @@ impl Default for Budget {
 impl Budget {
     /// Says which part is none.
     pub fn check(&self) -> anyhow::Result<()> {
-        let parts =
-            [("data", self.data), ("image", self.image), ("channels", self.channels), ("cells", self.cells)];
+        let parts = [("data", self.data), ("image", self.image), ("channels", self.channels), ("cells", self.cells)];
         for (name, part) in parts {
             anyhow::ensure!(part > 0.0 && part <= 1.0, "budget.{name} = {part}; expected more than 0 and at most 1");
         }

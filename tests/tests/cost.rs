@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use nas_core::nn::{Mode, VarBuilder};
 use nas_segment::model::{ModelConfig, presets};
-use nas_tests::{fail, root, succeed};
+use nas_tests::{SEGMENT, root};
 use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{CModule, Device, Kind, Tensor};
@@ -14,7 +14,7 @@ const SMALL: [(i64, i64); 2] = [(65, 97), (64, 96)];
 const CLASSES: i64 = 19;
 
 fn cost(args: &[&str]) -> Value {
-    let report = succeed(&[&["cost"], args, &["--format", "json"]].concat());
+    let report = SEGMENT.succeed(&[&["cost"], args, &["--format", "json"]].concat());
     serde_json::from_str(&report).unwrap()
 }
 
@@ -88,7 +88,7 @@ fn parts_add_up_to_the_whole() {
 
 #[test]
 fn the_table_for_people_shows_parts_units_and_exact_counts() {
-    let table = succeed(&["cost", "deeplabv3plus_mobilenet_v2", "--size", "513x513", "--num-classes", "21"]);
+    let table = SEGMENT.succeed(&["cost", "deeplabv3plus_mobilenet_v2", "--size", "513x513", "--num-classes", "21"]);
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0].join(" "), "deeplabv3plus_mobilenet_v2 at 513x513, 21 classes");
     let names: Vec<&str> = lines[1..].iter().map(|line| line[0]).collect();
@@ -135,7 +135,7 @@ fn mistakes_are_said_clearly() {
         (&["auto_deeplab_s", "--arch", "0-1"], "0-1"),
         (&["auto_deeplab_s", "--num-classes", "0"], "at least one"),
     ] {
-        let error = fail(&[&["cost"], args].concat());
+        let error = SEGMENT.fail(&[&["cost"], args].concat());
         assert!(error.contains(expected), "{args:?}: {error}");
     }
 }

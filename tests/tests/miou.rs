@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use image::GrayImage;
-use nas_tests::{fail, root, succeed};
+use nas_tests::{SEGMENT, root};
 use serde_json::Value;
 
 fn golden() -> (PathBuf, Value) {
@@ -15,7 +15,7 @@ fn golden() -> (PathBuf, Value) {
 
 fn miou(args: &[&str]) -> Value {
     let args = [&["miou", "--format", "json", "--num-classes", "19"], args].concat();
-    serde_json::from_str(&succeed(&args)).unwrap()
+    serde_json::from_str(&SEGMENT.succeed(&args)).unwrap()
 }
 
 fn close(found: &Value, expected: &Value, tolerance: f64) {
@@ -52,7 +52,7 @@ fn files_that_cannot_be_scored_are_named() {
     };
     let run = || {
         let (pred, gt) = (path("pred"), path("gt"));
-        fail(&["miou", "--num-classes", "3", "--pred", pred.to_str().unwrap(), "--gt", gt.to_str().unwrap()])
+        SEGMENT.fail(&["miou", "--num-classes", "3", "--pred", pred.to_str().unwrap(), "--gt", gt.to_str().unwrap()])
     };
     write("gt/a.png", 4, 1);
     write("pred/b.png", 4, 1);

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nas_tests::{command, fail, succeed};
+use nas_tests::SEGMENT;
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
 const TRAIN: &str = "tests/configs/tiny_train.toml";
@@ -20,7 +20,8 @@ fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
 fn run_with_kills(job: &str, config: &str, out: &Path) -> usize {
     let mut kills = 0;
     loop {
-        let mut child = command(&args(job, config, out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            SEGMENT.command(&args(job, config, out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
         while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
             sleep(Duration::from_millis(5));
@@ -42,7 +43,7 @@ fn run_with_kills(job: &str, config: &str, out: &Path) -> usize {
 fn killed_equals_straight(job: &str, config: &str) {
     let temp = tempfile::tempdir().unwrap();
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
-    succeed(&args(job, config, &straight));
+    SEGMENT.succeed(&args(job, config, &straight));
     let kills = run_with_kills(job, config, &killed);
     assert!(kills >= 2, "the job is too short to be killed: {kills} kills");
     for file in ["metrics.jsonl", "checkpoints/best.safetensors"] {
@@ -78,20 +79,20 @@ fn a_signal_saves_the_step_and_a_second_process_is_refused() {
     let out = temp.path().join("run");
     // Long enough to be still at work when the second process has been refused.
     let args = [args("train", TRAIN, &out), vec!["--set", "train.epochs=20"]].concat();
-    let mut first = command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut first = SEGMENT.command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while !out.join("checkpoints/last.safetensors").exists() {
         assert!(Instant::now() < deadline && first.try_wait().unwrap().is_none(), "no checkpoint was written");
         sleep(Duration::from_millis(20));
     }
-    assert!(fail(&args).contains("another process"));
+    assert!(SEGMENT.fail(&args).contains("another process"));
     // SAFETY: the id of a child that has not been waited for.
     unsafe { libc::kill(first.id() as libc::pid_t, libc::SIGTERM) };
     let output = first.wait_with_output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("--resume"), "{stderr}");
-    succeed(&args);
+    SEGMENT.succeed(&args);
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint() {
     let out = temp.path().join("run");
     let mut args = args("train", TRAIN, &out);
     args.extend(["--set", "train.optimizer.lr=1e30"]);
-    let stderr = fail(&args);
+    let stderr = SEGMENT.fail(&args);
     assert!(stderr.contains("the loss is") && stderr.contains("learning rate"), "{stderr}");
 }
 
@@ -108,10 +109,10 @@ fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint() {
 fn a_run_is_not_overwritten_and_not_resumed_under_another_config() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("run");
-    succeed(&args("train", TRAIN, &out));
+    SEGMENT.succeed(&args("train", TRAIN, &out));
     let again = args("train", TRAIN, &out);
     let fresh: Vec<&str> = again.iter().copied().filter(|arg| *arg != "--resume").collect();
-    assert!(fail(&fresh).contains("--resume"));
+    assert!(SEGMENT.fail(&fresh).contains("--resume"));
     let other: Vec<&str> = again.iter().copied().chain(["--set", "train.epochs=99"]).collect();
-    assert!(fail(&other).contains("epochs = 99"));
+    assert!(SEGMENT.fail(&other).contains("epochs = 99"));
 }

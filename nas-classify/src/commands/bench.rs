@@ -166,7 +166,8 @@ fn strategies(args: &BenchArgs) -> Result<Vec<(String, StrategyConfig)>> {
     let kinds: Vec<&str> = all.iter().map(|strategy| strategy.info().kind).collect();
     let named = |name: &String| -> Result<(String, StrategyConfig)> {
         let known = all.iter().find(|strategy| strategy.info().kind == name);
-        let known = known.with_context(|| format!("--strategy {name}: unknown; expected all or {}", kinds.join(", ")))?;
+        let known =
+            known.with_context(|| format!("--strategy {name}: unknown; expected all or {}", kinds.join(", ")))?;
         let mut section = toml::Table::from_iter([("kind".to_string(), name.clone().into())]);
         if known.info().multi_fidelity {
             ensure!(

@@ -45,7 +45,10 @@ impl NasBench201 {
                 let number = OPS.iter().position(|name| *name == op);
                 let expected = || wrong(format!("unknown operator {op:?}, expected one of {}", OPS.join(", ")));
                 if source != from.to_string() {
-                    return Err(wrong(format!("edge {edge:?} into node {} comes from {source}, expected {from}", i + 1)));
+                    return Err(wrong(format!(
+                        "edge {edge:?} into node {} comes from {source}, expected {from}",
+                        i + 1
+                    )));
                 }
                 choices.push(number.ok_or_else(expected)? as u16);
             }

@@ -1,6 +1,5 @@
 //! A table of trained networks: one row for each of the 15,625 cells.
 
-
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -43,8 +42,8 @@ impl Table {
         let mut csv = csv::Reader::from_reader(reader);
         let header = csv.headers()?.clone();
         let arch_column = header.iter().position(|name| name == "arch");
-        let arch_column =
-            arch_column.with_context(|| format!("no column `arch`; found {}", header.iter().collect::<Vec<_>>().join(", ")))?;
+        let arch_column = arch_column
+            .with_context(|| format!("no column `arch`; found {}", header.iter().collect::<Vec<_>>().join(", ")))?;
         let columns: Vec<String> = header.iter().filter(|name| *name != "arch").map(str::to_string).collect();
         let mut values = vec![Vec::new(); ROWS];
         for record in csv.records() {

@@ -158,7 +158,8 @@ impl Controller {
     /// Log-probability `[B]` of each architecture and the mean entropy of the decisions.
     fn evaluate(&self, choices: &[Tensor]) -> (Tensor, Tensor) {
         let all = self.unroll(choices[0].size()[0], |i, _| choices[i].shallow_clone());
-        let chosen = all.iter().zip(choices).map(|(log, choice)| log.gather(1, &choice.unsqueeze(1), false).squeeze_dim(1));
+        let chosen =
+            all.iter().zip(choices).map(|(log, choice)| log.gather(1, &choice.unsqueeze(1), false).squeeze_dim(1));
         let log_probability = chosen.reduce(|a, b| a + b).expect("there are decisions");
         let entropies = all.iter().map(|log| -(log.exp() * log).sum(Kind::Float));
         let entropy = entropies.reduce(|a, b| a + b).expect("there are decisions") / choices[0].size()[0] as f64;

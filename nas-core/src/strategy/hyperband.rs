@@ -95,7 +95,11 @@ pub(super) enum Brackets {
 enum Source {
     Random,
     /// One density model per number of epochs; the largest with enough observations is used.
-    Model { config: TpeConfig, random_part: f64, models: BTreeMap<u32, Tpe> },
+    Model {
+        config: TpeConfig,
+        random_part: f64,
+        models: BTreeMap<u32, Tpe>,
+    },
 }
 
 #[derive(Debug)]

@@ -15,15 +15,17 @@ use crate::trial::Proposal;
 pub struct MdenasConfig {
     /// Probability that moves between two choices in one update.
     pub lr: f64,
+    /// Decay of the moving average of a choice's values; 0 keeps the last value alone, as the authors do.
+    pub memory: f64,
 }
 
 impl Default for MdenasConfig {
     fn default() -> Self {
-        Self { lr: 0.01 }
+        Self { lr: 0.01, memory: 0.5 }
     }
 }
 
-/// Trials of a choice and the value of the last of them.
+/// Trials of a choice and a moving average of their values.
 #[derive(Clone, Copy, Debug, Default)]
 struct History {
     trials: u32,
@@ -55,7 +57,11 @@ impl SearchStrategy for Mdenas {
         for (i, choice) in observation.arch.choices().iter().enumerate() {
             let (history, theta) = (&mut self.history[i], &mut self.distribution.0[i]);
             let chosen = &mut history[usize::from(*choice)];
-            *chosen = History { trials: chosen.trials + 1, value };
+            let average = match chosen.trials {
+                0 => value,
+                _ => self.config.memory * chosen.value + (1.0 - self.config.memory) * value,
+            };
+            *chosen = History { trials: chosen.trials + 1, value: average };
             for a in 0..theta.len() {
                 for b in a + 1..theta.len() {
                     let gains = |winner: usize, loser: usize| {

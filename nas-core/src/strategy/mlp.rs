@@ -137,7 +137,11 @@ impl Mlp {
                 let xs = &activations[i - 1];
                 let mut d_xs = vec![0.0; xs.len()];
                 self.layers[i].backward(xs, &d_out, Some(&mut d_xs));
-                d_xs.iter_mut().zip(xs).for_each(|(d, x)| if *x <= 0.0 { *d = 0.0 });
+                d_xs.iter_mut().zip(xs).for_each(|(d, x)| {
+                    if *x <= 0.0 {
+                        *d = 0.0
+                    }
+                });
                 d_out = d_xs;
             }
         }

@@ -3,22 +3,21 @@
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-
-use super::bananas::{BananasConfig};
-use super::controller::{ControllerConfig};
-use super::ddpnas::{DdpnasConfig};
-use super::gaussian_process::{GaussianProcessConfig};
-use super::genetic::{GeneticConfig};
+use super::bananas::BananasConfig;
+use super::controller::ControllerConfig;
+use super::ddpnas::DdpnasConfig;
+use super::gaussian_process::GaussianProcessConfig;
+use super::genetic::GeneticConfig;
 use super::hyperband::{BohbConfig, Brackets, HyperbandConfig};
 
-use super::mdenas::{MdenasConfig};
-use super::nsga2::{Nsga2Config};
-use super::random::RandomSearch;
-use super::regularized_evolution::{RegularizedEvolutionConfig};
-use super::reinforce::{ReinforceConfig};
-use super::sng::{SngConfig};
-use super::tpe::{TpeConfig};
 use super::SearchStrategy;
+use super::mdenas::MdenasConfig;
+use super::nsga2::Nsga2Config;
+use super::random::RandomSearch;
+use super::regularized_evolution::RegularizedEvolutionConfig;
+use super::reinforce::ReinforceConfig;
+use super::sng::SngConfig;
+use super::tpe::TpeConfig;
 use crate::space::ChoiceSpace;
 
 /// A strategy without parameters.
@@ -117,7 +116,9 @@ impl StrategyConfig {
             Genetic(_) => ("genetic", "Guo et al. 2019, arXiv 1904.00420"),
             Nsga2(_) => ("nsga2", "Deb et al. 2002, doi 10.1109/4235.996017"),
             Reinforce(_) => ("reinforce", "Williams 1992; Dong and Yang 2020, arXiv 2001.00326"),
-            Controller(_) => ("controller", "Zoph et al. 2017, arXiv 1707.07012 (PPO); Pham et al. 2018, arXiv 1802.03268"),
+            Controller(_) => {
+                ("controller", "Zoph et al. 2017, arXiv 1707.07012 (PPO); Pham et al. 2018, arXiv 1802.03268")
+            }
             Tpe(_) => ("tpe", "Bergstra et al. 2011"),
             GaussianProcess(_) => ("gaussian_process", "Ru et al. 2020, arXiv 2006.07556"),
             Bananas(_) => ("bananas", "White et al. 2019, arXiv 1910.11858"),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::GrayImage;
-use nas_core::cli::{Compute, Format, RunArgs, print};
+use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::config::to_toml;
 use nas_core::interrupt::{self, Interrupted};
 use nas_core::nn::{Mode, channels_last};
@@ -25,7 +25,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::eval::Trained;
 use super::train::TrainResult;
-use super::{open_run, require_sound, write_png};
+use super::{require_sound, write_png};
 use crate::evaluation::predict;
 use crate::experiment::{self, CompareExperiment, NamedModel};
 use crate::picture::{overlay, side_by_side};

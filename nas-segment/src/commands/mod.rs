@@ -10,55 +10,10 @@ pub mod report;
 pub mod search;
 pub mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nas_core::cli::{Compute, RunArgs};
-use nas_core::device;
-use nas_core::run_dir::RunDir;
 use nas_datasets::{SegDataset, check};
-use serde::Serialize;
-
-/// What is worth knowing about a run besides its config.
-#[derive(Serialize)]
-struct Meta {
-    command: Vec<String>,
-    version: &'static str,
-    commit: Option<String>,
-    device: String,
-    threads: usize,
-    amp: bool,
-    started_unix_secs: u64,
-}
-
-impl Meta {
-    fn new(compute: Compute) -> Self {
-        let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output().ok();
-        let commit = git.filter(|output| output.status.success());
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Self {
-            command: std::env::args().collect(),
-            version: env!("CARGO_PKG_VERSION"),
-            commit: commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()),
-            device: device::describe(compute.device),
-            threads: compute.threads,
-            amp: compute.amp,
-            started_unix_secs: since.map_or(0, |time| time.as_secs()),
-        }
-    }
-}
-
-/// Opens the run folder of a command.
-fn open_run(args: &RunArgs, seed: Option<u64>, config: &impl Serialize, compute: Compute) -> Result<RunDir> {
-    let out = args.out.clone().unwrap_or_else(|| default_out(&args.config, seed));
-    RunDir::open(&out, &nas_core::config::to_toml(config), args.resume, &Meta::new(compute))
-}
-
-fn default_out(config: &Path, seed: Option<u64>) -> PathBuf {
-    let stem = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let seed = seed.map(|seed| format!("-s{seed}")).unwrap_or_default();
-    PathBuf::from("runs").join(format!("{stem}{seed}"))
-}
 
 /// Looks at every sample of a set before hours are spent on it.
 fn require_sound(dataset: &dyn SegDataset, what: &str) -> Result<()> {

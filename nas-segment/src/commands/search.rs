@@ -5,15 +5,15 @@ use std::fmt;
 use anyhow::Result;
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, Format, RunArgs, print};
+use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::train::{self, Metrics, write_tensors};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
 use super::report::draw_run;
+use super::require_sound;
 use super::train::loop_config;
-use super::{open_run, require_sound};
 use crate::auto_deeplab::{AutoDeepLabSpace, Genotype};
 use crate::experiment::{self, SearchExperiment};
 use crate::searching::Searching;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::cli::{Compute, Format, RunArgs, print};
+use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::run_dir::RunDir;
 use nas_core::space::Cost;
 use nas_core::train::{self, LoopConfig};
@@ -13,7 +13,7 @@ use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
 use super::report::draw_run;
-use super::{open_run, require_sound};
+use super::require_sound;
 use crate::experiment::{self, TrainExperiment};
 use crate::metric::Scores;
 use crate::training::Training;

@@ -1,0 +1,102 @@
+//! The trial log: one line of JSON per trial that has ended, in the order of their ends. It is the whole state of a search.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::run_dir::JsonLines;
+use crate::trial::Record;
+
+/// An open trial log. Every record is written through.
+#[derive(Debug)]
+pub struct TrialStore {
+    lines: JsonLines,
+}
+
+impl TrialStore {
+    /// Opens or creates the log and returns what it holds. A last line that a killed process did not finish is cut off; any
+    /// other line that is no record, or a trial that appears twice, is an error that names the line.
+    pub fn open(path: PathBuf) -> Result<(Self, Vec<Record>)> {
+        let bytes = match path.exists() {
+            true => fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?,
+            false => Vec::new(),
+        };
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let records = parse(&path, &bytes[..whole])?;
+        Ok((Self { lines: JsonLines::open(path, whole as u64)? }, records))
+    }
+
+    /// Appends a record.
+    pub fn append(&mut self, record: &Record) -> Result<()> {
+        self.lines.append(record).map(|_| ())
+    }
+}
+
+/// The records of a log that nobody writes.
+pub fn read(path: &Path) -> Result<Vec<Record>> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    parse(path, &bytes[..whole])
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Record>> {
+    let mut seen = HashSet::new();
+    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
+    lines
+        .map(|(i, line)| {
+            let place = || format!("{}: line {}", path.display(), i + 1);
+            let record: Record =
+                serde_json::from_slice(line).with_context(|| format!("{}: no trial record", place()))?;
+            ensure!(seen.insert(record.trial.id), "{}: trial {} appears a second time", place(), record.trial.id);
+            Ok(record)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Architecture;
+    use crate::trial::{Budget, Outcome, Trial, Values};
+
+    fn record(id: u64, outcome: Outcome) -> Record {
+        let trial = Trial { id, arch: Architecture::new(vec![1, 2]), budget: Budget::default(), parent: None };
+        Record { trial, outcome }
+    }
+
+    fn metrics(value: f64) -> Outcome {
+        Outcome::of(Values::from([("valid".to_string(), value)]))
+    }
+
+    #[test]
+    fn records_survive_and_a_torn_line_is_cut() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("trials.jsonl");
+        let expected = vec![record(0, metrics(0.1 + 0.2)), record(1, metrics(f64::NAN))];
+        assert_eq!(expected[1].outcome, Outcome::Failed("valid is NaN".into()));
+        let (mut store, _) = TrialStore::open(path.clone()).unwrap();
+        expected.iter().for_each(|record| store.append(record).unwrap());
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, [&whole[..], b"{\"id\":2,\"ar"].concat()).unwrap();
+        let (mut store, records) = TrialStore::open(path.clone()).unwrap();
+        assert_eq!(records, expected);
+        assert_eq!(fs::read(&path).unwrap(), whole);
+        store.append(&record(2, metrics(1.0))).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn damage_is_reported_with_its_line() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("trials.jsonl");
+        let line = serde_json::to_string(&record(0, metrics(0.5))).unwrap();
+        let error = |text: String| {
+            fs::write(&path, text).unwrap();
+            format!("{:#}", TrialStore::open(path.clone()).unwrap_err())
+        };
+        assert!(error(format!("{line}\n{{\"id\":1}}\n{line}\n")).contains("line 2: no trial record"));
+        assert!(error(format!("{line}\n{line}\n")).contains("line 2: trial 0 appears a second time"));
+    }
+}
