@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::conv_net::{Spec, block_tensor};
 use super::{ConvNet, ConvNetwork, Morphism, MorphismError, after_insertion};
 use crate::nn::{BnConfig, Mode, VarBuilder};
-use crate::optim::{Named, Optimizer};
+use crate::optim::{Named, Optimizer, OptimizerConfig, named_parameters};
 
 /// A network with its weights, its running statistics and the state of the optimizer that trained it.
 #[derive(Debug)]
@@ -76,8 +76,7 @@ impl Trained {
         Self { net: self.net.clone(), tensors: cloned(&self.tensors), optimizer: cloned(&self.optimizer) }
     }
 
-    /// The network with its weights in a new store on `device`. The optimizer's state is left to
-    /// [`Optimizer::load_state`].
+    /// The network with its weights in a new store on `device`.
     pub fn build(&self, device: Device) -> Result<(VarStore, ConvNetwork), MorphismError> {
         self.check()?;
         let mut vs = VarStore::new(device);
@@ -87,12 +86,26 @@ impl Trained {
         Ok((vs, network))
     }
 
+    /// [`Trained::build`] and the optimizer to train on with, which starts from a copy of the state: a state that is
+    /// loaded as it is changes with every step.
+    pub fn resume(
+        &self,
+        device: Device,
+        optimizer: &OptimizerConfig,
+    ) -> Result<(VarStore, ConvNetwork, Box<dyn Optimizer>), MorphismError> {
+        let (vs, network) = self.build(device)?;
+        let mut optimizer = optimizer.build(named_parameters(&vs));
+        optimizer.load_state(&self.optimizer.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect());
+        Ok((vs, network, optimizer))
+    }
+
     /// Says which tensor is not as the description wants it.
     fn check(&self) -> Result<(), MorphismError> {
         let fault = |name: &str, found: String, expected: String| {
             Err(MorphismError::Tensor { name: name.to_string(), net: self.net.to_string(), found, expected })
         };
         let specs = self.net.specs();
+        let by_name: HashMap<&str, &Spec> = specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
         for Spec { name, dims, .. } in &specs {
             match self.tensors.get(name).map(Tensor::size) {
                 None => return fault(name, "none".into(), format!("shape {dims:?}")),
@@ -102,12 +115,12 @@ impl Trained {
                 _ => {}
             }
         }
-        if let Some(name) = self.tensors.keys().find(|name| !specs.iter().any(|spec| spec.name == **name)) {
+        if let Some(name) = self.tensors.keys().find(|name| !by_name.contains_key(name.as_str())) {
             return fault(name, "a tensor".into(), "none of this name".into());
         }
         for (key, tensor) in &self.optimizer {
             let known = key.rsplit_once('.').and_then(|(name, suffix)| {
-                let spec = specs.iter().find(|spec| spec.trained && spec.name == name)?;
+                let spec = by_name.get(name).filter(|spec| spec.trained)?;
                 let (_, quantity) = STATE.iter().find(|(known, _)| *known == suffix)?;
                 Some(if quantity.is_some() { spec.dims.clone() } else { Vec::new() })
             });

@@ -337,7 +337,7 @@ fn without_a_batch_a_deeper_network_trains_from_near_the_parents_function() {
         }
         let (plain, norm) = (off(&child), before.norm().double_value(&[]));
         println!("{net}: logits of norm {norm:.4}, off by {derived:.4} with derived moments, by {plain:.4} with none");
-        assert!(derived < 0.5 * plain, "{net}: off by {derived} with derived moments, by {plain} with none");
+        assert!(derived < 0.2 * plain, "{net}: off by {derived} with derived moments, by {plain} with none");
     }
 }
 
@@ -368,9 +368,7 @@ fn task(n: i64) -> (Tensor, Tensor) {
 
 /// Losses of `steps` training steps from `trained` on; what comes out.
 fn train(trained: &Trained, config: &OptimizerConfig, steps: usize) -> (Vec<f64>, Trained) {
-    let (vs, network) = trained.build(Device::Cpu).unwrap();
-    let mut optimizer = config.build(named_parameters(&vs));
-    optimizer.load_state(&trained.optimizer);
+    let (vs, network, mut optimizer) = trained.resume(Device::Cpu, config).unwrap();
     let losses = (0..steps).map(|_| {
         let (xs, labels) = task(32);
         let loss = network.forward(&xs, Mode::train(0.0)).cross_entropy_for_logits(&labels);
@@ -409,6 +407,27 @@ fn children_train_on_with_the_inherited_state() {
             assert!(end < 0.8 * start, "{morphisms:?}: {start} to {end} with {config:?}");
             let steps = after.optimizer.get("classifier.weight.steps");
             assert!(steps.is_none_or(|steps| steps.int64_value(&[]) == 70), "the parent's steps count on");
+        }
+    }
+}
+
+#[test]
+fn training_on_leaves_the_captured_state_alone() {
+    seeded(12);
+    for config in [OptimizerConfig::Sgd(SgdConfig::default()), OptimizerConfig::Adam(AdamConfig::default())] {
+        let net: ConvNet = "3|3x4|4".parse().unwrap();
+        let vs = VarStore::new(Device::Cpu);
+        let _network = net.build(&VarBuilder::new(&vs));
+        let (_, trained) = train(&Trained::capture(net, &vs, None), &config, 2);
+        let copy = |tensors: &HashMap<String, Tensor>| -> Vec<Named> {
+            tensors.iter().map(|(name, tensor)| (name.clone(), tensor.copy())).collect()
+        };
+        let before = [copy(&trained.tensors), copy(&trained.optimizer)];
+        let (_, after) = train(&trained, &config, 2);
+        assert!(after.tensors["blocks.1.conv.weight"] != trained.tensors["blocks.1.conv.weight"]);
+        for (saved, now) in before.iter().zip([&trained.tensors, &trained.optimizer]) {
+            assert!(!saved.is_empty());
+            saved.iter().for_each(|(name, tensor)| assert_eq!(*tensor, now[name], "{name}"));
         }
     }
 }
