@@ -55,7 +55,6 @@ mod tests {
 
     fn network(text: &str) -> (VarStore, ConvNetwork) {
         tch::set_num_threads(1);
-        tch::manual_seed(1);
         let mut vs = VarStore::new(Device::Cpu);
         let network = text.parse::<ConvNet>().unwrap().build(&VarBuilder::new(&vs));
         vs.double();
