@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
     use crate::estimator::morphism::{ConvNet, ConvNetwork};
-    use crate::nn::{BnConfig, Module, VarBuilder};
+    use crate::nn::{BnConfig, Conv2d, ConvConfig, Module, VarBuilder};
     use tch::nn::VarStore;
     use tch::{Device, Kind};
 
@@ -138,6 +138,32 @@ mod tests {
         });
         run(&network, xs);
         buffers(&vs).iter().zip(&alone).for_each(|((name, a), (_, b))| assert_eq!(a, b, "{name}"));
+    }
+
+    #[test]
+    fn candidates_that_share_a_norm_do_not_see_each_other() {
+        tch::set_num_threads(1);
+        let mut vs = VarStore::new(Device::Cpu);
+        let vb = VarBuilder::new(&vs);
+        let convs = ["a", "b"].map(|name| Conv2d::new(&vb.sub(name), 3, 4, 3, ConvConfig::default()));
+        let norm = BatchNorm::new(&vb.sub("shared"), 4, BnConfig::default());
+        vs.double();
+        let (xs, test) = (batches(3), &batches(1)[0]);
+        let outcome = |candidate: usize| {
+            let forward = |xs: &Tensor, mode| norm.forward(&convs[candidate].forward(xs, mode), mode);
+            let batches = xs.iter().map(Tensor::shallow_clone);
+            recalibrate(&[&norm], batches, |xs, mode| {
+                let _ = forward(xs, mode);
+                Ok::<_, Infallible>(())
+            })
+            .unwrap();
+            tch::no_grad(|| forward(test, Mode::EVAL))
+        };
+        let alone = [outcome(0), outcome(1)];
+        assert!((&alone[0] - &alone[1]).abs().max().double_value(&[]) > 0.1);
+        for candidate in [1, 0, 0, 1] {
+            assert_eq!(outcome(candidate), alone[candidate]);
+        }
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn difference(parent: &Trained, child: &Trained, kind: Kind) -> f64 {
 
 #[test]
 fn ten_networks_keep_their_function_under_each_morphism() {
-    let mut seen: HashMap<std::mem::Discriminant<Morphism>, f64> = HashMap::new();
+    let mut worst = [0f64; 4];
     for id in 0..10 {
         let mut rng = seeded("morphism", id);
         // two blocks of one stage and width at the end, so that every kind is possible
@@ -157,16 +157,15 @@ fn ten_networks_keep_their_function_under_each_morphism() {
         let parent = random_trained(net, Kind::Float, &mut rng);
         let morphisms = one_of_each_kind(&parent.net, &mut rng);
         assert_eq!(morphisms.len(), 4, "{}: {morphisms:?}", parent.net);
-        for morphism in morphisms {
+        for (kind, morphism) in morphisms.into_iter().enumerate() {
             let child = morph(&parent, &morphism, &Morphing::default(), &mut rng).unwrap();
             assert_eq!(child.net, morphism.apply(&parent.net).unwrap());
             let largest = difference(&parent, &child, Kind::Float);
             assert!(largest < 1e-5, "{}: {morphism}: {largest}", parent.net);
-            let entry = seen.entry(std::mem::discriminant(&morphism)).or_default();
-            *entry = entry.max(largest);
+            worst[kind] = worst[kind].max(largest);
         }
     }
-    println!("largest differences in f32 by kind: {:?}", seen.values().collect::<Vec<_>>());
+    println!("largest differences in f32, widen, deepen, add a skip, grow: {worst:?}");
 }
 
 #[test]
