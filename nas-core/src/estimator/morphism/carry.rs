@@ -118,6 +118,11 @@ impl Trained {
         if let Some(name) = self.tensors.keys().find(|name| !by_name.contains_key(name.as_str())) {
             return fault(name, "a tensor".into(), "none of this name".into());
         }
+        let counts = |key: &str| key.ends_with(".steps");
+        let all = self.tensors.iter().chain(self.optimizer.iter().filter(|(key, _)| !counts(key)));
+        if let Some((name, tensor)) = all.into_iter().find(|(_, tensor)| !tensor.is_floating_point()) {
+            return fault(name, format!("kind {:?}", tensor.kind()), "a floating kind".into());
+        }
         for (key, tensor) in &self.optimizer {
             let known = key.rsplit_once('.').and_then(|(name, suffix)| {
                 let spec = by_name.get(name).filter(|spec| spec.trained)?;
@@ -342,7 +347,8 @@ fn identity_block(i: usize, ksize: i64, (mean, var): Moments, like_this: &Tensor
 /// Moments of the output of block `i` on a batch, as a training step sees it.
 fn measured_moments(parent: &Trained, i: usize, batch: &Tensor) -> Result<Moments, MorphismError> {
     let (_vs, network) = parent.build(batch.device())?;
-    let xs = network.outputs(batch, Mode::train(0.0), i).remove(i).to_kind(Kind::Double);
+    let batch = batch.to_kind(parent.tensors["classifier.bias"].kind());
+    let xs = network.outputs(&batch, Mode::train(0.0), i).remove(i).to_kind(Kind::Double);
     let dims = [0i64, 2, 3];
     Ok((xs.mean_dim(dims.as_slice(), false, None), xs.var_dim(dims.as_slice(), false, false)))
 }

@@ -362,7 +362,8 @@ fn a_training_step_starts_from_the_parents_loss() {
         let parent = random_trained(net, Kind::Float, &mut rng);
         let (xs, labels) = (images(8, 3, Kind::Float, &mut rng), labels(8, 5, &mut rng));
         for morphism in one_of_each_kind(&parent.net, &mut rng) {
-            let fitted = Morphing { batch: Some(&xs), ..Default::default() };
+            let double = xs.to_kind(Kind::Double); // kinds need not agree
+            let fitted = Morphing { batch: Some(&double), ..Default::default() };
             let child = morph(&parent, &morphism, &fitted, &mut rng).unwrap();
             let (before, _) = loss_and_gradients(&parent, &xs, &labels, Mode::train(0.0));
             let (after, _) = loss_and_gradients(&child, &xs, &labels, Mode::train(0.0));
@@ -585,6 +586,8 @@ fn tensors_that_do_not_fit_are_named() {
     assert!(error.contains("found shape [], expected shape [2]"), "{error}");
     let error = broken(|p| _ = p.optimizer.insert("classifier.bias.curvature".into(), Tensor::from(0f32)));
     assert!(error.contains("classifier.bias.curvature"), "{error}");
+    let error = broken(|p| _ = p.tensors.insert("classifier.bias".into(), Tensor::from_slice(&[1i64, 2])));
+    assert!(error.contains("classifier.bias") && error.contains("found kind Int64"), "{error}");
     let mut rng = seeded("broken", 1);
     let parent = random_trained("3|3x4|2".parse().unwrap(), Kind::Float, &mut rng);
     let deepen = Morphism::Deepen { after: 1, ksize: 3 };
