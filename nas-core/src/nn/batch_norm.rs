@@ -1,6 +1,8 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) whose momentum and statistics are open to the caller: `tch`'s own fixes
 //! them at construction and draws its scale at random.
 
+use std::cell::Cell;
+
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -34,6 +36,8 @@ pub struct BatchNorm {
     bias: Option<Tensor>,
     running_mean: Tensor,
     running_var: Tensor,
+    /// While averaging: the batches seen so far.
+    averaged: Cell<Option<u64>>,
 }
 
 impl BatchNorm {
@@ -47,7 +51,29 @@ impl BatchNorm {
             bias: affine("bias", 0.0),
             running_mean: vb.buffer("running_mean", &[channels], 0.0),
             running_var: vb.buffer("running_var", &[channels], 1.0),
+            averaged: Cell::new(None),
         }
+    }
+
+    /// Forgets the running statistics and takes, until [`BatchNorm::end_average`], the plain mean of the batches'.
+    pub fn start_average(&self) {
+        tch::no_grad(|| {
+            let _ = self.running_mean.shallow_clone().fill_(0.0);
+            let _ = self.running_var.shallow_clone().fill_(1.0);
+        });
+        self.averaged.set(Some(0));
+    }
+
+    /// Goes back to the configured momentum; the statistics stay.
+    pub fn end_average(&self) {
+        self.averaged.set(None);
+    }
+
+    /// The weight of the coming batch in the running statistics.
+    fn next_momentum(&self) -> f64 {
+        let Some(seen) = self.averaged.get() else { return self.config.momentum };
+        self.averaged.set(Some(seen + 1));
+        1.0 / (seen + 1) as f64
     }
 }
 
@@ -57,13 +83,14 @@ impl Module for BatchNorm {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let values_per_channel = xs.numel() as i64 / self.channels;
         let train = mode.train && values_per_channel > 1;
+        let momentum = if train { self.next_momentum() } else { self.config.momentum };
         xs.batch_norm(
             self.weight.as_ref(),
             self.bias.as_ref(),
             Some(&self.running_mean),
             Some(&self.running_var),
             train,
-            self.config.momentum,
+            momentum,
             self.config.eps,
             true,
         )
