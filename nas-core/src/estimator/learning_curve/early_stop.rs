@@ -54,6 +54,9 @@ impl EarlyStop {
     ) -> Result<Decision, CurveError> {
         self.validate()?;
         check_curve(curve)?;
+        if curve.len() > total_epochs {
+            return Err(CurveError::Past { epochs: curve.len(), at: total_epochs });
+        }
         match best {
             Some(best) if self.looks_at(curve.len(), total_epochs) => {
                 Ok(self.judge(&self.extrapolation.predict(curve, total_epochs, rng)?, best))
@@ -73,7 +76,8 @@ impl EarlyStop {
     }
 
     /// Replays the search that would have trained `curves` (each to its end) in each of `orders`, lists of indices into
-    /// them, and counts over all orders. A stopped run leaves the best value as it was.
+    /// them, and counts over all orders. A stopped run leaves the best value as it was; an index without a curve is passed
+    /// over.
     pub fn replay(&self, curves: &[Vec<f64>], orders: &[Vec<usize>], seed: u64) -> Result<EarlyStopReport, CurveError> {
         self.validate()?;
         curves.iter().try_for_each(|curve| check_curve(curve))?;
@@ -82,8 +86,8 @@ impl EarlyStop {
         for order in orders {
             let (mut best, mut best_stopped) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
             for &id in order {
-                let (curve, total) = (&curves[id], curves[id].len());
-                let end = curve[total - 1];
+                let Some(curve) = curves.get(id) else { continue };
+                let (total, end) = (curve.len(), curve[curve.len() - 1]);
                 let mut stop = None;
                 for epochs in (1..total).filter(|&epochs| best.is_finite() && self.looks_at(epochs, total)) {
                     let prediction = match predictions.entry((id, epochs)) {
@@ -163,5 +167,85 @@ impl fmt::Display for EarlyStopReport {
         let (saved, wrong) = (100.0 * self.saved(), 100.0 * self.wrong());
         write!(f, "{epochs_saved} of {epochs} epochs saved ({saved:.1} %), {stops} of {curves} runs stopped, ")?;
         write!(f, "{wrong_stops} of the stops wrong ({wrong:.1} %), best run lost in {best_lost} of {replays} replays")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nas_datasets::rng::stream;
+
+    use super::*;
+
+    fn curve(end: f64, epochs: usize) -> Vec<f64> {
+        (1..=epochs)
+            .map(|t| end - (end - 0.1) * (-0.35 * t as f64).exp() + 0.004 * ((t * 5 % 7) as f64 - 3.0))
+            .collect()
+    }
+
+    fn decide(rule: &EarlyStop, curve: &[f64], best: Option<f64>) -> Decision {
+        rule.decide(curve, 30, best, &mut stream(0, "decide", 0)).unwrap()
+    }
+
+    #[test]
+    fn a_hopeless_run_is_stopped_and_a_promising_one_is_not() {
+        let mcmc = Extrapolation::Mcmc { walkers: 60, samples: 200, burn_in: 200, recency: 1.0, monotone: false };
+        for extrapolation in [Extrapolation::default(), mcmc, Extrapolation::LastValue] {
+            let rule = EarlyStop { extrapolation, ..EarlyStop::default() };
+            match decide(&rule, &curve(0.5, 12), Some(0.8)) {
+                Decision::Stop { probability } => assert!((0.0..0.05).contains(&probability)),
+                Decision::Continue => panic!("{rule:?} goes on"),
+            }
+            assert_eq!(decide(&rule, &curve(0.5, 12), Some(0.45)), Decision::Continue);
+            assert_eq!(decide(&rule, &curve(0.5, 12), Some(0.5)), Decision::Continue);
+        }
+    }
+
+    #[test]
+    fn a_run_is_looked_at_when_due_and_only_beside_a_finished_one() {
+        let rule = EarlyStop { every: 4, min_epochs: 6, ..EarlyStop::default() };
+        let stopped = |epochs, best| decide(&rule, &curve(0.3, epochs), best) != Decision::Continue;
+        let looks: Vec<usize> = (1..=30).filter(|&epochs| stopped(epochs, Some(0.9))).collect();
+        assert_eq!(looks, [8, 12, 16, 20, 24, 28]);
+        assert!((1..=30).all(|epochs| !stopped(epochs, None)));
+    }
+
+    #[test]
+    fn wrong_settings_and_curves_are_errors() {
+        let mut rng = stream(0, "wrong", 0);
+        let mut text =
+            |rule: &EarlyStop, curve: &[f64]| rule.decide(curve, 30, None, &mut rng).unwrap_err().to_string();
+        let rule = EarlyStop::default();
+        assert!(text(&rule, &[0.1, f64::NAN]).contains("NaN at epoch 2"));
+        assert!(text(&rule, &[0.1; 31]).contains("31 epochs to epoch 30"));
+        assert!(text(&EarlyStop { every: 0, ..rule.clone() }, &[0.1]).contains("`every` is 0"));
+        assert!(text(&EarlyStop { threshold: 5.0, ..rule }, &[0.1]).contains("`threshold` is 5; expected 0 to 1"));
+    }
+
+    #[test]
+    fn a_replay_counts_epochs_stops_and_errors() {
+        // The baseline sees the best value so far and no noise. Looks after epochs 2 and 4 of 5.
+        let rule = EarlyStop { every: 2, min_epochs: 1, extrapolation: Extrapolation::LastValue, threshold: 0.05 };
+        let good = vec![0.5, 0.6, 0.6, 0.6, 0.6];
+        let flat = vec![0.2; 5];
+        let late = vec![0.3, 0.3, 0.3, 0.3, 0.9];
+        let report = rule.replay(&[good, flat, late], &[vec![0, 1, 2], vec![2, 0, 1]], 0).unwrap();
+        // First order: `flat` and `late` stop after 2 epochs, `late` wrongly. Second: `good` and `flat` stop after 2.
+        let expected = EarlyStopReport {
+            replays: 2,
+            curves: 6,
+            epochs: 30,
+            epochs_saved: 12,
+            stops: 4,
+            wrong_stops: 1,
+            best_lost: 1,
+        };
+        assert_eq!(report, expected);
+        assert_eq!((report.saved(), report.wrong()), (0.4, 0.25));
+        assert_eq!(
+            report.to_string(),
+            "12 of 30 epochs saved (40.0 %), 4 of 6 runs stopped, 1 of the stops wrong (25.0 %), best run lost in 1 of 2 \
+             replays"
+        );
+        assert!(rule.replay(&[vec![]], &[vec![0]], 0).is_err());
     }
 }

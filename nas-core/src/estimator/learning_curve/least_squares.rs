@@ -34,7 +34,12 @@ pub(super) fn rising(fit: Fit, data: &Data, at: usize, monotone: bool) -> Fit {
     if !monotone || (value(1) <= value(n) && value(n) <= value(at)) {
         return fit;
     }
-    let mean = data.ys.iter().zip(&data.weights).map(|(y, w)| y * w).sum::<f64>() / n as f64;
+    level(fit, data)
+}
+
+/// The level curve through the mean, in place of a fit.
+pub(super) fn level(fit: Fit, data: &Data) -> Fit {
+    let mean = data.ys.iter().zip(&data.weights).map(|(y, w)| y * w).sum::<f64>() / data.ys.len() as f64;
     let params = fit.family.flat(mean);
     Fit { params, error: data.error(fit.family, &params), ..fit }
 }

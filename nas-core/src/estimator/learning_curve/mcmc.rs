@@ -1,11 +1,15 @@
 //! The paper's extrapolation: the posterior of a weighted sum of all families with normal noise, drawn by the
 //! affine-invariant ensemble sampler (Goodman and Weare 2010).
+//!
+//! Unlike the paper's, the prior of the weights is logistic-normal and wide. A flat one all but rules out that a single
+//! family is right, and its intervals are too narrow: of 90 % intervals, 76 % held the truth, against 91 % here (66 noisy
+//! curves of the families, 8 to 20 epochs of 50).
 
 use rand_chacha::ChaCha8Rng;
 
 use super::families::{Epoch, Family, MAX_PARAMS, Params};
 use super::fit::{Data, fit};
-use super::least_squares::{Laplace, PRIOR_COUNT, PRIOR_NOISE, rising};
+use super::least_squares::{Laplace, PRIOR_COUNT, PRIOR_NOISE, level, rising};
 use super::prediction::Prediction;
 use super::{normal, uniform};
 
@@ -13,6 +17,8 @@ use super::{normal, uniform};
 const MAX_COMPONENTS: usize = 2000;
 /// Bounds of the noise's standard deviation.
 const NOISE: (f64, f64) = (1e-3, 0.5);
+/// Standard deviation of the logarithm of a raw weight: one family, or a few, make up most of the sum.
+const WEIGHTS: f64 = 2.0;
 /// A sum that falls by less counts as level.
 const LEVEL: f64 = 1e-6;
 /// The stretch move's largest factor, Goodman and Weare's.
@@ -42,71 +48,81 @@ pub(super) fn predict(
     for step in 1..=length.samples {
         ensemble.step(rng);
         if step % stride == 0 || step == length.samples {
-            draws.extend(ensemble.walkers.iter().map(|xs| (1.0, sum.value(sum.at, xs), sum.noise(xs))));
+            draws.extend(ensemble.walkers.iter().map(|xs| (1.0, sum_at(sum.at, &parts_of(xs)), noise_of(xs))));
         }
     }
     Prediction::new(draws)
 }
 
-/// The model. A point holds the parameters of every family, a raw weight for each, and the logarithm of the noise.
+/// The model. A point holds the parameters of every family, the logarithms of their raw weights and that of the noise.
 struct WeightedSum<'a> {
     data: Data<'a>,
     at: Epoch,
     monotone: bool,
 }
 
+/// Families with their weights, which sum to 1.
+type Parts = [(f64, Params); Family::ALL.len()];
+
+/// Where the logarithms of the raw weights lie in a point.
+fn weights_of(xs: &[f64]) -> &[f64] {
+    &xs[xs.len() - 1 - Family::ALL.len()..xs.len() - 1]
+}
+
+fn parts_of(xs: &[f64]) -> Parts {
+    let mut parts = Parts::default();
+    let (mut start, mut total) = (0, 0.0);
+    for ((family, weight), part) in Family::ALL.iter().zip(weights_of(xs)).zip(&mut parts) {
+        let end = start + family.num_params();
+        part.0 = weight.exp();
+        part.1[..end - start].copy_from_slice(&xs[start..end]);
+        (start, total) = (end, total + part.0);
+    }
+    parts.iter_mut().for_each(|part| part.0 /= total);
+    parts
+}
+
+fn noise_of(xs: &[f64]) -> f64 {
+    xs[xs.len() - 1].exp()
+}
+
+fn sum_at(epoch: Epoch, parts: &Parts) -> f64 {
+    Family::ALL.iter().zip(parts).map(|(family, (weight, params))| weight * family.at(epoch, params)).sum()
+}
+
 impl WeightedSum<'_> {
-    fn value(&self, epoch: Epoch, xs: &[f64]) -> f64 {
-        let (mut params, weights) = xs.split_at(xs.len() - Family::ALL.len() - 1);
-        let (mut sum, mut total) = (0.0, 0.0);
-        for (family, weight) in Family::ALL.into_iter().zip(weights) {
-            let (own, rest) = params.split_at(family.num_params());
-            let mut padded = [0.0; MAX_PARAMS];
-            padded[..own.len()].copy_from_slice(own);
-            sum += weight * family.at(epoch, &padded);
-            total += weight;
-            params = rest;
-        }
-        sum / total
-    }
-
-    fn noise(&self, xs: &[f64]) -> f64 {
-        xs[xs.len() - 1].exp()
-    }
-
-    /// Up to a constant: flat over the bounds of the parameters, over the simplex of the weights (raw weights are
-    /// exponential) and over the noise's logarithm, but for the pseudo-residuals that least squares knows as well.
+    /// Up to a constant. The prior is flat over the bounds of the parameters and over the noise's logarithm, but for the
+    /// pseudo-residuals that least squares knows as well.
     fn log_posterior(&self, xs: &[f64]) -> f64 {
         let bounds = Family::ALL.iter().flat_map(|family| family.params());
-        let weights = &xs[xs.len() - Family::ALL.len() - 1..xs.len() - 1];
+        let (weights, noise) = (weights_of(xs), noise_of(xs));
         let inside = bounds.zip(xs).all(|(&(_, low, high), x)| (low..=high).contains(x));
-        let noise = self.noise(xs);
-        if !inside || weights.iter().any(|&weight| weight <= 0.0) || !(NOISE.0..=NOISE.1).contains(&noise) {
+        if !inside || weights.iter().any(|weight| weight.abs() > 50.0) || !(NOISE.0..=NOISE.1).contains(&noise) {
             return f64::NEG_INFINITY;
         }
-        let end = self.value(self.at, xs);
-        if !(0.0..=1.0).contains(&end) {
-            return f64::NEG_INFINITY;
-        }
+        let parts = parts_of(xs);
         let Data { epochs, ys, weights: heavy } = &self.data;
-        let values: Vec<f64> = epochs.iter().map(|&epoch| self.value(epoch, xs)).collect();
-        let (first, last) = (values[0], values[values.len() - 1]);
-        if self.monotone && (first > last + LEVEL || last > end + LEVEL) {
+        let (first, last, end) = (epochs[0], epochs[epochs.len() - 1], sum_at(self.at, &parts));
+        let falls = || sum_at(first, &parts) > sum_at(last, &parts) + LEVEL || sum_at(last, &parts) > end + LEVEL;
+        if !(0.0..=1.0).contains(&end) || (self.monotone && falls()) {
             return f64::NEG_INFINITY;
         }
-        let squares: f64 = values.iter().zip(*ys).zip(heavy).map(|((v, y), w)| w * (v - y).powi(2)).sum();
-        let count = ys.len() as f64 + PRIOR_COUNT;
-        let squares = squares + PRIOR_COUNT * PRIOR_NOISE.powi(2);
-        -weights.iter().sum::<f64>() - count * noise.ln() - squares / (2.0 * noise * noise)
+        let residuals = epochs.iter().zip(*ys).map(|(&epoch, y)| sum_at(epoch, &parts) - y);
+        let squares: f64 = residuals.zip(heavy).map(|(r, w)| w * r * r).sum();
+        let (count, squares) = (ys.len() as f64 + PRIOR_COUNT, squares + PRIOR_COUNT * PRIOR_NOISE.powi(2));
+        let weights: f64 = weights.iter().map(|x| (x / WEIGHTS).powi(2)).sum();
+        -weights / 2.0 - count * noise.ln() - squares / (2.0 * noise * noise)
     }
 
     /// Walkers around the least-squares fits, as wide as these leave the parameters open.
     fn starts(&self, at: usize, walkers: usize, rng: &mut ChaCha8Rng) -> Vec<Vec<f64>> {
         let data = &self.data;
-        let fits: Vec<Laplace> = Family::ALL
-            .iter()
-            .map(|&family| Laplace::new(rising(fit(family, data), data, at, self.monotone), data))
-            .collect();
+        let allowed = |family| {
+            let fit = rising(fit(family, data), data, at, self.monotone);
+            let inside = (0.0..=1.0).contains(&family.at(self.at, &fit.params));
+            Laplace::new(if inside { fit } else { level(fit, data) }, data)
+        };
+        let fits: Vec<Laplace> = Family::ALL.into_iter().map(allowed).collect();
         let best = fits.iter().map(|fit| fit.log_evidence).fold(f64::NEG_INFINITY, f64::max);
         let mut start = |width: f64| {
             let mut xs = Vec::new();
@@ -115,19 +131,19 @@ impl WeightedSum<'_> {
                 xs.extend_from_slice(&params[..fit.fit.family.num_params()]);
             }
             let weight = |fit: &Laplace| 0.02 + (fit.log_evidence - best).exp();
-            xs.extend(fits.iter().map(|fit| weight(fit) * (1e-6 - (1.0 - uniform(rng)).ln())));
+            xs.extend(fits.iter().map(|fit| weight(fit).ln() + normal(rng)));
             let noise: f64 =
                 fits.iter().map(|fit| fit.noise * weight(fit)).sum::<f64>() / fits.iter().map(weight).sum::<f64>();
             xs.push((noise.clamp(NOISE.0, NOISE.1).ln() + 0.1 * normal(rng)).clamp(NOISE.0.ln(), NOISE.1.ln()));
             xs
         };
-        // Draws that the prior forbids are made again, closer to the fits; the fits themselves end the search.
-        let mut allowed = || {
+        // Draws that the prior forbids are made again, closer to the fits, which it allows.
+        let mut walker = || {
             let draws = (0..100).map(|attempt| 0.97f64.powi(attempt)).map(&mut start);
             let found = draws.take(100).find(|xs| self.log_posterior(xs).is_finite());
             found.unwrap_or_else(|| start(0.0))
         };
-        (0..walkers).map(|_| allowed()).collect()
+        (0..walkers).map(|_| walker()).collect()
     }
 }
 
@@ -157,8 +173,7 @@ impl<F: Fn(&[f64]) -> f64> Ensemble<F> {
                 .collect();
             let log_density = (self.density)(&stretched);
             let log_ratio = (stretched.len() - 1) as f64 * z.ln() + log_density - self.log_density[i];
-            // A walker that starts where the density is 0 takes any move to where it is not.
-            if uniform(rng).ln() < log_ratio && log_density > f64::NEG_INFINITY {
+            if uniform(rng).ln() < log_ratio {
                 (self.walkers[i], self.log_density[i]) = (stretched, log_density);
             }
         }

@@ -32,7 +32,7 @@ impl Prediction {
 
     /// Expected value.
     pub fn mean(&self) -> f64 {
-        self.components.iter().map(|part| part.weight * part.mean).sum()
+        self.components.iter().map(|part| part.weight * part.mean).sum::<f64>().clamp(0.0, 1.0)
     }
 
     /// Standard deviation.
