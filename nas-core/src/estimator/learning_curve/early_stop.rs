@@ -121,7 +121,7 @@ impl EarlyStop {
     }
 
     fn looks_at(&self, epochs: usize, total: usize) -> bool {
-        epochs >= self.min_epochs && epochs < total && epochs % self.every == 0
+        epochs >= self.min_epochs && epochs < total && epochs.is_multiple_of(self.every)
     }
 
     fn judge(&self, prediction: &Prediction, best: f64) -> Decision {

@@ -167,3 +167,42 @@ fn configs_are_read_with_defaults_and_unknown_keys_are_refused() {
     assert!(read("extrapolation = { kind = \"least_squares\", walkers = 60 }").is_err());
     assert!(read("patience = 3").is_err());
 }
+
+#[derive(Deserialize)]
+struct Reference {
+    error: f64,
+    params: Vec<f64>,
+    at_60: f64,
+}
+
+#[derive(Deserialize)]
+struct ReferenceCurve {
+    name: String,
+    ys: Vec<f64>,
+    fits: std::collections::BTreeMap<String, Reference>,
+}
+
+#[test]
+fn formulas_and_fits_agree_with_scipy() {
+    let text = include_str!("../../../../tests/golden/learning_curve/fits.json");
+    let curves: Vec<ReferenceCurve> = serde_json::from_str(text).unwrap();
+    assert_eq!(curves.len(), 3);
+    for ReferenceCurve { name, ys, fits } in curves {
+        let data = fit::Data::new(&ys, 1.0);
+        for family in Family::ALL {
+            let Reference { error, params, at_60 } = &fits[serde_json::to_value(family).unwrap().as_str().unwrap()];
+            let mut theirs = Params::default();
+            theirs[..params.len()].copy_from_slice(params);
+            assert_eq!(params.len(), family.num_params());
+            assert!((family.value(60.0, &theirs) - at_60).abs() < 1e-9, "{name} {family:?}");
+            assert!((data.error(family, &theirs) - error).abs() < 1e-9, "{name} {family:?}");
+            // Ours may be better: scipy's starts are random, and neither search is global.
+            let ours = fit::fit(family, &data);
+            assert!(ours.error <= error * (1.0 + 1e-4), "{name} {family:?}: {} {error}", ours.error);
+            if ours.error >= error * (1.0 - 1e-4) {
+                let value = family.value(60.0, &ours.params);
+                assert!((value - at_60).abs() < 3e-3, "{name} {family:?}: {value} {at_60}");
+            }
+        }
+    }
+}
