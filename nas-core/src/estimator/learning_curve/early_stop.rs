@@ -14,7 +14,7 @@ use super::{CurveError, Extrapolation, Prediction, check_curve};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EarlyStop {
-    /// Epochs from one look to the next.
+    /// Epochs from one look to the next. Every look is another chance to be wrong: a few per run are best.
     pub every: usize,
     /// Epochs before the first look.
     pub min_epochs: usize,
@@ -26,7 +26,7 @@ pub struct EarlyStop {
 
 impl Default for EarlyStop {
     fn default() -> Self {
-        Self { every: 1, min_epochs: 5, threshold: 0.05, extrapolation: Extrapolation::default() }
+        Self { every: 5, min_epochs: 5, threshold: 0.05, extrapolation: Extrapolation::default() }
     }
 }
 
@@ -104,6 +104,7 @@ impl EarlyStop {
                 }
                 report.curves += 1;
                 report.epochs += total;
+                report.improvements += usize::from(best.is_finite() && end > best);
                 match stop {
                     Some(epochs) => {
                         report.stops += 1;
@@ -145,6 +146,8 @@ pub struct EarlyStopReport {
     pub stops: usize,
     /// Stopped runs whose final value would have been above the best at that time.
     pub wrong_stops: usize,
+    /// Runs whose final value was above the best at that time, stopped or not.
+    pub improvements: usize,
     /// Replays whose best run of all was stopped.
     pub best_lost: usize,
 }
@@ -163,10 +166,11 @@ impl EarlyStopReport {
 
 impl fmt::Display for EarlyStopReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { replays, curves, epochs, epochs_saved, stops, wrong_stops, best_lost } = self;
+        let Self { replays, curves, epochs, epochs_saved, stops, wrong_stops, improvements, best_lost } = self;
         let (saved, wrong) = (100.0 * self.saved(), 100.0 * self.wrong());
         write!(f, "{epochs_saved} of {epochs} epochs saved ({saved:.1} %), {stops} of {curves} runs stopped, ")?;
-        write!(f, "{wrong_stops} of the stops wrong ({wrong:.1} %), best run lost in {best_lost} of {replays} replays")
+        write!(f, "{wrong_stops} of the stops wrong ({wrong:.1} %; {improvements} runs were improvements), ")?;
+        write!(f, "best run lost in {best_lost} of {replays} replays")
     }
 }
 
@@ -190,7 +194,7 @@ mod tests {
     fn a_hopeless_run_is_stopped_and_a_promising_one_is_not() {
         let mcmc = Extrapolation::Mcmc { walkers: 60, samples: 200, burn_in: 200, recency: 1.0, monotone: false };
         for extrapolation in [Extrapolation::default(), mcmc, Extrapolation::LastValue] {
-            let rule = EarlyStop { extrapolation, ..EarlyStop::default() };
+            let rule = EarlyStop { every: 1, extrapolation, ..EarlyStop::default() };
             match decide(&rule, &curve(0.5, 12), Some(0.8)) {
                 Decision::Stop { probability } => assert!((0.0..0.05).contains(&probability)),
                 Decision::Continue => panic!("{rule:?} goes on"),
@@ -237,14 +241,15 @@ mod tests {
             epochs_saved: 12,
             stops: 4,
             wrong_stops: 1,
+            improvements: 1,
             best_lost: 1,
         };
         assert_eq!(report, expected);
         assert_eq!((report.saved(), report.wrong()), (0.4, 0.25));
         assert_eq!(
             report.to_string(),
-            "12 of 30 epochs saved (40.0 %), 4 of 6 runs stopped, 1 of the stops wrong (25.0 %), best run lost in 1 of 2 \
-             replays"
+            "12 of 30 epochs saved (40.0 %), 4 of 6 runs stopped, 1 of the stops wrong (25.0 %; 1 runs were improvements), \
+             best run lost in 1 of 2 replays"
         );
         assert!(rule.replay(&[vec![]], &[vec![0]], 0).is_err());
     }
