@@ -11,6 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::{CurveError, Extrapolation, Prediction, check_curve};
 
 /// When a run is stopped before its end.
+///
+/// ```
+/// use nas_core::estimator::learning_curve::{Decision, EarlyStop};
+/// use nas_datasets::rng::stream;
+///
+/// let curve = [0.20, 0.31, 0.36, 0.39, 0.41, 0.42, 0.42, 0.43, 0.43, 0.43];
+/// let decision = EarlyStop::default().decide(&curve, 30, Some(0.8), &mut stream(0, "early_stop", 10))?;
+/// assert!(matches!(decision, Decision::Stop { probability } if probability < 0.05));
+/// # Ok::<(), nas_core::estimator::learning_curve::CurveError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EarlyStop {

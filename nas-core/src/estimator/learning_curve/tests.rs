@@ -111,6 +111,14 @@ fn a_constant_curve_stays_and_one_value_says_little() {
 }
 
 #[test]
+fn the_last_value_rule_is_the_best_value_spread_by_the_later_changes() {
+    let predict = |curve: &[f64]| Extrapolation::LastValue.predict(curve, 30, &mut stream(0, "last", 0)).unwrap();
+    assert_eq!((predict(&[0.1, 0.4]).mean(), predict(&[0.3]).std()), (0.4, 0.25));
+    assert!((predict(&[0.1, 0.4]).std() - 0.3).abs() < 1e-12);
+    assert!((predict(&[0.1, 0.4, 0.5, 0.48]).std() - (0.0104f64 / 2.0).sqrt()).abs() < 1e-12);
+}
+
+#[test]
 fn a_monotone_extrapolation_of_a_falling_curve_does_not_fall() {
     let falling: Vec<f64> = (0..12).map(|i| 0.6 - 0.02 * f64::from(i)).collect();
     let predict = |monotone| {
