@@ -68,6 +68,9 @@ impl EarlyStop {
             return Err(CurveError::Past { epochs: curve.len(), at: total_epochs });
         }
         match best {
+            Some(found) if !(0.0..=1.0).contains(&found) => {
+                Err(CurveError::Setting { key: "best", found, expected: "a fraction of 0..=1" })
+            }
             Some(best) if self.looks_at(curve.len(), total_epochs) => {
                 Ok(self.judge(&self.extrapolation.predict(curve, total_epochs, rng)?, best))
             }
@@ -86,8 +89,7 @@ impl EarlyStop {
     }
 
     /// Replays the search that would have trained `curves` (each to its end) in each of `orders`, lists of indices into
-    /// them, and counts over all orders. A stopped run leaves the best value as it was; an index without a curve is passed
-    /// over.
+    /// them, and counts over all orders. A stopped run leaves the best value as it was.
     pub fn replay(&self, curves: &[Vec<f64>], orders: &[Vec<usize>], seed: u64) -> Result<EarlyStopReport, CurveError> {
         self.validate()?;
         curves.iter().try_for_each(|curve| check_curve(curve))?;
@@ -96,7 +98,9 @@ impl EarlyStop {
         for order in orders {
             let (mut best, mut best_stopped) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
             for &id in order {
-                let Some(curve) = curves.get(id) else { continue };
+                let unknown =
+                    CurveError::Setting { key: "orders", found: id as f64, expected: "the indices of curves" };
+                let curve = curves.get(id).ok_or(unknown)?;
                 let (total, end) = (curve.len(), curve[curve.len() - 1]);
                 let mut stop = None;
                 for epochs in (1..total).filter(|&epochs| best.is_finite() && self.looks_at(epochs, total)) {
@@ -232,6 +236,8 @@ mod tests {
         assert!(text(&rule, &[0.1, f64::NAN]).contains("NaN at epoch 2"));
         assert!(text(&rule, &[0.1; 31]).contains("31 epochs to epoch 30"));
         assert!(text(&EarlyStop { every: 0, ..rule.clone() }, &[0.1]).contains("`every` is 0"));
+        let best = rule.decide(&[0.1; 5], 30, Some(f64::NAN), &mut stream(0, "wrong", 1)).unwrap_err().to_string();
+        assert_eq!(best, "early stopping: `best` is NaN; expected a fraction of 0..=1");
         assert!(text(&EarlyStop { threshold: 5.0, ..rule }, &[0.1]).contains("`threshold` is 5; expected 0 to 1"));
     }
 
@@ -261,6 +267,8 @@ mod tests {
             "12 of 30 epochs saved (40.0 %), 4 of 6 runs stopped, 1 of the stops wrong (25.0 %; 1 runs were improvements), \
              best run lost in 1 of 2 replays"
         );
-        assert!(rule.replay(&[vec![]], &[vec![0]], 0).is_err());
+        assert_eq!(rule.replay(&[vec![]], &[vec![0]], 0), Err(CurveError::Empty));
+        let unknown = rule.replay(&[vec![0.5]], &[vec![0, 1]], 0).unwrap_err().to_string();
+        assert_eq!(unknown, "early stopping: `orders` is 1; expected the indices of curves");
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn predict(
     let sum = WeightedSum { data: Data::new(curve, recency), at: Epoch::new(at as f64), monotone };
     let mut ensemble = Ensemble::new(sum.starts(at, length.walkers, rng), |xs| sum.log_posterior(xs));
     (0..length.burn_in).for_each(|_| ensemble.step(rng));
-    let stride = (length.samples * length.walkers).div_ceil(MAX_COMPONENTS);
+    let stride = length.samples.saturating_mul(length.walkers).div_ceil(MAX_COMPONENTS);
     let mut draws = Vec::new();
     for step in 1..=length.samples {
         ensemble.step(rng);

@@ -62,7 +62,7 @@ pub enum Extrapolation {
     /// pybnn, a reference implementation, takes 2500 samples after 500 and a recency of 10. A quarter of the steps is
     /// enough: 92 % of the 90 % intervals then hold the truth, against 95 % (66 made curves), in 0.1 s of CPU a prediction.
     Mcmc {
-        /// Walkers of the ensemble: even, at least 50 (the sum has 48 parameters).
+        /// Walkers of the ensemble: even, 50 (the sum has 48 parameters) to 10,000.
         #[serde(default = "default_walkers")]
         walkers: usize,
         /// Steps of every walker that are kept.
@@ -84,7 +84,7 @@ pub enum Extrapolation {
         /// Weight of the last value over that of the first, 1 for equal weights.
         #[serde(default = "default_recency")]
         recency: f64,
-        /// A family that would fall after the last value is kept level instead.
+        /// A family whose fit falls over the values so far or after them is kept level instead.
         #[serde(default)]
         monotone: bool,
     },
@@ -149,8 +149,8 @@ impl Extrapolation {
             Self::Mcmc { recency, .. } | Self::LeastSquares { recency, .. } if !(1e-3..=1e3).contains(&recency) => {
                 setting("recency", recency, "0.001 to 1000")
             }
-            Self::Mcmc { walkers, .. } if walkers < 50 || walkers % 2 == 1 => {
-                setting("walkers", walkers as f64, "an even number, at least 50")
+            Self::Mcmc { walkers, .. } if !(50..=10_000).contains(&walkers) || walkers % 2 == 1 => {
+                setting("walkers", walkers as f64, "an even number of 50 to 10000")
             }
             Self::Mcmc { samples: 0, .. } => setting("samples", 0.0, "at least 1"),
             _ => Ok(()),

@@ -150,7 +150,7 @@ fn wrong_input_is_an_error_that_says_what_was_found() {
         assert!(text(&[0.1, 0.2], 2).contains("2 epochs to epoch 2; expected a later epoch"));
     }
     let walkers = Extrapolation::Mcmc { walkers: 7, samples: 1, burn_in: 0, recency: 1.0, monotone: false };
-    assert!(walkers.validate().unwrap_err().to_string().contains("`walkers` is 7; expected an even number"));
+    assert!(walkers.validate().unwrap_err().to_string().contains("`walkers` is 7; expected an even number of 50"));
     let recency = Extrapolation::LeastSquares { recency: f64::NAN, monotone: false };
     assert!(recency.validate().unwrap_err().to_string().contains("`recency` is NaN"));
 }
