@@ -1,4 +1,5 @@
-//! How good is a candidate: estimates that cost less than training it from scratch.
+//! Estimators: how good an architecture is, and how soon that can be known.
 
 pub mod batch_norm_recalibration;
+pub mod learning_curve;
 pub mod morphism;
