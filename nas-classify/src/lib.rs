@@ -1,1 +1,3 @@
-//! Image classification: cell and block search spaces, heads and metrics. Empty so far.
+//! Image classification: cell and block search spaces, heads and metrics.
+
+pub mod nasbench201;

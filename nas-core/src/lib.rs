@@ -5,6 +5,7 @@ pub mod arch;
 pub mod cli;
 pub mod config;
 pub mod device;
+pub mod estimator;
 pub mod interrupt;
 pub mod nn;
 pub mod one_shot;

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Init, Mode, Module, Shape, VarBuilder};
+use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
 use crate::space::Cost;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
@@ -55,13 +55,18 @@ impl Module for BatchNorm {
     /// A batch with one value per channel has no variance: it is normalised by the running statistics and does not
     /// update them (image pooling at batch 1 would otherwise write NaN into them).
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        if probe::is_linear() {
+            return xs.shallow_clone();
+        }
+        probe::report(Site::PreNorm, xs);
         let values_per_channel = xs.numel() as i64 / self.channels;
         let train = mode.train && values_per_channel > 1;
+        let updates = !(train && probe::is_recording());
         xs.batch_norm(
             self.weight.as_ref(),
             self.bias.as_ref(),
-            Some(&self.running_mean),
-            Some(&self.running_var),
+            updates.then_some(&self.running_mean),
+            updates.then_some(&self.running_var),
             train,
             self.config.momentum,
             self.config.eps,

@@ -1,0 +1,3 @@
+//! How good is a candidate: estimates that cost less than training it.
+
+pub mod zero_cost;
