@@ -7,7 +7,7 @@ use nas_core::arch::Architecture;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, probe, relu};
 use nas_core::space::{Backbone, Cost, FeatureInfo, InvalidArchitecture};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Operators of an edge, by the number that an architecture holds.
 pub const OPERATORS: [&str; 5] = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"];
@@ -68,7 +68,7 @@ impl Network {
 
     /// The classifier's input `[B, 4C]` for images `[B, 3, H, W]`: the mean over the pixels of the last feature map.
     pub fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.trunk.last(xs, mode).mean_dim([2i64, 3].as_slice(), false, Kind::Float)
+        self.trunk.last(xs, mode).mean_dim([2i64, 3].as_slice(), false, None)
     }
 
     /// Cost of every part for an image of `input`, from input to output.

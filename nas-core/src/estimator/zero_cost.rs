@@ -18,7 +18,7 @@ use crate::space::Cost;
 
 /// A network that can be scored.
 pub trait Model {
-    /// Logits `[B, K]` of images `[B, C, H, W]`, norms in training mode.
+    /// Logits `[B, K]` of images `[B, C, H, W]`, norms in training mode; of kind double where images and parameters are.
     fn logits(&self, xs: &Tensor) -> Tensor;
 
     /// The last feature map `[B, C', H', W']` of images, before pooling and classifier, norms in training mode.

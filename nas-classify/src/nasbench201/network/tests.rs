@@ -2,7 +2,7 @@ use std::io::Read;
 use std::path::Path;
 
 use nas_core::optim::{gradients, named_parameters};
-use tch::Device;
+use tch::{Device, Kind};
 use tch::nn::VarStore;
 
 use super::*;
