@@ -1,10 +1,12 @@
 //! Rank correlation of zero-cost proxies with accuracy on NAS-Bench-201: real networks, untrained, one batch of CIFAR-10.
 //!
-//!     NAS_DATA=../shared/data cargo run --release -p nas-classify --example zero_cost_nasbench201 -- [N] [BATCH] [SEED]
+//!     NAS_DATA=../shared/data cargo run --release -p nas-classify --example zero_cost_nasbench201 \
+//!         -- [N] [BATCH] [SEED] [PROXY ..]
 //!
 //! Prints Spearman's rho with the CIFAR-10 test accuracy after 200 epochs over N random architectures (200) beside
 //! published figures over all 15,625 or a part of them: Abdelfattah et al. 2021, table 1, and, for synflow, logsynflow,
-//! naswot and params, the cache of FreeREA (Cavagnero et al. 2023). About 3 s per architecture on one core.
+//! naswot and params, the cache of FreeREA (Cavagnero et al. 2023). Each network's scores go to stderr as they come. All
+//! proxies take about 4.5 s per architecture of one core, half of it grasp.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -13,6 +15,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nas_classify::nasbench201::{Network, NetworkConfig, OPERATORS};
+use nas_core::arch::Architecture;
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::optim::{Named, named_parameters};
@@ -42,11 +45,13 @@ fn main() -> Result<()> {
     let (count, batch, seed) = (number(200)? as usize, number(64)? as i64, number(0)?);
     let data = PathBuf::from(std::env::var("NAS_DATA").context("NAS_DATA: expected the folder of the data sets")?);
     let sample = Sample::draw(&data, count, batch, seed)?;
-    let proxies = PUBLISHED.map(|(proxy, _)| proxy);
-    let report = sample.correlations(&proxies, |done| eprint!("\r{done}/{count}"));
-    eprintln!();
+    let named = args.map(|name| Ok(name.parse()?)).collect::<Result<Vec<Proxy>>>()?;
+    let is_wanted = |(proxy, _): &(Proxy, f64)| named.is_empty() || named.contains(proxy);
+    let wanted: Vec<(Proxy, f64)> = PUBLISHED.into_iter().filter(is_wanted).collect();
+    let proxies: Vec<Proxy> = wanted.iter().map(|(proxy, _)| *proxy).collect();
+    let report = sample.correlations(&proxies, |line| eprintln!("{line}"));
     println!("{:10}  {:>8}  {:>9}  {:>6}  {:>12}", "proxy", "spearman", "published", "finite", "secs per net");
-    for (proxy, published) in PUBLISHED {
+    for (proxy, published) in wanted {
         let Correlation { spearman, finite, secs } = &report[proxy.name()];
         let published = if published.is_nan() { "-".to_string() } else { format!("{published:.3}") };
         println!("{:10}  {spearman:8.3}  {published:>9}  {finite:6}  {:12.3}", proxy.name(), secs / count as f64);
@@ -79,23 +84,25 @@ impl Sample {
         Ok(Self { rows, images, labels, seed })
     }
 
-    fn correlations(&self, proxies: &[Proxy], progress: impl Fn(usize)) -> BTreeMap<&'static str, Correlation> {
+    fn correlations(&self, proxies: &[Proxy], progress: impl Fn(&str)) -> BTreeMap<&'static str, Correlation> {
         let mut found: BTreeMap<_, _> = proxies.iter().map(|proxy| (proxy.name(), (Vec::new(), 0.0))).collect();
         for (i, &(choices, accuracy)) in self.rows.iter().enumerate() {
             tch::manual_seed(rng::torch_seed(self.seed, "init", i as u64));
             let candidate = Candidate::new(choices);
+            let mut line = format!("{} {} {accuracy}", i + 1, Architecture::new(choices.to_vec()));
             for proxy in proxies {
                 let (pairs, secs) = found.get_mut(proxy.name()).expect("one entry per proxy");
                 let start = Instant::now();
                 let value = score(*proxy, &candidate, &self.images, &self.labels);
                 *secs += start.elapsed().as_secs_f64();
+                line += &format!(" {proxy}={:.6e}", value.as_ref().copied().unwrap_or(f64::NAN));
                 match value {
                     Ok(value) => pairs.push((value, accuracy)),
                     Err(ZeroCostError::NotFinite { .. }) => {}
                     Err(error) => panic!("{choices:?}: {error}"),
                 }
             }
-            progress(i + 1);
+            progress(&line);
         }
         let correlation = |(name, (pairs, secs)): (_, (Vec<_>, f64))| {
             (name, Correlation { spearman: spearman(&pairs), finite: pairs.len(), secs })

@@ -2,8 +2,8 @@ use std::io::Read;
 use std::path::Path;
 
 use nas_core::optim::{gradients, named_parameters};
-use tch::{Device, Kind};
 use tch::nn::VarStore;
+use tch::{Device, Kind};
 
 use super::*;
 
