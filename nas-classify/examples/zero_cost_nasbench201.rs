@@ -9,22 +9,22 @@
 //! proxies take about 4.5 s per architecture of one core, half of it grasp.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nas_classify::nasbench201::{Network, NetworkConfig, OPERATORS};
+use nas_classify::nasbench201::{Network, NetworkConfig, Table};
 use nas_core::arch::Architecture;
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::Cost;
+use nas_core::stats::spearman;
 use nas_datasets::rng;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-const PUBLISHED: [(Proxy, f64); 11] = [
+const PUBLISHED: [(Proxy, f64); 12] = [
     (Proxy::Synflow, 0.769),
     (Proxy::Logsynflow, 0.826),
     (Proxy::Naswot, 0.785),
@@ -36,6 +36,7 @@ const PUBLISHED: [(Proxy, f64); 11] = [
     (Proxy::Fisher, 0.36),
     (Proxy::Zen, f64::NAN),
     (Proxy::L2, f64::NAN),
+    (Proxy::Macs, f64::NAN),
 ];
 
 fn main() -> Result<()> {
@@ -61,7 +62,7 @@ fn main() -> Result<()> {
 
 /// Architectures of the table with their accuracies, and a batch.
 struct Sample {
-    rows: Vec<([u16; 6], f64)>,
+    rows: Vec<(Architecture, f64)>,
     images: Tensor,
     labels: Tensor,
     seed: u64,
@@ -79,33 +80,37 @@ impl Sample {
         let table = table(&data.join("nasbench201/nasbench201.csv.gz"))?;
         ensure!((2..=table.len()).contains(&count), "{count} architectures: expected 2 to {}", table.len());
         let mut rng = rng::stream(seed, "zero_cost", 0);
-        let rows = rand::seq::index::sample(&mut rng, table.len(), count).iter().map(|i| table[i]).collect();
+        let rows = rand::seq::index::sample(&mut rng, table.len(), count).iter().map(|i| table[i].clone()).collect();
         let (images, labels) = cifar(&data.join("cifar10/cifar-10-batches-bin/data_batch_1.bin"), batch)?;
         Ok(Self { rows, images, labels, seed })
     }
 
     fn correlations(&self, proxies: &[Proxy], progress: impl Fn(&str)) -> BTreeMap<&'static str, Correlation> {
-        let mut found: BTreeMap<_, _> = proxies.iter().map(|proxy| (proxy.name(), (Vec::new(), 0.0))).collect();
-        for (i, &(choices, accuracy)) in self.rows.iter().enumerate() {
+        let mut found: BTreeMap<_, _> =
+            proxies.iter().map(|proxy| (proxy.name(), (Vec::new(), Vec::new(), 0.0))).collect();
+        for (i, (arch, accuracy)) in self.rows.iter().enumerate() {
             tch::manual_seed(rng::torch_seed(self.seed, "init", i as u64));
-            let candidate = Candidate::new(choices);
-            let mut line = format!("{} {} {accuracy}", i + 1, Architecture::new(choices.to_vec()));
+            let candidate = Candidate::new(arch);
+            let mut line = format!("{} {} {accuracy}", i + 1, arch);
             for proxy in proxies {
-                let (pairs, secs) = found.get_mut(proxy.name()).expect("one entry per proxy");
+                let (estimates, truth, secs) = found.get_mut(proxy.name()).expect("one entry per proxy");
                 let start = Instant::now();
                 let value = score(*proxy, &candidate, &self.images, &self.labels);
                 *secs += start.elapsed().as_secs_f64();
                 line += &format!(" {proxy}={:.6e}", value.as_ref().copied().unwrap_or(f64::NAN));
                 match value {
-                    Ok(value) => pairs.push((value, accuracy)),
+                    Ok(value) => {
+                        estimates.push(value);
+                        truth.push(*accuracy)
+                    }
                     Err(ZeroCostError::NotFinite { .. }) => {}
-                    Err(error) => panic!("{choices:?}: {error}"),
+                    Err(error) => panic!("{arch}: {error}"),
                 }
             }
             progress(&line);
         }
-        let correlation = |(name, (pairs, secs)): (_, (Vec<_>, f64))| {
-            (name, Correlation { spearman: spearman(&pairs), finite: pairs.len(), secs })
+        let correlation = |(name, (estimates, truth, secs)): (_, (Vec<f64>, Vec<f64>, f64))| {
+            (name, Correlation { spearman: spearman(&estimates, &truth), finite: truth.len(), secs })
         };
         found.into_iter().map(correlation).collect()
     }
@@ -117,7 +122,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(choices: [u16; 6]) -> Self {
+    fn new(arch: &Architecture) -> Self {
+        let choices = arch.choices().try_into().expect("six choices");
         let vs = VarStore::new(Device::Cpu);
         let net = Network::new(&VarBuilder::new(&vs), &NetworkConfig::default(), choices).expect("a row of the table");
         Self { vs, net }
@@ -142,19 +148,13 @@ impl Model for Candidate {
     }
 }
 
-/// Choices and CIFAR-10 test accuracy after 200 epochs of every architecture.
-fn table(path: &Path) -> Result<Vec<([u16; 6], f64)>> {
-    let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text)?;
-    let row = |line: &str| {
-        let columns: Vec<&str> = line.split(',').collect();
-        let edges = columns.get(1)?.split(['|', '+']).filter_map(|edge| edge.split_once('~'));
-        let choices: Vec<u16> =
-            edges.filter_map(|(name, _)| OPERATORS.iter().position(|op| *op == name)).map(|i| i as u16).collect();
-        Some((choices.try_into().ok()?, columns.get(3)?.parse().ok()?))
-    };
-    text.lines().skip(1).map(|line| row(line).with_context(|| format!("{}: {line:?}", path.display()))).collect()
+/// Every architecture, in the benchmark's order, with its CIFAR-10 test accuracy after 200 epochs.
+fn table(path: &Path) -> Result<Vec<(Architecture, f64)>> {
+    let table = Table::read(path)?;
+    let (index, accuracy) = (table.column("index")?, table.column("cifar10_test_200")?);
+    let mut archs: Vec<Architecture> = Table::archs().collect();
+    archs.sort_by_key(|arch| table.get(arch, index) as usize);
+    Ok(archs.into_iter().map(|arch| (arch.clone(), table.get(&arch, accuracy))).collect())
 }
 
 /// The first `batch` images `[B, 3, 32, 32]`, normalised as the benchmark does, with their labels.
@@ -170,31 +170,9 @@ fn cifar(path: &Path, batch: i64) -> Result<(Tensor, Tensor)> {
     Ok((images, records.select(1, 0).to_kind(Kind::Int64)))
 }
 
-/// Spearman's rank correlation of pairs, equal values at their mean rank.
-fn spearman(pairs: &[(f64, f64)]) -> f64 {
-    let (xs, ys): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-    let (xs, ys) = (ranks(&xs), ranks(&ys));
-    let mean = (pairs.len() as f64 + 1.0) / 2.0;
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
-    product(&xs, &ys) / (product(&xs, &xs) * product(&ys, &ys)).sqrt()
-}
-
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let below = |v: f64| values.iter().filter(|&&other| other < v).count() as f64;
-    let equal = |v: f64| values.iter().filter(|&&other| other == v).count() as f64;
-    values.iter().map(|&v| below(v) + (equal(v) + 1.0) / 2.0).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spearman_of_known_pairs() {
-        // Ranks 1, 2.5, 2.5, 5, 4 and 2, 1, 3.5, 5, 3.5 about their mean 3: products 7.25, squares 9.5 and 9.5.
-        let rho = spearman(&[(1.0, 2.0), (2.0, 1.0), (2.0, 4.0), (5.0, 9.0), (3.0, 4.0)]);
-        assert!((rho - 7.25 / 9.5).abs() < 1e-12, "{rho}");
-    }
 
     #[test]
     fn proxies_rank_real_networks() {

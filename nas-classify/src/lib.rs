@@ -1,3 +1,5 @@
-//! Image classification: cell and block search spaces, heads and metrics.
+//! Image classification: cell and block search spaces, and the proof of the search strategies on a table of trained
+//! networks.
 
+pub mod commands;
 pub mod nasbench201;

@@ -57,8 +57,13 @@ pub fn read_table(path: &Path, sets: &[String]) -> Result<Table, ConfigError> {
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
     let syntax = |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
     let mut table: Table = text.parse().map_err(syntax)?;
-    sets.iter().try_for_each(|option| apply(&mut table, option))?;
+    apply_all(&mut table, sets)?;
     Ok(table)
+}
+
+/// Applies `--set` options in order.
+pub fn apply_all(table: &mut Table, sets: &[String]) -> Result<(), ConfigError> {
+    sets.iter().try_for_each(|option| apply(table, option))
 }
 
 /// Turns a table into a config; `origin` is named in errors.

@@ -39,6 +39,36 @@ pub fn curves(path: &Path, title: &str, series: &[Series]) -> Result<()> {
     draw().map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))
 }
 
+/// Draws all series into one panel with a legend.
+pub fn lines(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[Series]) -> Result<()> {
+    let all = || series.iter().flat_map(|series| &series.points);
+    ensure!(all().next().is_some(), "{}: there is nothing to draw", path.display());
+    let root = SVGBackend::new(path, (960, 600)).into_drawing_area();
+    let draw = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        root.fill(&WHITE)?;
+        let (x, y) = (range(all().map(|p| p.0)), range(all().map(|p| p.1)));
+        let mut chart = ChartBuilder::on(&root)
+            .caption(title, ("sans-serif", 20))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(64)
+            .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
+        chart.configure_mesh().x_desc(x_desc).y_desc(y_desc).draw()?;
+        for (i, series) in series.iter().enumerate() {
+            let color = Palette99::pick(i).stroke_width(2);
+            chart
+                .draw_series(LineSeries::new(series.points.iter().copied(), color))?
+                .label(&series.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
+        }
+        let position = SeriesLabelPosition::LowerRight;
+        chart.configure_series_labels().position(position).background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+        root.present()?;
+        Ok(())
+    };
+    draw().map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))
+}
+
 /// Smallest and largest value, apart even when they are equal.
 fn range(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let low = values.clone().fold(f64::INFINITY, f64::min);

@@ -63,9 +63,12 @@ fn build(root: &Path) -> Result<()> {
 /// The main job, small: a search, then the architecture it found against DeepLabv3+ by one recipe.
 fn demo(root: &Path) -> Result<()> {
     build(root)?;
-    let job = |job, config, out| nas_segment(root, &[job, "--config", config, "--out", out, "--resume"]);
-    job("search", "configs/segment/demo_search.toml", "runs/demo/search")?;
-    job("compare", "configs/segment/demo_compare.toml", "runs/demo/compare")
+    let job = |job, config, out, threads: &[&str]| {
+        nas_segment(root, &[&[job, "--config", config, "--out", out, "--resume"], threads].concat())
+    };
+    // A second thread makes steps on such small maps slower (docs/results/search_step.md).
+    job("search", "configs/segment/demo_search.toml", "runs/demo/search", &["--threads", "1"])?;
+    job("compare", "configs/segment/demo_compare.toml", "runs/demo/compare", &[])
 }
 
 fn nas_segment(root: &Path, args: &[&str]) -> Result<()> {

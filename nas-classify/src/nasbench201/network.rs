@@ -5,14 +5,12 @@
 use anyhow::{Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, probe, relu};
-use nas_core::space::{Backbone, Cost, FeatureInfo, InvalidArchitecture};
+use nas_core::space::{Backbone, ChoiceSpace, Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// Operators of an edge, by the number that an architecture holds.
-pub const OPERATORS: [&str; 5] = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"];
-/// Node that every edge comes from and node that it goes to, in the order of an architecture's choices.
-const EDGES: [(usize, usize); 6] = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)];
+use super::space::{EDGES, NasBench201};
+
 const STAGES: usize = 3;
 
 /// Width and depth of a network.
@@ -54,7 +52,7 @@ pub struct Network {
 
 impl Network {
     /// The network of `arch`, one operator number per edge 0->1, 0->2, 1->2, 0->3, 1->3, 2->3. A number above 4 is an
-    /// [`InvalidArchitecture`], an impossible config an error that names the key.
+    /// [`InvalidArchitecture`](nas_core::space::InvalidArchitecture), an impossible config an error that names the key.
     pub fn new(vb: &VarBuilder, config: &NetworkConfig, arch: [u16; 6]) -> Result<Self> {
         let trunk = Trunk::new(vb, config, arch)?;
         let classifier = Linear::new(&vb.sub("classifier"), trunk.channels(), config.num_classes);
@@ -100,7 +98,7 @@ impl Trunk {
     /// The trunk of `arch`; errors as those of [`Network::new`].
     pub fn new(vb: &VarBuilder, config: &NetworkConfig, arch: [u16; 6]) -> Result<Self> {
         config.validate()?;
-        check(arch)?;
+        NasBench201.validate(&Architecture::new(arch.to_vec()))?;
         let (channels, stem) = (config.channels, vb.sub("stem"));
         let conv = Conv2d::new(&stem.sub(0), 3, channels, 3, ConvConfig::default());
         let stem = (conv, BatchNorm::new(&stem.sub(1), channels, BnConfig::default()));
@@ -161,18 +159,6 @@ impl Backbone for Trunk {
         parts.push(("last_norm".to_string(), cost));
         (parts, shapes)
     }
-}
-
-fn check(arch: [u16; 6]) -> Result<(), InvalidArchitecture> {
-    let wrong = arch.iter().position(|&choice| usize::from(choice) >= OPERATORS.len());
-    wrong.map_or(Ok(()), |edge| {
-        let (from, to) = EDGES[edge];
-        Err(InvalidArchitecture {
-            space: "nasbench201".to_string(),
-            arch: Architecture::new(arch.to_vec()).to_string(),
-            reason: format!("operator {} on the edge {from}->{to}, expected 0 to {}", arch[edge], OPERATORS.len() - 1),
-        })
-    })
 }
 
 /// Cells, all but the first stage after a reduction.

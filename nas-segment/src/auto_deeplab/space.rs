@@ -2,7 +2,7 @@
 
 use nas_core::arch::Architecture;
 use nas_core::nn::VarBuilder;
-use nas_core::space::{Backbone, InvalidArchitecture, SearchSpace, Supernet, WeightSharing};
+use nas_core::space::{Backbone, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -99,7 +99,7 @@ impl AutoDeepLabSpace {
     }
 }
 
-impl SearchSpace for AutoDeepLabSpace {
+impl ChoiceSpace for AutoDeepLabSpace {
     fn name(&self) -> &str {
         "auto_deeplab"
     }
@@ -150,7 +150,9 @@ impl SearchSpace for AutoDeepLabSpace {
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
         self.genotype(arch).map(|_| ())
     }
+}
 
+impl SearchSpace for AutoDeepLabSpace {
     fn build(&self, vb: &VarBuilder, arch: &Architecture) -> Result<Box<dyn Backbone>, InvalidArchitecture> {
         let genotype = self.genotype(arch)?;
         let config = AutoDeepLabConfig { filters: self.filters, stem: self.stem, ..AutoDeepLabConfig::default() };

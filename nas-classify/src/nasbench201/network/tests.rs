@@ -1,4 +1,3 @@
-use std::io::Read;
 use std::path::Path;
 
 use nas_core::optim::{gradients, named_parameters};
@@ -6,6 +5,7 @@ use tch::nn::VarStore;
 use tch::{Device, Kind};
 
 use super::*;
+use crate::nasbench201::Table;
 
 const CIFAR: Shape = Shape { c: 3, h: 32, w: 32 };
 
@@ -41,43 +41,31 @@ fn parts_are_counted_and_named_from_input_to_output() {
     assert_eq!(parts[0].1, Cost { params: 27 * 16 + 32, macs: 27 * 16 * 1024 });
 }
 
-/// A row of the benchmark's table.
-struct Row {
-    arch: [u16; 6],
-    params_m: f64,
-    flops_m: f64,
-}
-
-/// The whole table, or nothing where it is not at hand.
-fn table() -> Option<Vec<Row>> {
+/// The whole table with the places of `params_m` and `flops_m`, or nothing where it is not at hand.
+fn table() -> Option<(Table, usize, usize)> {
     let Ok(data) = std::env::var("NAS_DATA") else {
         println!("skipped: NAS_DATA not set");
         return None;
     };
     // Tests run in the crate's folder; the variable is relative to the repository.
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(data).join("nasbench201/nasbench201.csv.gz");
-    let file = std::fs::File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut text = String::new();
-    flate2::read::GzDecoder::new(file).read_to_string(&mut text).unwrap();
-    Some(text.lines().skip(1).map(row).collect())
+    let table = Table::read(&path).unwrap();
+    let column = |name| table.column(name).unwrap();
+    let (params, flops) = (column("params_m"), column("flops_m"));
+    Some((table, params, flops))
 }
 
-fn row(line: &str) -> Row {
-    let columns: Vec<&str> = line.split(',').collect();
-    let operators = columns[1].split(['|', '+']).filter(|text| !text.is_empty());
-    let choice = |text: &str| OPERATORS.iter().position(|name| text.split('~').next() == Some(name)).unwrap() as u16;
-    let arch: Vec<u16> = operators.map(choice).collect();
-    Row { arch: arch.try_into().unwrap(), params_m: columns[8].parse().unwrap(), flops_m: columns[9].parse().unwrap() }
+fn choices(arch: &Architecture) -> [u16; 6] {
+    arch.choices().try_into().unwrap()
 }
 
 /// Every architecture is compared: counting all 15,625 takes a fraction of a second.
 #[test]
 fn parameters_of_all_architectures_are_those_of_the_table() {
-    let Some(table) = table() else { return };
-    assert_eq!(table.len(), 15_625);
-    for (index, row) in table.iter().enumerate() {
-        let params = dry(&NetworkConfig::default(), row.arch).cost(CIFAR).params;
-        assert_eq!(params, (row.params_m * 1e6).round() as u64, "index {index}");
+    let Some((table, params_m, _)) = table() else { return };
+    for arch in Table::archs() {
+        let params = dry(&NetworkConfig::default(), choices(&arch)).cost(CIFAR).params;
+        assert_eq!(params, (table.get(&arch, params_m) * 1e6).round() as u64, "{arch}");
     }
 }
 
@@ -85,15 +73,16 @@ fn parameters_of_all_architectures_are_those_of_the_table() {
 /// norm and 1 per output of a rectifier, but no bias. What is added outside the cells is the same for all.
 #[test]
 fn multiply_adds_of_all_architectures_are_those_of_the_table() {
-    let Some(table) = table() else { return };
+    let Some((table, _, flops_m)) = table() else { return };
     let outputs = 5 * (16 * 32 * 32 + 32 * 16 * 16 + 64 * 8 * 8);
-    for (index, row) in table.iter().enumerate() {
-        let macs = dry(&NetworkConfig::default(), row.arch).cost(CIFAR).macs;
-        let count = |wanted: &[u16]| row.arch.iter().filter(|choice| wanted.contains(choice)).count() as u64;
+    for arch in Table::archs() {
+        let macs = dry(&NetworkConfig::default(), choices(&arch)).cost(CIFAR).macs;
+        let count = |wanted: &[u16]| arch.choices().iter().filter(|choice| wanted.contains(choice)).count() as u64;
         let outside = 160_832;
         let found = macs + outputs * (3 * count(&[2, 3]) + 9 * count(&[4])) + outside;
         // The table has five decimals of a million.
-        assert!((found as f64 / 1e6 - row.flops_m).abs() < 5.001e-6, "index {index}: {found}, {} M", row.flops_m);
+        let expected = table.get(&arch, flops_m);
+        assert!((found as f64 / 1e6 - expected).abs() < 5.001e-6, "{arch}: {found}, {expected} M");
     }
 }
 
@@ -176,7 +165,7 @@ fn impossible_networks_are_refused_by_name() {
         |config: NetworkConfig, arch| Network::new(&VarBuilder::dry(), &config, arch).unwrap_err().to_string();
     assert_eq!(
         refusal(small(), [0, 0, 5, 0, 0, 0]),
-        "architecture 0-0-5-0-0-0 is not of the space nasbench201: operator 5 on the edge 1->2, expected 0 to 4"
+        "architecture 0-0-5-0-0-0 is not of the space nasbench201: choice 5, expected 0 to 4"
     );
     assert!(refusal(NetworkConfig { channels: 0, ..small() }, [0; 6]).starts_with("model.channels = 0"));
     assert!(refusal(NetworkConfig { cells: 0, ..small() }, [0; 6]).starts_with("model.cells = 0"));

@@ -1,0 +1,4 @@
+//! One file per command of `nas-classify`.
+
+pub mod bench;
+pub mod strategies;

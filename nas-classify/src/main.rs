@@ -1,0 +1,42 @@
+//! `nas-classify`: search strategies for image classification.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use nas_classify::commands;
+use nas_core::cli;
+
+/// Search strategies for image classification
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Results go to stdout, progress to stderr. Exit code 0: done; 1: the input is at fault or a signal came; \
+                  2: a bug."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Bench(commands::bench::BenchArgs),
+    Strategies(commands::strategies::StrategiesArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    cli::run(move || match &command {
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Strategies(args) => commands::strategies::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "nas-classify", &mut std::io::stdout());
+            Ok(())
+        }
+    })
+}

@@ -1,0 +1,209 @@
+//! What a search is for: objectives, and bounds that must hold.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arch::Architecture;
+use crate::space::{ChoiceSpace, Graph, InvalidArchitecture};
+use crate::strategy::{Observation, StrategyInfo};
+use crate::trial::{Outcome, Record, Values};
+
+/// Which way a metric is better.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// Larger is better.
+    #[default]
+    Maximize,
+    /// Smaller is better.
+    Minimize,
+}
+
+/// A metric to be made better.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Objective {
+    /// Name of the metric.
+    pub metric: String,
+    /// Which way is better.
+    #[serde(default)]
+    pub goal: Goal,
+}
+
+/// Bounds of a metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Constraint {
+    /// Name of the metric, such as `params`, `macs`, `latency_millis`.
+    pub metric: String,
+    /// Largest value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<f64>,
+    /// Smallest value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<f64>,
+}
+
+impl Constraint {
+    /// By how much `value` is outside, relative to the bound; 0 inside.
+    pub fn violation(&self, value: f64) -> f64 {
+        let relative = |excess: f64, bound: f64| excess.max(0.0) / bound.abs().max(f64::MIN_POSITIVE);
+        let above = self.upper.map_or(0.0, |upper| relative(value - upper, upper));
+        let below = self.lower.map_or(0.0, |lower| relative(lower - value, lower));
+        above + below
+    }
+}
+
+/// Objectives and constraints of a search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Goals {
+    /// The main objective first.
+    pub objectives: Vec<Objective>,
+    /// Bounds.
+    pub constraints: Vec<Constraint>,
+}
+
+impl Goals {
+    /// One metric to be made large.
+    pub fn maximize(metric: &str) -> Self {
+        let objective = Objective { metric: metric.into(), goal: Goal::Maximize };
+        Self { objectives: vec![objective], constraints: Vec::new() }
+    }
+
+    /// Says what the strategy cannot serve. `metrics` are all names that a trial ends in, `of_architecture` those that are
+    /// known before it runs.
+    pub fn check(&self, info: &StrategyInfo, metrics: &[&str], of_architecture: &[&str]) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.objectives.is_empty(), "objectives: none is given; expected at least one");
+        let named = self.objectives.iter().map(|objective| ("objectives", &objective.metric));
+        for (key, metric) in named.chain(self.constraints.iter().map(|constraint| ("constraints", &constraint.metric))) {
+            let known = metrics.contains(&metric.as_str());
+            anyhow::ensure!(known, "{key}: unknown metric {metric:?}; expected one of {}", metrics.join(", "));
+        }
+        for Constraint { metric, upper, lower } in &self.constraints {
+            anyhow::ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+            let served = info.measured_constraints || of_architecture.contains(&metric.as_str());
+            anyhow::ensure!(
+                served,
+                "constraints: {metric} is known only after a trial, and the strategy {} needs bounds that the architecture \
+                 alone decides ({}); random, local_search, regularized_evolution, genetic, nsga2, tpe and the halving \
+                 strategies serve it",
+                info.kind,
+                of_architecture.join(", ")
+            );
+        }
+        anyhow::ensure!(
+            self.objectives.len() == 1 || info.multi_objective,
+            "objectives: {} are given, and the strategy {} serves one; nsga2 serves several",
+            self.objectives.len(),
+            info.kind
+        );
+        Ok(())
+    }
+
+    /// A record as a strategy sees it. A metric that is missing counts as a failure.
+    pub fn observe(&self, record: &Record) -> Observation {
+        let Record { trial, outcome } = record;
+        let (mut values, mut violation) = (None, 0.0);
+        if let Outcome::Metrics(metrics) = outcome {
+            values = self.objectives.iter().map(|objective| oriented(objective, metrics)).collect();
+            let of = |constraint: &Constraint| metrics.get(&constraint.metric).map_or(0.0, |v| constraint.violation(*v));
+            violation = self.constraints.iter().map(of).sum();
+        }
+        let (id, arch, epochs, parent) = (trial.id, trial.arch.clone(), trial.budget.epochs, trial.parent);
+        Observation { id, arch, epochs, parent, values, violation }
+    }
+}
+
+fn oriented(objective: &Objective, metrics: &Values) -> Option<f64> {
+    let value = *metrics.get(&objective.metric)?;
+    Some(match objective.goal {
+        Goal::Maximize => value,
+        Goal::Minimize => -value,
+    })
+}
+
+/// Metrics of an architecture that need no trial.
+pub type CostOf<'a> = dyn Fn(&Architecture) -> Values + Sync + 'a;
+
+/// A space without the architectures that break a bound.
+pub struct Restricted<'a> {
+    space: &'a dyn ChoiceSpace,
+    constraints: Vec<Constraint>,
+    cost: &'a CostOf<'a>,
+}
+
+impl std::fmt::Debug for Restricted<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.debug_struct("Restricted").field("space", &self.space).field("constraints", &self.constraints).finish()
+    }
+}
+
+impl<'a> Restricted<'a> {
+    /// The architectures of `space` that meet those of `constraints` that `cost` knows. Fails when 10,000 random ones have
+    /// none among them.
+    pub fn new(space: &'a dyn ChoiceSpace, constraints: &[Constraint], cost: &'a CostOf<'a>) -> anyhow::Result<Self> {
+        const TRIES: usize = 10_000;
+        let mut rng = nas_datasets::rng::stream(0, "restricted", 0);
+        let known = cost(&space.sample(&mut rng));
+        let constraints: Vec<_> = constraints.iter().filter(|c| known.contains_key(&c.metric)).cloned().collect();
+        let restricted = Self { space, constraints, cost };
+        let found = (0..TRIES).any(|_| restricted.validate(&space.sample(&mut rng)).is_ok());
+        anyhow::ensure!(
+            found,
+            "constraints: none of {TRIES} random architectures of {} meets {:?}",
+            space.name(),
+            restricted.constraints
+        );
+        Ok(restricted)
+    }
+}
+
+impl ChoiceSpace for Restricted<'_> {
+    fn name(&self) -> &str {
+        self.space.name()
+    }
+
+    fn decisions(&self) -> Vec<u16> {
+        self.space.decisions()
+    }
+
+    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
+        self.space.validate(arch)?;
+        if self.constraints.is_empty() {
+            return Ok(());
+        }
+        let cost = (self.cost)(arch);
+        let broken = self.constraints.iter().find(|constraint| constraint.violation(cost[&constraint.metric]) > 0.0);
+        broken.map_or(Ok(()), |Constraint { metric, upper, lower }| {
+            let bound = |name, bound: &Option<f64>| bound.map_or(String::new(), |bound| format!(" {name} {bound}"));
+            let bounds = bound("at least", lower) + &bound("at most", upper);
+            let reason = format!("{metric} is {}, expected{bounds}", cost[metric]);
+            Err(InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason })
+        })
+    }
+
+    fn sample(&self, rng: &mut rand_chacha::ChaCha8Rng) -> Architecture {
+        loop {
+            let arch = self.space.sample(rng);
+            if self.validate(&arch).is_ok() {
+                return arch;
+            }
+        }
+    }
+
+    fn mutate(&self, parent: &Architecture, rng: &mut rand_chacha::ChaCha8Rng) -> Architecture {
+        // A parent can have no neighbour inside the bounds.
+        const TRIES: usize = 1000;
+        let mutants = (0..TRIES).map(|_| self.space.mutate(parent, rng));
+        let valid = mutants.into_iter().find(|arch| self.validate(arch).is_ok());
+        valid.unwrap_or_else(|| self.sample(rng))
+    }
+
+    fn neighbors(&self, arch: &Architecture) -> Vec<Architecture> {
+        let neighbors = self.space.neighbors(arch);
+        neighbors.into_iter().filter(|neighbor| self.validate(neighbor).is_ok()).collect()
+    }
+
+    fn graph(&self, arch: &Architecture) -> Option<Graph> {
+        self.space.graph(arch)
+    }
+}

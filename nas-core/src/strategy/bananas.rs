@@ -1,0 +1,167 @@
+//! BANANAS (White et al., arXiv 1910.11858): an ensemble of small networks on the path encoding predicts values; each
+//! candidate's value is drawn from the ensemble's spread (independent Thompson sampling), and the best draws are evaluated.
+
+use std::collections::{BTreeMap, HashSet};
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::gaussian_process::candidates;
+use super::mlp::{Mlp, MlpConfig};
+use super::{Asking, Generation, Observation, SearchStrategy};
+use crate::arch::Architecture;
+use crate::space::{ChoiceSpace, Graph};
+use crate::stats::{normal_quantile, normal_scores};
+use crate::trial::Proposal;
+
+/// Parameters of BANANAS; the defaults are the authors' but for the depth of the networks (theirs is 10).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BananasConfig {
+    /// Random trials at the start.
+    pub startup: usize,
+    /// Trials that are proposed together.
+    pub batch: usize,
+    /// Candidates of which the best draws are proposed; half are mutants of the best so far.
+    pub candidates: usize,
+    /// Best architectures so far that are mutated.
+    pub parents: usize,
+    /// Networks of the ensemble.
+    pub ensemble: usize,
+    /// Hidden layers of a network.
+    pub hidden_layers: usize,
+    /// Units of a hidden layer.
+    pub width: usize,
+    /// Passes over the observations.
+    pub epochs: usize,
+    /// Learning rate of Adam.
+    pub lr: f64,
+    /// Most paths of the encoding, the shortest first.
+    pub max_paths: usize,
+}
+
+impl Default for BananasConfig {
+    fn default() -> Self {
+        Self {
+            startup: 10,
+            batch: 10,
+            candidates: 100,
+            parents: 5,
+            ensemble: 5,
+            hidden_layers: 3,
+            width: 20,
+            epochs: 150,
+            lr: 0.01,
+            max_paths: 500,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Bananas {
+    config: BananasConfig,
+    generation: Generation,
+    history: Vec<(Architecture, f64)>,
+    seen: HashSet<Architecture>,
+}
+
+impl Bananas {
+    pub fn new(config: BananasConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
+        let first = (0..config.startup).map(|_| space.sample(rng).into()).collect();
+        Self { config, generation: Generation::new(first), history: Vec::new(), seen: HashSet::new() }
+    }
+
+    fn propose(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
+        const BATCH: usize = 32;
+        let config = &self.config;
+        let pool = candidates(space, &self.history, &self.seen, config.candidates, config.parents, rng);
+        if self.history.len() < 2 || pool.is_empty() {
+            return (0..config.batch).map(|_| space.sample(rng).into()).collect();
+        }
+        let archs: Vec<&Architecture> = self.history.iter().map(|(arch, _)| arch).chain(&pool).collect();
+        let features = encode(space, &archs, config.max_paths);
+        let (known, unknown) = features.split_at(self.history.len());
+        let scores = normal_scores(&self.history.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
+        let (hidden_layers, width, epochs) = (config.hidden_layers, config.width, config.epochs);
+        let mlp = MlpConfig { hidden_layers, width, epochs, batch: BATCH, lr: config.lr as f32 };
+        let ensemble: Vec<Mlp> = (0..config.ensemble).map(|_| Mlp::fit(mlp, known, &targets, rng)).collect();
+        let mut draws: Vec<(f64, &Architecture)> = Vec::new();
+        for (features, arch) in unknown.iter().zip(&pool) {
+            let predictions: Vec<f64> = ensemble.iter().map(|mlp| f64::from(mlp.predict(features))).collect();
+            let mean = predictions.iter().sum::<f64>() / predictions.len() as f64;
+            let variance = predictions.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / predictions.len() as f64;
+            draws.push((mean + variance.sqrt() * normal_quantile(rng.random_range(1e-9..1.0 - 1e-9)), arch));
+        }
+        draws.sort_by(|a, b| b.0.total_cmp(&a.0));
+        draws.into_iter().take(config.batch).map(|(_, arch)| arch.clone().into()).collect()
+    }
+}
+
+impl SearchStrategy for Bananas {
+    fn ask(&self, asking: &Asking, _: &mut ChaCha8Rng) -> Option<Proposal> {
+        self.generation.get(asking.id)
+    }
+
+    fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
+        self.seen.insert(observation.arch.clone());
+        self.history.extend(observation.value().map(|value| (observation.arch.clone(), value)));
+        if self.generation.end_one() {
+            let proposals = self.propose(space, rng);
+            self.generation.next(proposals);
+        }
+    }
+}
+
+/// One feature per label sequence from input to output that any of the graphs has (the path encoding); where the space has
+/// no graph, one per choice.
+fn encode(space: &dyn ChoiceSpace, archs: &[&Architecture], max_paths: usize) -> Vec<Vec<f32>> {
+    let sets: Vec<HashSet<Vec<u16>>> = match archs.iter().map(|arch| space.graph(arch)).collect::<Option<Vec<_>>>() {
+        Some(graphs) => graphs.iter().map(paths).collect(),
+        None => archs.iter().map(|arch| choices(arch)).collect(),
+    };
+    let mut all: Vec<&Vec<u16>> = sets.iter().flatten().collect::<HashSet<_>>().into_iter().collect();
+    all.sort_by_key(|path| (path.len(), *path));
+    all.truncate(max_paths);
+    let column: BTreeMap<&Vec<u16>, usize> = all.iter().enumerate().map(|(i, path)| (*path, i)).collect();
+    let row = |set: &HashSet<Vec<u16>>| {
+        let mut row = vec![0.0; column.len()];
+        set.iter().filter_map(|path| column.get(path)).for_each(|i| row[*i] = 1.0);
+        row
+    };
+    sets.iter().map(row).collect()
+}
+
+fn choices(arch: &Architecture) -> HashSet<Vec<u16>> {
+    arch.choices().iter().enumerate().map(|(i, choice)| vec![i as u16, *choice]).collect()
+}
+
+/// Label sequences of all paths from the first node to the last, ends not included.
+fn paths(graph: &Graph) -> HashSet<Vec<u16>> {
+    let last = graph.labels.len() - 1;
+    let mut from: Vec<Vec<Vec<u16>>> = vec![Vec::new(); graph.labels.len()];
+    from[0].push(Vec::new());
+    for node in 1..=last {
+        let before = graph.edges.iter().filter(|(_, to)| *to == node);
+        let mut here: Vec<Vec<u16>> = before.flat_map(|(source, _)| from[*source].clone()).collect();
+        if node < last {
+            here.iter_mut().for_each(|path| path.push(graph.labels[node]));
+        }
+        from[node] = here;
+    }
+    from.pop().unwrap_or_default().into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_a_small_graph() {
+        // input -> a -> b -> output, input -> b, a -> output
+        let graph = Graph { labels: vec![0, 5, 6, 1], edges: vec![(0, 1), (1, 2), (0, 2), (2, 3), (1, 3)] };
+        let expected: HashSet<Vec<u16>> = [vec![5, 6], vec![6], vec![5]].into();
+        assert_eq!(paths(&graph), expected);
+    }
+}

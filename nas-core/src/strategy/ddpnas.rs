@@ -1,0 +1,137 @@
+//! Dynamic distribution pruning (Zheng et al., DDPNAS, arXiv 1905.13543): every choice is tried equally often, the worst
+//! choice of every decision is pruned, and so on until one architecture is left. Then the search starts again.
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::distribution::Distribution;
+use super::{Asking, Generation, Observation, SearchStrategy, draw_valid};
+use crate::arch::Architecture;
+use crate::space::ChoiceSpace;
+use crate::trial::Proposal;
+
+/// Parameters of dynamic distribution pruning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DdpnasConfig {
+    /// Times that every choice is tried before the worst is pruned.
+    pub rounds: usize,
+    /// Decay of the velocity that sums up the choices' scores.
+    pub momentum: f64,
+    /// Factor of a value (a fraction) before the softmax.
+    pub scale: f64,
+}
+
+impl Default for DdpnasConfig {
+    fn default() -> Self {
+        Self { rounds: 3, momentum: 0.9, scale: 100.0 }
+    }
+}
+
+/// What is known of one choice of one decision.
+#[derive(Clone, Debug, Default)]
+struct Choice {
+    choice: u16,
+    sum: f64,
+    trials: u32,
+    velocity: f64,
+    theta: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Ddpnas {
+    config: DdpnasConfig,
+    /// Choices that are left, per decision.
+    left: Vec<Vec<Choice>>,
+    generation: Generation,
+}
+
+impl Ddpnas {
+    pub fn new(config: DdpnasConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
+        let mut ddpnas = Self { config, left: all_choices(space), generation: Generation::default() };
+        ddpnas.propose(space, rng);
+        ddpnas
+    }
+
+    /// Every choice that is left appears once per round, without replacement; decisions with fewer choices start over.
+    fn propose(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        let width = self.left.iter().map(Vec::len).max().unwrap_or(1);
+        // The one architecture that is left at the end is tried once.
+        let rounds = if width > 1 { self.config.rounds } else { 1 };
+        let mut proposals = Vec::new();
+        for _ in 0..rounds {
+            let columns = self.left.iter().map(|choices| {
+                let mut column: Vec<u16> = choices.iter().map(|choice| choice.choice).cycle().take(width).collect();
+                column.shuffle(rng);
+                column
+            });
+            let columns: Vec<Vec<u16>> = columns.collect();
+            for row in 0..width {
+                let arch = Architecture::new(columns.iter().map(|column| column[row]).collect());
+                let arch = match space.validate(&arch) {
+                    Ok(()) => arch,
+                    Err(_) => self.draw_left(space, rng),
+                };
+                proposals.push(arch.into());
+            }
+        }
+        self.generation.next(proposals);
+    }
+
+    fn draw_left(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Architecture {
+        let pick = |choices: &Vec<Choice>, rng: &mut ChaCha8Rng| {
+            let uniform = vec![1.0; choices.len()];
+            choices[super::distribution::draw(&uniform, rng)].choice
+        };
+        draw_valid(space, rng, |rng| Architecture::new(self.left.iter().map(|choices| pick(choices, rng)).collect()))
+    }
+
+    fn prune(&mut self) {
+        for choices in &mut self.left {
+            let mean = |choice: &Choice| (choice.trials > 0).then(|| choice.sum / f64::from(choice.trials));
+            let Some(least) = choices.iter().filter_map(mean).min_by(f64::total_cmp) else { continue };
+            // A choice of which every trial failed counts as the least of the others.
+            let means = choices.iter().map(|choice| self.config.scale * mean(choice).unwrap_or(least)).collect();
+            let scores = Distribution::softmax(&[means]).0.remove(0);
+            for (choice, score) in choices.iter_mut().zip(scores) {
+                choice.velocity = self.config.momentum * choice.velocity + score;
+                choice.theta += choice.velocity;
+                (choice.sum, choice.trials) = (0.0, 0);
+            }
+            if choices.len() > 1 {
+                let worst = (0..choices.len()).min_by(|a, b| choices[*a].theta.total_cmp(&choices[*b].theta));
+                choices.remove(worst.expect("there are choices"));
+            }
+        }
+    }
+}
+
+fn all_choices(space: &dyn ChoiceSpace) -> Vec<Vec<Choice>> {
+    let fresh = |choice| Choice { choice, ..Choice::default() };
+    space.decisions().iter().map(|options| (0..*options).map(fresh).collect()).collect()
+}
+
+impl SearchStrategy for Ddpnas {
+    fn ask(&self, asking: &Asking, _: &mut ChaCha8Rng) -> Option<Proposal> {
+        self.generation.get(asking.id)
+    }
+
+    fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
+        if let Some(value) = observation.value() {
+            for (choices, chosen) in self.left.iter_mut().zip(observation.arch.choices()) {
+                for choice in choices.iter_mut().filter(|choice| choice.choice == *chosen) {
+                    choice.sum += value;
+                    choice.trials += 1;
+                }
+            }
+        }
+        if self.generation.end_one() {
+            match self.left.iter().any(|choices| choices.len() > 1) {
+                true => self.prune(),
+                false => self.left = all_choices(space),
+            }
+            self.propose(space, rng);
+        }
+    }
+}

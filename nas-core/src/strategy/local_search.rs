@@ -1,0 +1,67 @@
+//! Local search (White et al., arXiv 2005.02960; den Ottelander et al., arXiv 2004.08996): move to the first neighbour
+//! that is better, start again at random where none is. No architecture is evaluated twice.
+
+use std::collections::{HashMap, VecDeque};
+
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Asking, Fitness, Observation, SearchStrategy};
+use crate::arch::Architecture;
+use crate::space::ChoiceSpace;
+use crate::trial::Proposal;
+
+#[derive(Debug)]
+pub(super) struct LocalSearch {
+    /// The best architecture of this climb.
+    current: Option<(Architecture, Fitness)>,
+    /// Architectures to evaluate next: a random start, or neighbours of `current`.
+    frontier: VecDeque<Architecture>,
+    /// Everything that was evaluated; failures have no fitness.
+    seen: HashMap<Architecture, Option<Fitness>>,
+}
+
+impl LocalSearch {
+    pub fn new(space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
+        Self { current: None, frontier: [space.sample(rng)].into(), seen: HashMap::new() }
+    }
+
+    fn moves_to(&mut self, arch: Architecture, fitness: Fitness, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        let mut neighbors = space.neighbors(&arch);
+        neighbors.shuffle(rng);
+        self.frontier = neighbors.into();
+        self.current = Some((arch, fitness));
+    }
+
+    fn restart(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        const TRIES: usize = 10_000;
+        self.current = None;
+        let fresh = (0..TRIES).map(|_| space.sample(rng)).find(|arch| !self.seen.contains_key(arch));
+        // A space of which nothing is left ends the search.
+        self.frontier = fresh.into_iter().collect();
+    }
+}
+
+impl SearchStrategy for LocalSearch {
+    fn ask(&self, asking: &Asking, _: &mut ChaCha8Rng) -> Option<Proposal> {
+        let waiting = |arch: &&Architecture| !self.seen.contains_key(*arch) && !asking.is_running(arch);
+        self.frontier.iter().find(waiting).map(|arch| arch.clone().into())
+    }
+
+    fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
+        self.seen.insert(observation.arch.clone(), observation.fitness());
+        // Walk over neighbours whose values are known until one is missing.
+        loop {
+            let Some(next) = self.frontier.front() else {
+                self.restart(space, rng);
+                return;
+            };
+            let Some(known) = self.seen.get(next).copied() else { return };
+            let next = self.frontier.pop_front().expect("has a front");
+            let better = known.filter(|known| self.current.as_ref().is_none_or(|(_, fitness)| known > fitness));
+            if let Some(fitness) = better {
+                self.moves_to(next, fitness, space, rng);
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Multinomial distribution learning (Zheng et al., MdeNAS, arXiv 1905.07529): a choice that was tried less often but does
+//! better takes probability from one that was tried more often and does worse.
+
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::distribution::Distribution;
+use super::{Asking, Observation, SearchStrategy};
+use crate::space::ChoiceSpace;
+use crate::trial::Proposal;
+
+/// Parameters of multinomial distribution learning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MdenasConfig {
+    /// Probability that moves between two choices in one update.
+    pub lr: f64,
+}
+
+impl Default for MdenasConfig {
+    fn default() -> Self {
+        Self { lr: 0.01 }
+    }
+}
+
+/// Trials of a choice and the value of the last of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct History {
+    trials: u32,
+    value: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Mdenas {
+    config: MdenasConfig,
+    distribution: Distribution,
+    history: Vec<Vec<History>>,
+}
+
+impl Mdenas {
+    pub fn new(config: MdenasConfig, space: &dyn ChoiceSpace) -> Self {
+        let decisions = space.decisions();
+        let history = decisions.iter().map(|options| vec![History::default(); usize::from(*options)]).collect();
+        Self { config, distribution: Distribution::uniform(&decisions), history }
+    }
+}
+
+impl SearchStrategy for Mdenas {
+    fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
+        Some(self.distribution.sample(asking.space, rng).into())
+    }
+
+    fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
+        let Some(value) = observation.value() else { return };
+        for (i, choice) in observation.arch.choices().iter().enumerate() {
+            let (history, theta) = (&mut self.history[i], &mut self.distribution.0[i]);
+            let chosen = &mut history[usize::from(*choice)];
+            *chosen = History { trials: chosen.trials + 1, value };
+            for a in 0..theta.len() {
+                for b in a + 1..theta.len() {
+                    let gains = |winner: usize, loser: usize| {
+                        history[winner].trials <= history[loser].trials && history[winner].value > history[loser].value
+                    };
+                    let moved = |from: f64| from.min(self.config.lr);
+                    if gains(a, b) {
+                        let moved = moved(theta[b]);
+                        (theta[a], theta[b]) = (theta[a] + moved, theta[b] - moved);
+                    } else if gains(b, a) {
+                        let moved = moved(theta[a]);
+                        (theta[a], theta[b]) = (theta[a] - moved, theta[b] + moved);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Regularized evolution (Real et al., arXiv 1802.01548): the best of a random sample of the population has a mutated
+//! child, and the oldest member dies.
+
+use std::collections::VecDeque;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use super::{Asking, Fitness, Observation, SearchStrategy};
+use crate::arch::Architecture;
+use crate::space::ChoiceSpace;
+use crate::trial::Proposal;
+
+/// Parameters of regularized evolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RegularizedEvolutionConfig {
+    /// Members of the population; as many random trials come first.
+    pub population_size: usize,
+    /// Members drawn, with replacement, of which the best becomes the parent.
+    pub sample_size: usize,
+}
+
+impl Default for RegularizedEvolutionConfig {
+    fn default() -> Self {
+        Self { population_size: 30, sample_size: 10 }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RegularizedEvolution {
+    config: RegularizedEvolutionConfig,
+    population: VecDeque<(Architecture, Fitness)>,
+}
+
+impl RegularizedEvolution {
+    pub fn new(config: RegularizedEvolutionConfig) -> Self {
+        Self { config, population: VecDeque::new() }
+    }
+}
+
+impl SearchStrategy for RegularizedEvolution {
+    fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
+        if asking.id < self.config.population_size as u64 || self.population.is_empty() {
+            return Some(asking.space.sample(rng).into());
+        }
+        let drawn = (0..self.config.sample_size).map(|_| &self.population[rng.random_range(0..self.population.len())]);
+        let (parent, _) = drawn.max_by_key(|(_, fitness)| *fitness).expect("the sample is not empty");
+        Some(asking.space.mutate(parent, rng).into())
+    }
+
+    fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
+        let Some(fitness) = observation.fitness() else { return };
+        self.population.push_back((observation.arch.clone(), fitness));
+        if self.population.len() > self.config.population_size {
+            self.population.pop_front();
+        }
+    }
+}
