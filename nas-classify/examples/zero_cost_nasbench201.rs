@@ -4,9 +4,12 @@
 //!         -- [N] [BATCH] [SEED] [PROXY ..]
 //!
 //! Prints Spearman's rho with the CIFAR-10 test accuracy after 200 epochs over N random architectures (200) beside
-//! published figures over all 15,625 or a part of them: Abdelfattah et al. 2021, table 1, and, for synflow, logsynflow,
-//! naswot and params, the cache of FreeREA (Cavagnero et al. 2023). Each network's scores go to stderr as they come. All
-//! proxies take about 4.5 s per architecture of one core, half of it grasp.
+//! published figures over all 15,625: Abdelfattah et al. 2021, table 1, and, for synflow, logsynflow, naswot and params, the
+//! cache of FreeREA (Cavagnero et al. 2023). Each network's scores go to stderr as they come.
+//!
+//! Measured with the defaults on 64 images of CIFAR-10-JPEG-10k (in brackets the bootstrap's standard error): synflow .766
+//! (.031), logsynflow .807 (.027), naswot .804 (.030), snip .665 (.045), grad_norm .664 (.044), jacob_cov .702 (.046), params
+//! .731 (.037). All proxies take about 4.5 s of one core per architecture, 1.8 s of it grasp.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
