@@ -126,3 +126,13 @@ fn a_network_that_ignores_its_input_has_no_score_where_none_is_defined() {
         assert_eq!(score(proxy, &candidate, &images, &labels).unwrap(), 0.0);
     }
 }
+
+#[test]
+fn zen_leaves_out_norms_of_nothing() {
+    tch::set_num_threads(1);
+    let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
+    // The convolution on 1->2 sees zeros.
+    let candidate = Candidate::new(&config, [0, 0, 3, 1, 0, 0], Shape::new(3, 8, 8));
+    let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
+    score(Proxy::Zen, &candidate, &images, &Tensor::new()).unwrap();
+}

@@ -369,9 +369,11 @@ fn zen(model: &dyn Model, images: &Tensor) -> f64 {
     })
 }
 
-/// Log of the root of the mean over channels of the variance of `[B, C, H, W]`.
+/// Log of the root of the mean over channels of the variance of `[B, C, H, W]`; 0 for a constant, which a norm does not
+/// scale (behind a `none`).
 fn log_stdev(xs: &Tensor) -> Tensor {
-    xs.to_kind(Kind::Double).var_dim([0i64, 2, 3].as_slice(), false, false).mean(Kind::Double).log() * 0.5
+    let variance = xs.to_kind(Kind::Double).var_dim([0i64, 2, 3].as_slice(), false, false).mean(Kind::Double);
+    if variance.double_value(&[]) == 0.0 { variance } else { variance.log() * 0.5 }
 }
 
 #[cfg(test)]
