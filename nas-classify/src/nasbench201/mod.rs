@@ -1,7 +1,9 @@
 //! NAS-Bench-201 (Dong and Yang, arXiv 2001.00326): a cell of four nodes and six edges with one of five operators each.
 
+mod network;
 mod space;
 mod table;
 
+pub use network::{Network, NetworkConfig, Trunk};
 pub use space::{NasBench201, OPS, ParseCellError};
 pub use table::Table;

@@ -3,3 +3,4 @@
 pub mod batch_norm_recalibration;
 pub mod learning_curve;
 pub mod morphism;
+pub mod zero_cost;

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Init, Mode, Module, Shape, VarBuilder};
+use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
 use crate::space::Cost;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
@@ -81,14 +81,19 @@ impl Module for BatchNorm {
     /// A batch with one value per channel has no variance: it is normalised by the running statistics and does not
     /// update them (image pooling at batch 1 would otherwise write NaN into them).
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        if probe::is_linear() {
+            return xs.shallow_clone();
+        }
+        probe::report(Site::PreNorm, xs);
         let values_per_channel = xs.numel() as i64 / self.channels;
         let train = mode.train && values_per_channel > 1;
-        let momentum = if train { self.next_momentum() } else { self.config.momentum };
+        let updates = !(train && probe::is_recording());
+        let momentum = if train && updates { self.next_momentum() } else { self.config.momentum };
         xs.batch_norm(
             self.weight.as_ref(),
             self.bias.as_ref(),
-            Some(&self.running_mean),
-            Some(&self.running_var),
+            updates.then_some(&self.running_mean),
+            updates.then_some(&self.running_var),
             train,
             momentum,
             self.config.eps,

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{BatchNorm, BnConfig, Init, Mode, Module, Shape, VarBuilder};
+use super::{BatchNorm, BnConfig, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
 use crate::space::Cost;
 
 /// Geometry of a [`Conv2d`].
@@ -56,7 +56,10 @@ impl Module for Conv2d {
     fn forward(&self, xs: &Tensor, _mode: Mode) -> Tensor {
         let ConvConfig { stride, dilation, groups, .. } = self.config;
         let padding = dilation * (self.ksize - 1) / 2;
-        xs.conv2d(&self.weight, self.bias.as_ref(), [stride, stride], [padding, padding], [dilation, dilation], groups)
+        let [stride, padding, dilation] = [stride, padding, dilation].map(|n| [n, n]);
+        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), stride, padding, dilation, groups);
+        probe::report(Site::Weighted, &ys);
+        ys
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
@@ -86,10 +89,25 @@ impl Activation {
     pub fn apply_(self, mut xs: Tensor) -> Tensor {
         match self {
             Activation::Identity => xs,
-            Activation::Relu => xs.relu_(),
-            Activation::Relu6 => xs.relu6_(),
+            Activation::Relu if probe::is_off() => xs.relu_(),
+            Activation::Relu6 if probe::is_off() => xs.relu6_(),
+            Activation::Relu => relu(&xs),
+            Activation::Relu6 if probe::is_linear() => xs,
+            Activation::Relu6 => {
+                probe::report(Site::PreActivation, &xs);
+                xs.relu6()
+            }
         }
     }
+}
+
+/// `max(x, 0)` of a tensor of any shape, open to probes.
+pub fn relu(xs: &Tensor) -> Tensor {
+    if probe::is_linear() {
+        return xs.shallow_clone();
+    }
+    probe::report(Site::PreActivation, xs);
+    xs.relu()
 }
 
 /// Convolution, batch norm, activation.

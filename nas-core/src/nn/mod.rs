@@ -6,10 +6,11 @@
 mod batch_norm;
 mod conv;
 mod ops;
+pub mod probe;
 mod var_builder;
 
 pub use batch_norm::{BatchNorm, BnConfig};
-pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn};
+pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
 pub use ops::{Op, OpConfig, drop_path};
 pub use var_builder::{Init, VarBuilder};
 

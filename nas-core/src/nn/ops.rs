@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, resize_bilinear};
+use super::{BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, relu, resize_bilinear};
 use crate::space::Cost;
 
 /// An operator from `c` channels to `c` channels.
@@ -192,7 +192,7 @@ impl SepConv {
 impl Module for SepConv {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         self.rounds.iter().fold(xs.shallow_clone(), |xs, (depthwise, pointwise, bn)| {
-            bn.forward(&pointwise.forward(&depthwise.forward(&xs.relu(), mode), mode), mode)
+            bn.forward(&pointwise.forward(&depthwise.forward(&relu(&xs), mode), mode), mode)
         })
     }
 
@@ -233,7 +233,7 @@ impl ReluConvBn {
 
 impl Module for ReluConvBn {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let xs = xs.relu();
+        let xs = relu(xs);
         let xs = match self.halve {
             true => {
                 let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");

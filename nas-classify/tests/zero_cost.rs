@@ -1,0 +1,138 @@
+//! Zero-cost proxies of a real NAS-Bench-201 network against a plain torch implementation, and what they leave behind.
+
+use nas_classify::nasbench201::{Network, NetworkConfig};
+use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
+use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::optim::{Named, named_parameters};
+use nas_core::space::Cost;
+use serde_json::Value;
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+struct Candidate {
+    vs: VarStore,
+    net: Network,
+    input: Shape,
+}
+
+impl Candidate {
+    fn new(config: &NetworkConfig, choices: [u16; 6], input: Shape) -> Self {
+        let vs = VarStore::new(Device::Cpu);
+        let net = Network::new(&VarBuilder::new(&vs), config, choices).unwrap();
+        Self { vs, net, input }
+    }
+}
+
+impl Model for Candidate {
+    fn logits(&self, xs: &Tensor) -> Tensor {
+        self.net.forward(xs, Mode::train(0.0))
+    }
+
+    fn features(&self, xs: &Tensor) -> Tensor {
+        self.net.trunk.last(xs, Mode::train(0.0))
+    }
+
+    fn parameters(&self) -> Vec<Named> {
+        named_parameters(&self.vs)
+    }
+
+    fn cost(&self) -> Cost {
+        self.net.cost(self.input)
+    }
+}
+
+/// The formula of zero_cost.py.
+fn noise(shape: &[i64], phase: f64) -> Tensor {
+    let index = Tensor::arange(shape.iter().product::<i64>(), (Kind::Double, Device::Cpu));
+    let values = (index * 12.9898 + phase).sin() * 43758.5453;
+    ((&values - values.floor()) * 2.0 - 1.0).reshape(shape)
+}
+
+fn fill(candidate: &Candidate) {
+    tch::no_grad(|| {
+        for (name, mut parameter) in candidate.parameters() {
+            let values = noise(&parameter.size(), name.len() as f64);
+            let values = match parameter.dim() {
+                1 if name.ends_with("weight") => values * 0.2 + 1.0,
+                1 => values * 0.2,
+                _ => values * (6.0 / parameter.get(0).numel() as f64).sqrt(),
+            };
+            parameter.copy_(&values);
+        }
+    });
+}
+
+fn golden() -> Value {
+    serde_json::from_str(include_str!("../../tests/golden/zero_cost/zero_cost.json")).unwrap()
+}
+
+/// The network, images and labels of the golden file.
+fn golden_setting(golden: &Value) -> (Candidate, Tensor, Tensor) {
+    let number = |key: &str| golden[key].as_i64().unwrap();
+    let config = NetworkConfig {
+        channels: number("channels"),
+        cells: number("cells") as usize,
+        num_classes: number("num_classes"),
+    };
+    let choices: [u16; 6] = serde_json::from_value(golden["choices"].clone()).unwrap();
+    let (batch, size) = (number("batch"), number("size"));
+    let candidate = Candidate::new(&config, choices, Shape::new(3, size, size));
+    fill(&candidate);
+    let images = noise(&[batch, 3, size, size], 0.5).to_kind(Kind::Float);
+    let labels = (Tensor::arange(batch, (Kind::Int64, Device::Cpu)) * 3).remainder(config.num_classes);
+    (candidate, images, labels)
+}
+
+fn bits(vs: &VarStore) -> Vec<(String, Tensor)> {
+    let mut all: Vec<_> = vs.variables().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
+    all.sort_by(|a, b| a.0.cmp(&b.0));
+    all
+}
+
+#[test]
+fn every_proxy_agrees_with_torch_and_leaves_the_network_as_it_was() {
+    tch::set_num_threads(1);
+    let golden = golden();
+    let (candidate, images, labels) = golden_setting(&golden);
+    let before = bits(&candidate.vs);
+    for (name, expected) in golden["scores"].as_object().unwrap() {
+        tch::manual_seed(golden["zen_seed"].as_i64().unwrap());
+        let expected = expected.as_f64().unwrap();
+        let found = score(name.parse().unwrap(), &candidate, &images, &labels).unwrap();
+        println!("{name:12} {found:.9e} {expected:.9e} {:.1e}", (found / expected - 1.0).abs());
+        assert!((found / expected - 1.0).abs() < 1e-4, "{name}: {found}, torch says {expected}");
+    }
+    assert_eq!(before, bits(&candidate.vs));
+    let logits: Vec<f64> = candidate.logits(&images).flatten(0, 1).try_into().unwrap();
+    let expected: Vec<f64> = serde_json::from_value(golden["logits"].clone()).unwrap();
+    assert!(logits.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{logits:?} {expected:?}");
+}
+
+#[test]
+fn a_network_that_ignores_its_input_has_no_score_where_none_is_defined() {
+    tch::set_num_threads(1);
+    let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
+    let candidate = Candidate::new(&config, [0; 6], Shape::new(3, 8, 8));
+    let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
+    let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
+    for proxy in Proxy::ALL {
+        let result = score(proxy, &candidate, &images, &labels);
+        let refused = matches!(result, Err(ZeroCostError::NotFinite { .. }));
+        assert_eq!(refused, matches!(proxy, Proxy::JacobCov | Proxy::Naswot | Proxy::Zen), "{proxy}: {result:?}");
+    }
+    let error = score(Proxy::JacobCov, &candidate, &images, &labels).unwrap_err().to_string();
+    assert_eq!(error, "jacob_cov of this network is NaN, expected a finite number");
+    for proxy in [Proxy::Synflow, Proxy::Logsynflow] {
+        assert_eq!(score(proxy, &candidate, &images, &labels).unwrap(), 0.0);
+    }
+}
+
+#[test]
+fn zen_leaves_out_norms_of_nothing() {
+    tch::set_num_threads(1);
+    let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
+    // The convolution on 1->2 sees zeros.
+    let candidate = Candidate::new(&config, [0, 0, 3, 1, 0, 0], Shape::new(3, 8, 8));
+    let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
+    score(Proxy::Zen, &candidate, &images, &Tensor::new()).unwrap();
+}
