@@ -1,5 +1,5 @@
 use nas_core::optim::gradients;
-use nas_core::space::{ChoiceSpace, SearchSpace, WeightSharing};
+use nas_core::space::{ChoiceSpace, WeightSharing};
 use nas_core::train::{all_variables, copy_into};
 use std::collections::HashMap;
 use tch::nn::VarStore;
