@@ -86,12 +86,12 @@ fn trials_that_go_wrong_are_records_and_the_search_goes_on() {
         2) echo '{\"valid\": \"no number\"}'; exit 0;;
         3) sleep 60;;
         4) kill -9 $PPID; sleep 1;;
-        5) exec perl -e '$x = \"a\" x 800000000; sleep 60';;
+        5) exec perl -e '$x = \"a\" x 400000000; sleep 60';;
         6) echo '{\"other\": 1}'; exit 0;;
         esac; echo '{\"valid\": 0.5}'";
     let config = config(temp.path(), 8, script);
     let out = temp.path().join("run");
-    let limits = ["--workers", "2", "--set", "limits.time_secs=8", "--set", "limits.memory_mib=700"];
+    let limits = ["--workers", "2", "--set", "limits.time_secs=20", "--set", "limits.memory_mib=300"];
     CLASSIFY.succeed(&args(&config, &out, &limits));
     let mut records = trial_store::read(&out.join("trials.jsonl")).unwrap();
     records.sort_by_key(|record| record.trial.id);
@@ -104,9 +104,9 @@ fn trials_that_go_wrong_are_records_and_the_search_goes_on() {
         "0.5",
         "exit status: 3",
         "expected a JSON object",
-        "longer than 8 s",
+        "longer than 20 s",
         "signal: 9",
-        "700 MiB",
+        "300 MiB",
         "no valid",
         "0.5",
     ];

@@ -12,7 +12,7 @@ pub const EDGES: [(usize, usize); 6] = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), 
 const NODES: usize = 4;
 const NONE: u16 = 0;
 
-/// The space of 15,625 cells: one operator for each edge, in the order of [`EDGES`].
+/// The space of 15,625 cells: one operator for each edge, in the order 0->1, 0->2, 1->2, 0->3, 1->3, 2->3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NasBench201;
 
