@@ -18,6 +18,8 @@ mod registry;
 mod regularized_evolution;
 mod reinforce;
 mod sng;
+#[cfg(test)]
+mod tests;
 mod tpe;
 
 use std::cmp::Ordering;
