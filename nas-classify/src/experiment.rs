@@ -43,6 +43,34 @@ pub struct SearchExperiment {
     /// A second search with the same number of trials to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<StrategyConfig>,
+    /// How far the main objective can be trusted, where it is only an estimate of another metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honesty: Option<HonestyConfig>,
+}
+
+/// `[honesty]`: the main objective against a full evaluation on random architectures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HonestyConfig {
+    /// The metric that the objective stands for; larger is better.
+    pub truth: String,
+    /// Random architectures to evaluate.
+    #[serde(default = "default_samples")]
+    pub samples: u64,
+    /// Number of best ones of which the precision is reported.
+    #[serde(default = "default_top")]
+    pub top: usize,
+    /// Metrics that are reported beside the objective, such as `params`, `macs`.
+    #[serde(default)]
+    pub controls: Vec<String>,
+}
+
+fn default_samples() -> u64 {
+    100
+}
+
+fn default_top() -> usize {
+    10
 }
 
 /// `[space]`.
@@ -198,6 +226,14 @@ impl SearchExperiment {
         let limited = self.limits != Limits::default();
         ensure!(!limited || workers.is_some(), "limits: trials run in this process; limits need --workers N");
         self.budget.check()?;
+        if let Some(HonestyConfig { truth, samples, top, controls }) = &self.honesty {
+            let known = evaluator.metrics();
+            for metric in [truth].into_iter().chain(controls) {
+                let is_known = known.contains(&metric.as_str());
+                ensure!(is_known, "honesty: unknown metric {metric:?}; expected one of {}", known.join(", "));
+            }
+            ensure!(*samples >= 2 && *top >= 1, "honesty: samples = {samples}, top = {top}; expected at least 2 and 1");
+        }
         let known: Vec<String> = evaluator.cost(&self.space.open().sample(&mut sample_rng())).into_keys().collect();
         let of_architecture: Vec<&str> = known.iter().map(String::as_str).collect();
         for strategy in [Some(&self.strategy), self.baseline.as_ref()].into_iter().flatten() {

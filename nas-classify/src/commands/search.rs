@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Format, RunArgs, open_run, print};
+use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{Executor, InProcess, Processes};
 use nas_core::goals::{Goal, Goals, Restricted};
 use nas_core::pareto::{Point, fronts};
@@ -15,12 +15,12 @@ use nas_core::plot::{self, Series};
 use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::search::{SearchLoop, Searcher};
-use nas_core::strategy::StrategyConfig;
+use nas_core::strategy::{NoParameters, StrategyConfig};
 use nas_core::trial::{Outcome, Record, Values};
 use nas_core::trial_store::TrialStore;
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::{Evaluator, SearchExperiment};
+use crate::experiment::{Evaluator, HonestyConfig, SearchExperiment};
 
 /// Search an architecture by trials
 #[derive(Clone, Debug, Args)]
@@ -68,6 +68,9 @@ pub struct SearchResult {
     /// The same of the baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<Box<SearchResult>>,
+    /// The main objective against what it stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honesty: Option<HonestyReport>,
     /// The run folder.
     pub run: String,
 }
@@ -79,6 +82,7 @@ impl fmt::Display for SearchResult {
             write!(f, "baseline ")?;
             baseline.lines(f)?;
         }
+        self.honesty.iter().try_for_each(|report| writeln!(f, "{report}"))?;
         write!(f, "everything is in {}", self.run)
     }
 }
@@ -120,18 +124,20 @@ fn search(
     workers: Option<usize>,
 ) -> Result<SearchResult> {
     let goals = experiment.goals();
+    let num_trials = experiment.num_trials;
     let job = Job { dir, experiment, evaluator, workers };
-    let records = job.run(&experiment.strategy, goals.clone(), experiment.seed, dir.root())?;
+    let records = job.run(&experiment.strategy, goals.clone(), Part { name: "", seed: 0, num_trials })?;
     let mut result = job.result(&experiment.strategy, &goals, &records);
     let mut curves = vec![best_so_far(&result.strategy, &goals, &records)];
     if let Some(baseline) = &experiment.baseline {
         let main = Goals { objectives: goals.objectives[..1].to_vec(), ..goals.clone() };
         // Another seed: the first random architectures of both would be the same.
-        let records = job.run(baseline, main, experiment.seed + 1, &dir.path("baseline"))?;
+        let records = job.run(baseline, main, Part { name: "baseline", seed: 1, num_trials })?;
         let of_baseline = job.result(baseline, &goals, &records);
         curves.push(best_so_far(&format!("baseline {}", of_baseline.strategy), &goals, &records));
         result.baseline = Some(Box::new(of_baseline));
     }
+    result.honesty = experiment.honesty.as_ref().map(|honesty| job.honesty(honesty, &goals)).transpose()?;
     let objective = &goals.objectives[0].metric;
     curves.retain(|curve| !curve.points.is_empty());
     if !curves.is_empty() {
@@ -151,16 +157,26 @@ struct Job<'a> {
     workers: Option<usize>,
 }
 
+/// One of the searches of a run.
+struct Part {
+    /// Its folder in the run folder.
+    name: &'static str,
+    /// Added to the run's seed.
+    seed: u64,
+    num_trials: u64,
+}
+
 impl Job<'_> {
-    fn run(&self, strategy: &StrategyConfig, goals: Goals, seed: u64, folder: &Path) -> Result<Vec<Record>> {
+    fn run(&self, strategy: &StrategyConfig, goals: Goals, part: Part) -> Result<Vec<Record>> {
         let Self { dir, experiment, evaluator, workers } = *self;
-        fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+        let (folder, seed) = (dir.path(part.name), experiment.seed + part.seed);
+        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let cost = |arch: &Architecture| evaluator.cost(arch);
         let space = Restricted::new(experiment.space.open(), &experiment.constraints, &cost)?;
         let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
         let name = strategy.info().kind;
         let searcher = Searcher::new(&space, strategy, goals, experiment.budget, seed);
-        let total = experiment.num_trials as usize;
+        let total = part.num_trials as usize;
         let mut progress = Progress::new(name, total, records.len(), Some(&dir.path("run.log")))?;
         let on_end = |record: &Record| {
             if let Outcome::Failed(reason) = &record.outcome {
@@ -169,7 +185,7 @@ impl Job<'_> {
             progress.step(|| format!("trial {}", record.trial.id));
         };
         let ended: std::collections::HashSet<u64> = records.iter().map(|record| record.trial.id).collect();
-        let mut search = SearchLoop::new(searcher, store, records, experiment.num_trials);
+        let mut search = SearchLoop::new(searcher, store, records, part.num_trials);
         match workers {
             None => search.run(&mut InProcess::new(|trial| evaluator.evaluate(trial)), Vec::new(), on_end)?,
             Some(workers) => {
@@ -180,6 +196,26 @@ impl Job<'_> {
             }
         }
         Ok(search.records().to_vec())
+    }
+
+    /// Evaluates random architectures and compares the main objective and the controls with the truth.
+    fn honesty(&self, honesty: &HonestyConfig, goals: &Goals) -> Result<HonestyReport> {
+        let HonestyConfig { truth, samples, top, controls } = honesty;
+        let random = StrategyConfig::Random(NoParameters {});
+        let goals = Goals { objectives: goals.objectives[..1].to_vec(), constraints: Vec::new() };
+        let records = self.run(&random, goals.clone(), Part { name: "honesty", seed: 2, num_trials: *samples })?;
+        let complete = |record: &&Record| {
+            [truth].into_iter().chain(controls).all(|metric| record.metric(metric).is_some())
+                && goals.observe(record).values.is_some()
+        };
+        let records: Vec<&Record> = records.iter().filter(complete).collect();
+        anyhow::ensure!(records.len() >= 2, "honesty: {} of {samples} trials have all metrics", records.len());
+        let column =
+            |metric: &String| -> Vec<f64> { records.iter().filter_map(|record| record.metric(metric)).collect() };
+        let objective = records.iter().filter_map(|record| goals.observe(record).values).map(|values| values[0]);
+        let mut estimates = vec![(goals.objectives[0].metric.clone(), objective.collect())];
+        estimates.extend(controls.iter().map(|metric| (metric.clone(), column(metric))));
+        Ok(HonestyReport::new((truth, &column(truth)), &estimates, *top))
     }
 
     fn result(&self, strategy: &StrategyConfig, goals: &Goals, records: &[Record]) -> SearchResult {
@@ -212,6 +248,7 @@ impl Job<'_> {
             num_trials: records.len(),
             num_failed: records.iter().filter(|record| matches!(record.outcome, Outcome::Failed(_))).count(),
             baseline: None,
+            honesty: None,
             run: self.dir.root().display().to_string(),
         }
     }
