@@ -111,7 +111,9 @@ pub enum EvaluatorConfig {
     },
     /// Runs a program, which prints the metrics as one JSON object on its last line.
     Command {
-        /// Program and arguments. `{arch}`, `{notation}`, `{id}`, `{epochs}` and `{seed}` are replaced.
+        /// Program and arguments, in which names in braces are replaced: `{arch}`, `{notation}`, `{id}`, `{seed}`; the
+        /// budget `{epochs}`, `{data}`, `{image}`, `{channels}`, `{cells}`; `{parent}`, the trial to go on from. What is not
+        /// given is empty.
         command: Vec<String>,
         /// Names of the metrics.
         metrics: Vec<String>,
@@ -191,13 +193,22 @@ impl Evaluator {
 }
 
 fn run_program(command: &[String], metrics: &[String], space: SpaceConfig, seed: u64, trial: &Trial) -> Result<Values> {
+    let Budget { epochs, data, image, channels, cells } = trial.budget;
+    let optional = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
+    let names = [
+        ("{arch}", trial.arch.to_string()),
+        ("{notation}", space.notation(&trial.arch)),
+        ("{id}", trial.id.to_string()),
+        ("{seed}", seed.to_string()),
+        ("{epochs}", optional(epochs.map(u64::from))),
+        ("{data}", data.to_string()),
+        ("{image}", image.to_string()),
+        ("{channels}", channels.to_string()),
+        ("{cells}", cells.to_string()),
+        ("{parent}", optional(trial.parent)),
+    ];
     let replaced = |argument: &String| {
-        argument
-            .replace("{arch}", &trial.arch.to_string())
-            .replace("{notation}", &space.notation(&trial.arch))
-            .replace("{id}", &trial.id.to_string())
-            .replace("{epochs}", &trial.budget.epochs.map_or(String::new(), |epochs| epochs.to_string()))
-            .replace("{seed}", &seed.to_string())
+        names.iter().fold(argument.clone(), |argument, (name, value)| argument.replace(name, value))
     };
     let mut program = Command::new(replaced(&command[0]));
     program.args(command[1..].iter().map(replaced)).stderr(std::process::Stdio::inherit());

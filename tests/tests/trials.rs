@@ -117,6 +117,25 @@ fn trials_that_go_wrong_are_records_and_the_search_goes_on() {
 }
 
 #[test]
+fn a_promoted_trial_knows_its_parent_and_its_epochs() {
+    let temp = tempfile::tempdir().unwrap();
+    let script = "p={parent}; echo \"{\\\"valid\\\": 0.$(echo {arch} | tr -d -), \\\"from\\\": ${p:--1}, \\\"of\\\": {epochs}}\"";
+    let config = config(temp.path(), 20, script);
+    let out = temp.path().join("run");
+    let strategy = "strategy={kind='asha',min_epochs=1,max_epochs=9,eta=3.0}";
+    CLASSIFY.succeed(&args(&config, &out, &["--set", strategy]));
+    let records = trial_store::read(&out.join("trials.jsonl")).unwrap();
+    let number = |record: &Record, name: &str| record.metric(name).unwrap();
+    assert!(records.iter().any(|record| record.trial.parent.is_some()), "{records:?}");
+    for record in &records {
+        let parent = record.trial.parent.map(|id| &records[id as usize]);
+        assert_eq!(number(record, "from"), record.trial.parent.map_or(-1.0, |id| id as f64));
+        assert_eq!(number(record, "of"), parent.map_or(1.0, |parent| 3.0 * number(parent, "of")));
+        assert!(parent.is_none_or(|parent| parent.trial.arch == record.trial.arch));
+    }
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_when_the_config_is_read() {
     let temp = tempfile::tempdir().unwrap();
     let config = config(temp.path(), 4, SLOW);
