@@ -10,7 +10,7 @@ use toml::{Table, Value};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: cannot read the config: {source}", path.display())]
+    #[error("{}: cannot read the config", path.display())]
     Read {
         /// The file.
         path: PathBuf,
