@@ -1,5 +1,7 @@
 //! Zero-cost proxies of a real NAS-Bench-201 network against a plain torch implementation, and what they leave behind.
 
+use std::sync::{Mutex, PoisonError};
+
 use nas_classify::nasbench201::{Network, NetworkConfig};
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
 use nas_core::nn::{Mode, Shape, VarBuilder};
@@ -8,6 +10,9 @@ use nas_core::space::Cost;
 use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
+
+/// Whoever draws from libtorch's generator holds this: the tests of a process share it.
+static GENERATOR: Mutex<()> = Mutex::new(());
 
 struct Candidate {
     vs: VarStore,
@@ -91,6 +96,7 @@ fn bits(vs: &VarStore) -> Vec<(String, Tensor)> {
 
 #[test]
 fn every_proxy_agrees_with_torch_and_leaves_the_network_as_it_was() {
+    let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let golden = golden();
     let (candidate, images, labels) = golden_setting(&golden);
@@ -110,6 +116,7 @@ fn every_proxy_agrees_with_torch_and_leaves_the_network_as_it_was() {
 
 #[test]
 fn a_network_that_ignores_its_input_has_no_score_where_none_is_defined() {
+    let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
     let candidate = Candidate::new(&config, [0; 6], Shape::new(3, 8, 8));
@@ -129,6 +136,7 @@ fn a_network_that_ignores_its_input_has_no_score_where_none_is_defined() {
 
 #[test]
 fn zen_leaves_out_norms_of_nothing() {
+    let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
     // The convolution on 1->2 sees zeros.
