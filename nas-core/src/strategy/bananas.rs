@@ -7,7 +7,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::gaussian_process::candidates;
+use super::history::History;
 use super::mlp::{Mlp, MlpConfig};
 use super::{Asking, Generation, Observation, SearchStrategy};
 use crate::arch::Architecture;
@@ -62,27 +62,26 @@ impl Default for BananasConfig {
 pub(super) struct Bananas {
     config: BananasConfig,
     generation: Generation,
-    history: Vec<(Architecture, f64)>,
-    seen: HashSet<Architecture>,
+    history: History,
 }
 
 impl Bananas {
     pub fn new(config: BananasConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
         let first = (0..config.startup).map(|_| space.sample(rng).into()).collect();
-        Self { config, generation: Generation::new(first), history: Vec::new(), seen: HashSet::new() }
+        Self { config, generation: Generation::new(first), history: History::default() }
     }
 
     fn propose(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
         const BATCH: usize = 32;
         let config = &self.config;
-        let pool = candidates(space, &self.history, &self.seen, config.candidates, config.parents, rng);
-        if self.history.len() < 2 || pool.is_empty() {
+        let pool = self.history.candidates(space, config.candidates, config.parents, rng);
+        if self.history.values.len() < 2 || pool.is_empty() {
             return (0..config.batch).map(|_| space.sample(rng).into()).collect();
         }
-        let archs: Vec<&Architecture> = self.history.iter().map(|(arch, _)| arch).chain(&pool).collect();
+        let archs: Vec<&Architecture> = self.history.values.iter().map(|(arch, _)| arch).chain(&pool).collect();
         let features = encode(space, &archs, config.max_paths);
-        let (known, unknown) = features.split_at(self.history.len());
-        let scores = normal_scores(&self.history.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let (known, unknown) = features.split_at(self.history.values.len());
+        let scores = normal_scores(&self.history.values.iter().map(|(_, value)| *value).collect::<Vec<_>>());
         let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
         let (hidden_layers, width, epochs) = (config.hidden_layers, config.width, config.epochs);
         let mlp = MlpConfig { hidden_layers, width, epochs, batch: BATCH, lr: config.lr as f32 };
@@ -105,8 +104,7 @@ impl SearchStrategy for Bananas {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        self.seen.insert(observation.arch.clone());
-        self.history.extend(observation.value().map(|value| (observation.arch.clone(), value)));
+        self.history.observe(observation);
         if self.generation.end_one() {
             let proposals = self.propose(space, rng);
             self.generation.next(proposals);

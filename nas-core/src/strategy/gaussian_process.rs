@@ -1,13 +1,13 @@
 //! Bayesian optimisation with a Gaussian process: a Weisfeiler-Lehman kernel on the cell's graph where the space has one
 //! (NAS-BOWL, Ru et al., arXiv 2006.07556), a Hamming kernel on the choices where it has none; expected improvement.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
-use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use super::{Asking, Generation, Observation, SearchStrategy};
 use crate::arch::Architecture;
 use crate::space::{ChoiceSpace, Graph};
@@ -40,18 +40,17 @@ impl Default for GaussianProcessConfig {
 pub(super) struct GaussianProcess {
     config: GaussianProcessConfig,
     generation: Generation,
-    history: Vec<(Architecture, f64)>,
-    seen: HashSet<Architecture>,
+    history: History,
 }
 
 impl GaussianProcess {
     pub fn new(config: GaussianProcessConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
         let first = (0..config.startup).map(|_| space.sample(rng).into()).collect();
-        Self { config, generation: Generation::new(first), history: Vec::new(), seen: HashSet::new() }
+        Self { config, generation: Generation::new(first), history: History::default() }
     }
 
     fn propose(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
-        let pool = candidates(space, &self.history, &self.seen, self.config.pool, self.config.parents, rng);
+        let pool = self.history.candidates(space, self.config.pool, self.config.parents, rng);
         let data = self.informative();
         if data.len() < 2 || pool.is_empty() {
             return (0..self.config.batch).map(|_| space.sample(rng).into()).collect();
@@ -75,11 +74,11 @@ impl GaussianProcess {
 
     /// All observations, or the best and the latest where there are too many.
     fn informative(&self) -> Vec<(Architecture, f64)> {
-        let (n, half) = (self.history.len(), self.config.max_points / 2);
+        let (n, half) = (self.history.values.len(), self.config.max_points / 2);
         if n <= self.config.max_points {
-            return self.history.clone();
+            return self.history.values.clone();
         }
-        let (old, latest) = self.history.split_at(n - half);
+        let (old, latest) = self.history.values.split_at(n - half);
         let mut best: Vec<&(Architecture, f64)> = old.iter().collect();
         best.sort_by(|a, b| b.1.total_cmp(&a.1));
         best.into_iter().take(half).chain(latest).cloned().collect()
@@ -92,44 +91,12 @@ impl SearchStrategy for GaussianProcess {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        self.seen.insert(observation.arch.clone());
-        self.history.extend(observation.value().map(|value| (observation.arch.clone(), value)));
+        self.history.observe(observation);
         if self.generation.end_one() {
             let proposals = self.propose(space, rng);
             self.generation.next(proposals);
         }
     }
-}
-
-/// Up to `count` architectures that were not evaluated: one half mutants of the best, the other half random.
-pub(super) fn candidates(
-    space: &dyn ChoiceSpace,
-    history: &[(Architecture, f64)],
-    seen: &HashSet<Architecture>,
-    count: usize,
-    parents: usize,
-    rng: &mut ChaCha8Rng,
-) -> Vec<Architecture> {
-    const TRIES_EACH: usize = 20;
-    let mut best: Vec<&(Architecture, f64)> = history.iter().collect();
-    best.sort_by(|a, b| b.1.total_cmp(&a.1));
-    best.dedup_by(|a, b| a.0 == b.0);
-    best.truncate(parents);
-    let mut found = Vec::new();
-    let mut taken = HashSet::new();
-    for attempt in 0..TRIES_EACH * count {
-        if found.len() == count {
-            break;
-        }
-        let arch = match attempt % 2 == 0 && !best.is_empty() {
-            true => space.mutate(&best[rng.random_range(0..best.len())].0, rng),
-            false => space.sample(rng),
-        };
-        if !seen.contains(&arch) && taken.insert(arch.clone()) {
-            found.push(arch);
-        }
-    }
-    found
 }
 
 /// Gram matrices of all candidates for the kernel: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.

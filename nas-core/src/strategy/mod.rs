@@ -8,6 +8,7 @@ mod ddpnas;
 mod distribution;
 mod gaussian_process;
 mod genetic;
+mod history;
 mod hyperband;
 mod local_search;
 mod mdenas;

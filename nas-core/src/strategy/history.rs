@@ -1,0 +1,54 @@
+//! What strategies that model the values remember, and where their candidates come from.
+
+use std::collections::HashSet;
+
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+use super::Observation;
+use crate::arch::Architecture;
+use crate::space::ChoiceSpace;
+
+/// Values of the trials that did not fail, in order of time, and every architecture that was tried.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub values: Vec<(Architecture, f64)>,
+    seen: HashSet<Architecture>,
+}
+
+impl History {
+    pub fn observe(&mut self, observation: &Observation) {
+        self.seen.insert(observation.arch.clone());
+        self.values.extend(observation.value().map(|value| (observation.arch.clone(), value)));
+    }
+
+    /// Up to `count` architectures that were not tried: one half mutants of the `parents` best, the other half random.
+    pub fn candidates(
+        &self,
+        space: &dyn ChoiceSpace,
+        count: usize,
+        parents: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Architecture> {
+        const TRIES_EACH: usize = 20;
+        let mut best: Vec<&(Architecture, f64)> = self.values.iter().collect();
+        best.sort_by(|a, b| b.1.total_cmp(&a.1));
+        best.dedup_by(|a, b| a.0 == b.0);
+        best.truncate(parents);
+        let mut found = Vec::new();
+        let mut taken = HashSet::new();
+        for attempt in 0..TRIES_EACH * count {
+            if found.len() == count {
+                break;
+            }
+            let arch = match attempt % 2 == 0 && !best.is_empty() {
+                true => space.mutate(&best[rng.random_range(0..best.len())].0, rng),
+                false => space.sample(rng),
+            };
+            if !self.seen.contains(&arch) && taken.insert(arch.clone()) {
+                found.push(arch);
+            }
+        }
+        found
+    }
+}
