@@ -130,8 +130,8 @@ impl Processes {
         Ok(Self { root, workers, limits, running: Vec::new() })
     }
 
-    /// Trials that an earlier process had started and that are not among `ended`, by id.
-    pub fn unfinished(&self, ended: impl Fn(u64) -> bool) -> Result<Vec<Trial>> {
+    /// All trials that were ever started, by id.
+    pub fn started(&self) -> Result<Vec<Trial>> {
         let mut trials = Vec::new();
         for entry in fs::read_dir(&self.root).with_context(|| format!("{}: cannot read", self.root.display()))? {
             let folder = entry?.path();
@@ -139,7 +139,6 @@ impl Processes {
                 trials.push(read_trial(&folder)?);
             }
         }
-        trials.retain(|trial| !ended(trial.id));
         trials.sort_by_key(|trial| trial.id);
         Ok(trials)
     }

@@ -103,16 +103,16 @@ impl<'a> SearchLoop<'a> {
         &self.records
     }
 
-    /// Runs trials until the search is complete. `unfinished` are trials that an earlier process had started; they run
-    /// first, under their ids. `on_end` sees every new record after it is in the log.
+    /// Runs trials until the search is complete. `started` are trials that earlier processes had started; those
+    /// that have not ended run first, under their ids. `on_end` sees every new record after it is in the log.
     pub fn run(
         &mut self,
         executor: &mut dyn Executor,
-        unfinished: Vec<Trial>,
+        started: Vec<Trial>,
         mut on_end: impl FnMut(&Record),
     ) -> Result<()> {
         let ended: HashSet<u64> = self.records.iter().map(|record| record.trial.id).collect();
-        let mut waiting: Vec<Trial> = unfinished.into_iter().filter(|trial| !ended.contains(&trial.id)).rev().collect();
+        let mut waiting: Vec<Trial> = started.into_iter().filter(|trial| !ended.contains(&trial.id)).rev().collect();
         // Registered before anything is asked, so that their ids are taken.
         waiting.iter().rev().for_each(|trial| self.searcher.started(trial.clone()));
         let mut running = 0;

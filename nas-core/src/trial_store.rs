@@ -23,8 +23,7 @@ impl TrialStore {
             true => fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?,
             false => Vec::new(),
         };
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let records = parse(&path, &bytes[..whole])?;
+        let (whole, records) = parse(&path, &bytes)?;
         Ok((Self { lines: JsonLines::open(path, whole as u64)? }, records))
     }
 
@@ -37,14 +36,15 @@ impl TrialStore {
 /// The records of a log that nobody writes.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    parse(path, &bytes[..whole])
+    parse(path, &bytes).map(|(_, records)| records)
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Record>> {
+/// Length of the whole lines, and their records.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(usize, Vec<Record>)> {
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let mut seen = HashSet::new();
-    let lines = bytes.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
-    lines
+    let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
+    let records = lines
         .map(|(i, line)| {
             let place = || format!("{}: line {}", path.display(), i + 1);
             let record: Record =
@@ -52,7 +52,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Vec<Record>> {
             ensure!(seen.insert(record.trial.id), "{}: trial {} appears a second time", place(), record.trial.id);
             Ok(record)
         })
-        .collect()
+        .collect::<Result<_>>()?;
+    Ok((whole, records))
 }
 
 #[cfg(test)]

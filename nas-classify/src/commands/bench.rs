@@ -181,9 +181,9 @@ fn strategies(args: &BenchArgs) -> Result<Vec<(String, StrategyConfig)>> {
         }
         let mut table = toml::Table::from_iter([("strategy".to_string(), section.into())]);
         config::apply_all(&mut table, &args.sets)?;
-        let mut sections: Sections = config::from_table(table, &format!("--strategy {name}"))?;
-        sections.strategy.check()?;
-        Ok((name.clone(), sections.take()))
+        let Sections { strategy } = config::from_table(table, &format!("--strategy {name}"))?;
+        strategy.check()?;
+        Ok((name.clone(), strategy))
     };
     let is_all = args.strategy.iter().any(|name| name == "all");
     let served = |strategy: &&StrategyConfig| args.low_fidelity.is_some() || !strategy.info().multi_fidelity;
@@ -197,12 +197,6 @@ fn strategies(args: &BenchArgs) -> Result<Vec<(String, StrategyConfig)>> {
 #[serde(deny_unknown_fields)]
 struct Sections {
     strategy: StrategyConfig,
-}
-
-impl Sections {
-    fn take(&mut self) -> StrategyConfig {
-        self.strategy.clone()
-    }
 }
 
 /// One search: after each full evaluation's worth of epochs, the test value of the best by validation so far.

@@ -184,15 +184,14 @@ impl Job<'_> {
             }
             progress.step(|| format!("trial {}", record.trial.id));
         };
-        let ended: std::collections::HashSet<u64> = records.iter().map(|record| record.trial.id).collect();
         let mut search = SearchLoop::new(searcher, store, records, part.num_trials);
         match workers {
             None => search.run(&mut InProcess::new(|trial| evaluator.evaluate(trial)), Vec::new(), on_end)?,
             Some(workers) => {
                 let mut processes = Processes::new(folder.join("trials"), workers, experiment.limits)?;
-                let unfinished = processes.unfinished(|id| ended.contains(&id))?;
+                let started = processes.started()?;
                 let executor: &mut dyn Executor = &mut processes;
-                search.run(executor, unfinished, on_end)?;
+                search.run(executor, started, on_end)?;
             }
         }
         Ok(search.records().to_vec())
