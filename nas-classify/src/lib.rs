@@ -3,4 +3,5 @@
 
 pub mod commands;
 pub mod experiment;
+pub mod model;
 pub mod nasbench201;

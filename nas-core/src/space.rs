@@ -6,7 +6,7 @@ use std::ops::AddAssign;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::arch::Architecture;
 use crate::nn::{Mode, Shape, VarBuilder};
@@ -143,13 +143,69 @@ pub struct InvalidArchitecture {
     pub reason: String,
 }
 
-/// How a supernet's candidates are combined in one forward pass.
+/// How a supernet's candidates are combined in one forward pass. Tensors and flags have the shapes of
+/// [`WeightSharing::arch_parameters`].
 #[derive(Clone, Copy, Debug)]
 pub enum Mixture<'a> {
-    /// The weighted sum of all candidates; the tensors are the raw architecture parameters, before any softmax.
-    Soft(&'a [Tensor]),
+    /// The sum of all candidates by these weights, which a method made of raw architecture parameters: with
+    /// [`ArchParameter::softmax`], by sampling, or otherwise.
+    Weights(&'a [Tensor]),
+    /// The same, with weights of zero wherever `active` (row-major, one list per tensor) is false. A supernet leaves such
+    /// candidates out where it can.
+    Sampled {
+        /// Weights of the candidates.
+        weights: &'a [Tensor],
+        /// Which candidates count.
+        active: &'a [Vec<bool>],
+    },
     /// The candidates of one architecture only.
     Path(&'a Architecture),
+}
+
+/// What a row of architecture parameters chooses between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Operators of one edge or block, of which a derived network has one.
+    Operator,
+    /// Connections, of which a derived network may have several: edges into a node, steps of a path.
+    Connection,
+}
+
+/// A tensor of raw architecture parameters: along the last dimension, the options of one decision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArchParameter {
+    /// Name, unique in the space.
+    pub name: String,
+    /// Shape.
+    pub dims: Vec<i64>,
+    /// What its rows choose between.
+    pub choice: Choice,
+    /// Row-major: whether an entry stands for an option. Others have no influence and no gradient. Empty: all do.
+    pub exists: Vec<bool>,
+}
+
+impl ArchParameter {
+    /// A parameter all of whose entries are options.
+    pub fn new(name: &str, dims: &[i64], choice: Choice) -> Self {
+        Self { name: name.into(), dims: dims.to_vec(), choice, exists: Vec::new() }
+    }
+
+    /// 1 for entries that stand for an option and 0 for the others, in the kind and on the device of `raw`; `None` when all
+    /// entries do.
+    pub fn mask(&self, raw: &Tensor) -> Option<Tensor> {
+        let mask = || Tensor::from_slice(&self.exists).view(&self.dims[..]);
+        (!self.exists.is_empty()).then(|| mask().to_kind(raw.kind()).to_device(raw.device()))
+    }
+
+    /// Weights of the options: the softmax of every row of `raw`, which has this parameter's shape; 0 for entries that stand
+    /// for nothing.
+    pub fn softmax(&self, raw: &Tensor) -> Tensor {
+        match self.mask(raw) {
+            // Not minus infinity: a row without any option would have gradients that are no numbers.
+            Some(mask) => (raw + (&mask - 1.0) * 1e30).softmax(-1, None::<Kind>) * mask,
+            None => raw.softmax(-1, None::<Kind>),
+        }
+    }
 }
 
 /// One network that holds the weights of every architecture of a space.
@@ -166,9 +222,20 @@ pub trait WeightSharing: SearchSpace {
     /// The supernet, its weights under `vb`.
     fn supernet(&self, vb: &VarBuilder) -> Box<dyn Supernet>;
 
-    /// Names and shapes of the raw architecture parameters that [`Mixture::Soft`] takes, in order.
-    fn arch_parameters(&self) -> Vec<(String, Vec<i64>)>;
+    /// The architecture parameters of the relaxed space, in the order that [`Mixture`] takes them.
+    fn arch_parameters(&self) -> Vec<ArchParameter>;
 
-    /// The most probable architecture under raw architecture parameters.
-    fn discretize(&self, parameters: &[Tensor]) -> Architecture;
+    /// The weights of raw architecture parameters ([`ArchParameter::softmax`]).
+    fn softmax(&self, raw: &[Tensor]) -> Vec<Tensor> {
+        self.arch_parameters().iter().zip(raw).map(|(parameter, raw)| parameter.softmax(raw)).collect()
+    }
+
+    /// The most probable architecture under `weights`, such as [`WeightSharing::softmax`] gives.
+    fn discretize(&self, weights: &[Tensor]) -> Architecture;
+
+    /// Multiply-adds on an image of `input`, where they are a sum over the choices: what no choice changes, and for each
+    /// entry of every architecture parameter what it adds at weight 1.
+    fn macs_table(&self, _input: Shape) -> Option<(u64, Vec<Vec<f64>>)> {
+        None
+    }
 }

@@ -9,13 +9,13 @@ use nas_core::cli::Compute;
 use nas_core::nn::{Mode, VarBuilder};
 use nas_core::one_shot::{BilevelObjective, FirstOrder};
 use nas_core::optim::{Named, named_parameters};
-use nas_core::space::{Mixture, WeightSharing};
+use nas_core::space::{ArchParameter, Mixture, WeightSharing};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
 use nas_datasets::{EvalTransform, SegDataset, Split, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
-use tch::{Tensor, nn::VarStore};
+use tch::{Kind, Tensor, nn::VarStore};
 
-use crate::auto_deeplab::SearchNet;
+use crate::auto_deeplab::{AutoDeepLabSpace, SearchNet};
 use crate::evaluation::evaluate;
 use crate::experiment::SearchExperiment;
 use crate::loss::cross_entropy;
@@ -34,6 +34,7 @@ pub struct Searching {
 
 /// The supernet under its architecture parameters, and the batches of the running epoch.
 struct Relaxed {
+    space: AutoDeepLabSpace,
     weights: VarStore,
     arch: VarStore,
     net: SearchNet,
@@ -63,7 +64,9 @@ impl Searching {
 
     /// The most probable architecture under the present architecture parameters.
     pub fn derive(&self) -> Architecture {
-        self.experiment.space.discretize(&self.supernet.parameters)
+        let raw: Vec<Tensor> = self.supernet.parameters.iter().map(|raw| raw.detach().to_kind(Kind::Double)).collect();
+        let space = &self.experiment.space;
+        space.discretize(&space.softmax(&raw))
     }
 
     /// Raw architecture parameters by name.
@@ -81,13 +84,14 @@ impl Relaxed {
         tch::manual_seed(rng::torch_seed(experiment.seed, "init", 0));
         let (weights, arch) = (VarStore::new(compute.device), VarStore::new(compute.device));
         let net = SearchNet::new(&VarBuilder::new(&weights), &experiment.space, num_classes as i64);
-        let declare = |(name, dims): (String, Vec<i64>)| arch.root().randn(&name, &dims, 0.0, 1e-3);
+        let declare = |p: ArchParameter| arch.root().randn(&p.name, &p.dims, 0.0, 1e-3);
         let parameters = experiment.space.arch_parameters().into_iter().map(declare).collect();
-        Ok(Self { weights, arch, net, parameters, compute, weight_batches: None, arch_batches: None })
+        let space = experiment.space.clone();
+        Ok(Self { space, weights, arch, net, parameters, compute, weight_batches: None, arch_batches: None })
     }
 
     fn forward(&self, images: &Tensor, mode: Mode) -> Tensor {
-        self.net.forward(images, Mixture::Soft(&self.parameters), mode)
+        self.net.forward(images, Mixture::Weights(&self.space.softmax(&self.parameters)), mode)
     }
 
     fn loss(&self, images: &Tensor, labels: &Tensor, at: At) -> Tensor {

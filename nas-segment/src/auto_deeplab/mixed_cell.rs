@@ -10,7 +10,7 @@
 use std::borrow::Borrow;
 
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, VarBuilder};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::decode::first_edge;
 
@@ -249,15 +249,10 @@ impl MixedAtrous {
     }
 }
 
-/// Probabilities of the operators of each edge, `[edges, 8]`, from raw alpha.
-pub fn edge_probabilities(alpha: &Tensor) -> Tensor {
-    alpha.softmax(-1, None::<Kind>)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, nn::VarStore};
+    use tch::{Device, Kind, nn::VarStore};
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 

@@ -2,11 +2,13 @@
 
 use nas_core::arch::Architecture;
 use nas_core::nn::VarBuilder;
-use nas_core::space::{Backbone, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing};
+use nas_core::space::{
+    ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
+};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::decode::{Betas, LEVELS, decode_cell, first_edge, target, viterbi};
 use super::genotype::{Edge, Genotype, OPS};
@@ -165,38 +167,28 @@ impl WeightSharing for AutoDeepLabSpace {
         Box::new(Trellis::new(vb, self))
     }
 
-    /// `alpha [edges, 8]` and `beta [layers, 4, 3]` (layer, source level, step to finer, same, coarser). Entries of beta
-    /// without an edge have no influence and no gradient.
-    fn arch_parameters(&self) -> Vec<(String, Vec<i64>)> {
+    /// `alpha [edges, 8]` and `beta [layers, 4, 3]` (layer, source level, step to finer, same, coarser): two edges leave the
+    /// finest and the coarsest level, where both sum to 1 (not to 2/3, as in a re-implementation), three the others.
+    fn arch_parameters(&self) -> Vec<ArchParameter> {
+        let steps = (0..LEVELS).flat_map(|level| (0..3).map(move |step| target(level, step).is_some()));
+        let beta = ArchParameter::new("beta", &[self.layers as i64, LEVELS as i64, 3], Choice::Connection);
         vec![
-            ("alpha".into(), vec![self.num_edges() as i64, OPS.len() as i64]),
-            ("beta".into(), vec![self.layers as i64, LEVELS as i64, 3]),
+            ArchParameter::new("alpha", &[self.num_edges() as i64, OPS.len() as i64], Choice::Operator),
+            ArchParameter { exists: steps.collect::<Vec<_>>().repeat(self.layers), ..beta },
         ]
     }
 
-    fn discretize(&self, parameters: &[Tensor]) -> Architecture {
-        let [alpha, beta] = parameters else { panic!("alpha and beta") };
-        let alpha = alpha.softmax(-1, Kind::Double);
+    fn discretize(&self, weights: &[Tensor]) -> Architecture {
+        let [alpha, beta] = weights else { panic!("alpha and beta") };
         let alphas: Vec<[f64; 8]> = (0..self.num_edges() as i64)
             .map(|edge| std::array::from_fn(|op| alpha.double_value(&[edge, op as i64])))
             .collect();
+        let probability = |layer, level, step| beta.double_value(&[layer, level as i64, step as i64]);
         let betas: Betas = (0..self.layers as i64)
-            .map(|layer| {
-                std::array::from_fn(|level| transition_probabilities(&beta.get(layer).get(level as i64), level))
-            })
+            .map(|layer| std::array::from_fn(|level| std::array::from_fn(|step| probability(layer, level, step))))
             .collect();
         Genotype { path: viterbi(&betas), cell: decode_cell(&alphas, self.blocks) }.to_architecture()
     }
-}
-
-/// Softmax over the edges that leave `level`: two at the finest and the coarsest, where both sum to 1 (not to 2/3, as in
-/// a re-implementation), three between.
-fn transition_probabilities(raw: &Tensor, level: usize) -> [f64; 3] {
-    let exp: [f64; 3] = std::array::from_fn(|step| match target(level, step) {
-        Some(_) => raw.double_value(&[step as i64]).exp(),
-        None => 0.0,
-    });
-    exp.map(|value| value / exp.iter().sum::<f64>())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The trellis of relaxed cells (arXiv 1901.02985, equations 1 to 8) and its search head.
 //!
 //! Mistakes of public implementations that the form of this code rules out: raw betas in place of probabilities, or two
-//! softmaxes (there is one place that makes probabilities, [`Transitions`]); wrong indices or slices of beta at the borders
+//! softmaxes (there is one place that makes probabilities, `ArchParameter::softmax`); wrong indices or slices of beta at the borders
 //! (an edge is found by its target level); state left from the forward pass before (nothing is kept between passes);
 //! `None` in place of a missing H[l-2] (every node has one, see [`Node`]); interpolation in place of the strided
 //! convolution ([`Preprocess`]).
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::decode::{LEVELS, first_edge, target};
 use super::genotype::{Genotype, OPS};
-use super::mixed_cell::{CellWeights, MixedCell, SEARCH_BN, edge_probabilities};
+use super::mixed_cell::{CellWeights, MixedCell, SEARCH_BN};
 use super::space::AutoDeepLabSpace;
 use super::stem::{Preprocess, Stem};
 
@@ -53,8 +53,10 @@ impl Trellis {
     /// Maps of the last layer.
     fn last_layer(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Layer {
         let (alpha, transitions) = match mixture {
-            Mixture::Soft([alpha, beta]) => (edge_probabilities(alpha), Transitions::soft(beta)),
-            Mixture::Soft(_) => panic!("alpha and beta"),
+            Mixture::Weights([alpha, beta]) | Mixture::Sampled { weights: [alpha, beta], .. } => {
+                (alpha.shallow_clone(), Transitions::soft(beta))
+            }
+            Mixture::Weights(_) | Mixture::Sampled { .. } => panic!("weights of alpha and beta"),
             Mixture::Path(arch) => self.one_hot(arch, xs.device()),
         };
         let weights: Vec<CellWeights> =
@@ -120,19 +122,13 @@ enum Transitions {
 }
 
 impl Transitions {
-    /// Softmax over the edges that leave a node (equations 7 and 8), two at the finest and the coarsest level.
+    /// From weights `[layers, levels, 3]` of the edges that leave each node.
     fn soft(beta: &Tensor) -> Self {
-        let layers = beta.size()[0];
         let node = |layer: i64, level: usize| -> [Option<Tensor>; 3] {
-            let steps: Vec<i64> = (0..3).filter(|step| target(level, *step as usize).is_some()).collect();
-            let raw = beta.get(layer).get(level as i64).narrow(0, steps[0], steps.len() as i64);
-            let probabilities = raw.softmax(0, None::<Kind>);
-            std::array::from_fn(|step| {
-                let index = steps.iter().position(|other| *other == step as i64)?;
-                Some(probabilities.get(index as i64))
-            })
+            let weights = beta.get(layer).get(level as i64);
+            std::array::from_fn(|step| target(level, step).map(|_| weights.get(step as i64)))
         };
-        Self::Soft((0..layers).map(|layer| std::array::from_fn(|level| node(layer, level))).collect())
+        Self::Soft((0..beta.size()[0]).map(|layer| std::array::from_fn(|level| node(layer, level))).collect())
     }
 
     /// Source levels and weights of the edges that end in `level` of `layer` and start at a node that has a map.
@@ -277,7 +273,7 @@ impl SearchNet {
         Self { trellis, heads }
     }
 
-    /// Logits `[B, K, H, W]` of images `[B, 3, H, W]`. [`Mixture::Soft`] takes raw alpha and beta.
+    /// Logits `[B, K, H, W]` of images `[B, 3, H, W]`. [`Mixture::Weights`] are those of alpha and beta.
     pub fn forward(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Tensor {
         let (_, _, h, w) = xs.size4().expect("an image batch has four dimensions");
         let maps = self.trellis.last_layer(xs, mixture, mode);

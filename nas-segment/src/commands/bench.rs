@@ -10,7 +10,7 @@ use nas_core::device::peak_memory_bytes;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::{BilevelObjective, FirstOrder, FirstOrderConfig};
 use nas_core::optim::named_parameters;
-use nas_core::space::{Mixture, WeightSharing};
+use nas_core::space::{ArchParameter, Mixture, WeightSharing};
 use nas_core::train::At;
 use serde::Serialize;
 use tch::{Kind, Tensor, nn::VarStore};
@@ -73,6 +73,7 @@ impl fmt::Display for BenchReport {
 
 /// A supernet on one random batch.
 pub(super) struct RandomBatch {
+    space: AutoDeepLabSpace,
     net: SearchNet,
     parameters: Vec<Tensor>,
     images: Tensor,
@@ -83,7 +84,8 @@ pub(super) struct RandomBatch {
 impl BilevelObjective for RandomBatch {
     fn weight_loss(&mut self, at: At) -> Result<(Tensor, usize)> {
         let mode = Mode::train(at.progress());
-        let mixture = Mixture::Soft(&self.parameters);
+        let weights = self.space.softmax(&self.parameters);
+        let mixture = Mixture::Weights(&weights);
         let logits = tch::autocast(self.amp, || self.net.forward(&self.images, mixture, mode));
         Ok((cross_entropy(&logits, &self.labels, None), self.images.size()[0] as usize))
     }
@@ -110,7 +112,7 @@ impl SearchStep {
         tch::manual_seed(0);
         let (mut weights, mut arch) = (VarStore::new(tch::Device::Cpu), VarStore::new(tch::Device::Cpu));
         let net = SearchNet::new(&VarBuilder::new(&weights), space, NUM_CLASSES);
-        let declare = |(name, dims): (String, Vec<i64>)| arch.root().randn(&name, &dims, 0.0, 1e-3);
+        let declare = |p: ArchParameter| arch.root().randn(&p.name, &p.dims, 0.0, 1e-3);
         let parameters: Vec<Tensor> = space.arch_parameters().into_iter().map(declare).collect();
         let images = Tensor::randn([batch, 3, crop, crop], (Kind::Float, tch::Device::Cpu));
         let labels = Tensor::randint(NUM_CLASSES, [batch, crop, crop], (Kind::Int64, tch::Device::Cpu));
@@ -120,7 +122,8 @@ impl SearchStep {
         let method = FirstOrder::new(config, named_parameters(&weights), named_parameters(&arch), compute.amp);
         let images = channels_last(&images.to_device(compute.device));
         let labels = labels.to_device(compute.device);
-        Self { weights, arch, method, batch: RandomBatch { net, parameters, images, labels, amp: compute.amp } }
+        let space = space.clone();
+        Self { weights, arch, method, batch: RandomBatch { space, net, parameters, images, labels, amp: compute.amp } }
     }
 
     /// One step; returns the loss of the weights' half.

@@ -1,5 +1,5 @@
 use nas_core::optim::gradients;
-use nas_core::space::{ChoiceSpace, WeightSharing};
+use nas_core::space::{ArchParameter, ChoiceSpace, WeightSharing};
 use nas_core::train::{all_variables, copy_into};
 use std::collections::HashMap;
 use tch::nn::VarStore;
@@ -19,7 +19,7 @@ fn images(size: i64) -> Tensor {
 
 fn parameters(space: &AutoDeepLabSpace, scale: f64) -> Vec<Tensor> {
     tch::manual_seed(11);
-    let random = |(_, dims): (String, Vec<i64>)| Tensor::randn(dims, (Kind::Float, Device::Cpu)) * scale;
+    let random = |parameter: ArchParameter| Tensor::randn(parameter.dims, (Kind::Float, Device::Cpu)) * scale;
     space.arch_parameters().into_iter().map(random).collect()
 }
 
@@ -131,10 +131,11 @@ fn one_hot_alpha_and_beta_are_the_derived_network() {
         }
         on_path = *to;
     }
-    assert_eq!(space.discretize(&[alpha.shallow_clone(), beta.shallow_clone()]), arch);
+    let weights = space.softmax(&[alpha, beta]);
+    assert_eq!(space.discretize(&weights), arch);
     let (_vs, net) = derived(&space, &arch, &vs);
     let images = images(65);
-    let maps = trellis.features(&images, Mixture::Soft(&[alpha, beta]), Mode::train(0.5));
+    let maps = trellis.features(&images, Mixture::Weights(&weights), Mode::train(0.5));
     let found = &net.features(&images, Mode::train(0.5))[1];
     assert!(difference(&maps[on_path].relu(), found) < 1e-4, "{}", difference(&maps[on_path].relu(), found));
 }
@@ -153,7 +154,7 @@ fn gradients_of_alpha_and_beta_equal_finite_differences() {
             parameters(&space, 0.5).iter().map(|p| p.to_kind(Kind::Double).set_requires_grad(true)).collect();
         let weight = Tensor::randn([2, 3, 33, 33], (Kind::Double, Device::Cpu));
         let loss = |parameters: &[Tensor]| {
-            let logits = net.forward(&images, Mixture::Soft(parameters), Mode::train(0.0));
+            let logits = net.forward(&images, Mixture::Weights(&space.softmax(parameters)), Mode::train(0.0));
             (logits * &weight).tanh().mean(Kind::Double)
         };
         let value = |parameters: &[Tensor]| tch::no_grad(|| loss(parameters).double_value(&[]));
@@ -179,9 +180,10 @@ fn gradients_of_alpha_and_beta_equal_finite_differences() {
 }
 
 #[test]
-fn transition_probabilities_of_every_node_sum_to_one() {
-    let beta = Tensor::randn([12, 4, 3], (Kind::Float, Device::Cpu));
-    let Transitions::Soft(layers) = Transitions::soft(&beta) else { panic!("soft") };
+fn weights_of_every_node_that_exists_sum_to_one() {
+    let space = AutoDeepLabSpace::default();
+    let weights = space.softmax(&parameters(&space, 1.0));
+    let Transitions::Soft(layers) = Transitions::soft(&weights[1]) else { panic!("soft") };
     for node in layers.iter().flatten() {
         let sum: f64 = node.iter().flatten().map(|p| p.double_value(&[])).sum();
         assert!((sum - 1.0).abs() < 1e-6);

@@ -1,0 +1,121 @@
+//! A classification network, and the configs it is built from.
+
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use nas_core::arch::Architecture;
+use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::space::Cost;
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::nasbench201::{Network, NetworkConfig};
+
+/// What a classifier says of a batch.
+#[derive(Debug)]
+pub struct Logits {
+    /// `[B, K]`.
+    pub main: Tensor,
+    /// Of the auxiliary head, `[B, K]`: in training, where the network has one.
+    pub aux: Option<Tensor>,
+}
+
+/// A network from images to logits.
+pub trait Classifier: fmt::Debug {
+    /// Logits of images `[B, 3, H, W]`.
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits;
+
+    /// Cost of every part on an image of `input`, from input to output, without what is used in training only.
+    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)>;
+
+    /// Cost on an image of `input`.
+    fn cost(&self, input: Shape) -> Cost {
+        let mut total = Cost::default();
+        self.cost_parts(input).into_iter().for_each(|(_, part)| total += part);
+        total
+    }
+}
+
+/// The section `[model]` of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelConfig {
+    /// A network of NAS-Bench-201.
+    Nasbench201(NasBench201Model),
+}
+
+/// A network of NAS-Bench-201.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NasBench201Model {
+    /// Operators of the edges 0->1, 0->2, 1->2, 0->3, 1->3, 2->3, such as `3-1-0-4-2-3`.
+    pub arch: Architecture,
+    /// Channels of the first stage.
+    #[serde(default = "channels")]
+    pub channels: i64,
+    /// Cells of each of the three stages.
+    #[serde(default = "cells")]
+    pub cells: usize,
+}
+
+fn channels() -> i64 {
+    NetworkConfig::default().channels
+}
+
+fn cells() -> usize {
+    NetworkConfig::default().cells
+}
+
+impl ModelConfig {
+    /// The published network called `name`. The error of an unknown name lists the known ones.
+    pub fn preset(name: &str) -> Result<Self> {
+        let preset = presets().into_iter().find(|(known, _)| *known == name);
+        let (_, config) = preset.with_context(|| {
+            let known: Vec<&str> = presets().into_iter().map(|(known, _)| known).collect();
+            format!("{name:?} is no preset; expected one of {}", known.join(", "))
+        })?;
+        Ok(config)
+    }
+
+    /// The network for `num_classes`, its weights under `vb`. A value that no network can be made of is an error that
+    /// names the key.
+    pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<Box<dyn Classifier>> {
+        ensure!(num_classes > 0, "{num_classes} classes: expected at least one");
+        match self {
+            Self::Nasbench201(NasBench201Model { arch, channels, cells }) => {
+                let config = NetworkConfig { channels: *channels, cells: *cells, num_classes };
+                let arch = arch.choices().try_into().ok().with_context(|| {
+                    format!("model.arch = {arch}: {} choices, expected 6, one per edge", arch.choices().len())
+                })?;
+                Ok(Box::new(Network::new(vb, &config, arch)?))
+            }
+        }
+    }
+
+    /// The network of another architecture of the same space.
+    pub fn with_arch(self, arch: Architecture) -> Result<Self> {
+        match self {
+            Self::Nasbench201(config) => Ok(Self::Nasbench201(NasBench201Model { arch, ..config })),
+        }
+    }
+}
+
+/// Every named network.
+pub fn presets() -> Vec<(&'static str, ModelConfig)> {
+    let nasbench201 = |arch: &str| {
+        let arch = arch.parse().expect("an architecture");
+        ModelConfig::Nasbench201(NasBench201Model { arch, channels: channels(), cells: cells() })
+    };
+    // The benchmark's most accurate cell on CIFAR-10 (index 6111), and its cell of ResNet's form (index 11472).
+    vec![("nasbench201_best_cifar10", nasbench201("3-3-3-1-3-2")), ("nasbench201_resnet", nasbench201("3-0-3-1-0-1"))]
+}
+
+impl Classifier for Network {
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
+        Logits { main: self.forward(xs, mode), aux: None }
+    }
+
+    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
+        self.cost_parts(input)
+    }
+}
