@@ -16,16 +16,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nas_classify::nasbench201::{Network, NetworkConfig, Table};
+use nas_classify::nasbench201::{NetworkConfig, Table};
+use nas_classify::zero_cost::Candidate;
 use nas_core::arch::Architecture;
-use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
-use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::optim::{Named, named_parameters};
-use nas_core::space::Cost;
+use nas_core::estimator::zero_cost::{Proxy, ZeroCostError, score};
+use nas_core::nn::Shape;
 use nas_core::stats::spearman;
 use nas_datasets::rng;
-use tch::nn::VarStore;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 const PUBLISHED: [(Proxy, f64); 12] = [
     (Proxy::Synflow, 0.769),
@@ -93,7 +91,8 @@ impl Sample {
             proxies.iter().map(|proxy| (proxy.name(), (Vec::new(), Vec::new(), 0.0))).collect();
         for (i, (arch, accuracy)) in self.rows.iter().enumerate() {
             tch::manual_seed(rng::torch_seed(self.seed, "init", i as u64));
-            let candidate = Candidate::new(arch);
+            let candidate =
+                Candidate::new(&NetworkConfig::default(), arch, Shape::new(3, 32, 32)).expect("a row of the table");
             let mut line = format!("{} {} {accuracy}", i + 1, arch);
             for proxy in proxies {
                 let (estimates, truth, secs) = found.get_mut(proxy.name()).expect("one entry per proxy");
@@ -116,38 +115,6 @@ impl Sample {
             (name, Correlation { spearman: spearman(&estimates, &truth), finite: truth.len(), secs })
         };
         found.into_iter().map(correlation).collect()
-    }
-}
-
-struct Candidate {
-    vs: VarStore,
-    net: Network,
-}
-
-impl Candidate {
-    fn new(arch: &Architecture) -> Self {
-        let choices = arch.choices().try_into().expect("six choices");
-        let vs = VarStore::new(Device::Cpu);
-        let net = Network::new(&VarBuilder::new(&vs), &NetworkConfig::default(), choices).expect("a row of the table");
-        Self { vs, net }
-    }
-}
-
-impl Model for Candidate {
-    fn logits(&self, xs: &Tensor) -> Tensor {
-        self.net.forward(xs, Mode::train(0.0))
-    }
-
-    fn features(&self, xs: &Tensor) -> Tensor {
-        self.net.trunk.last(xs, Mode::train(0.0))
-    }
-
-    fn parameters(&self) -> Vec<Named> {
-        named_parameters(&self.vs)
-    }
-
-    fn cost(&self) -> Cost {
-        self.net.cost(Shape::new(3, 32, 32))
     }
 }
 

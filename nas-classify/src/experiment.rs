@@ -1,18 +1,22 @@
 //! `[sections]` of an experiment file of `nas-classify search`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nas_core::arch::Architecture;
+use nas_core::estimator::predictor::{Predictor, PredictorConfig};
 use nas_core::executor::{Limits, die_with_parent};
-use nas_core::goals::{Constraint, Goals, Objective};
+use nas_core::goals::{Constraint, Goal, Goals, Objective};
 use nas_core::space::ChoiceSpace;
 use nas_core::strategy::StrategyConfig;
-use nas_core::trial::{Budget, Trial, Values};
+use nas_core::trial::{Budget, Record, Trial, Values};
+use nas_core::trial_store;
 use serde::{Deserialize, Serialize};
 
 use crate::nasbench201::{NasBench201, Table};
+use crate::zero_cost::ZeroCostConfig;
 
 /// A search by trials.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub struct SearchExperiment {
     /// A second search with the same number of trials to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<StrategyConfig>,
+    /// Learns the main objective from random architectures; the search then runs on what is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<PredictorSection>,
     /// How far the main objective can be trusted, where it is only an estimate of another metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub honesty: Option<HonestyConfig>,
@@ -63,7 +70,28 @@ pub struct HonestyConfig {
     /// Metrics that are reported beside the objective, such as `params`, `macs`.
     #[serde(default)]
     pub controls: Vec<String>,
+    /// What measures `truth`; the search's own evaluator where not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluator: Option<EvaluatorConfig>,
 }
+
+/// `[predictor]`: `samples` random architectures are evaluated, the search looks for the best by a predictor that has learned
+/// from them, and the `verify` best that it finds are evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictorSection {
+    /// The predictor.
+    pub model: PredictorConfig,
+    /// Random architectures to learn from.
+    #[serde(default = "default_samples")]
+    pub samples: u64,
+    /// Architectures to evaluate at the end.
+    #[serde(default = "default_top")]
+    pub verify: usize,
+}
+
+/// Name of the metric that a predictor gives.
+pub const PREDICTED: &str = "predicted";
 
 fn default_samples() -> u64 {
     100
@@ -118,10 +146,39 @@ pub enum EvaluatorConfig {
         /// Names of the metrics.
         metrics: Vec<String>,
     },
+    /// Scores of the untrained network.
+    ZeroCost(ZeroCostConfig),
+}
+
+/// What a trial is part of; its folder in the run folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The search itself.
+    Search,
+    /// Random architectures that a predictor learns from.
+    Predictor,
+    /// The best by a predictor.
+    Verify,
+    /// The search that this one is compared with.
+    Baseline,
+    /// Random architectures for the honesty report.
+    Honesty,
+}
+
+impl Part {
+    /// Its folder in the run folder; none for the search itself.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Part::Search => "",
+            Part::Predictor => "predictor",
+            Part::Verify => "verify",
+            Part::Baseline => "baseline",
+            Part::Honesty => "honesty",
+        }
+    }
 }
 
 /// An evaluator that is ready.
-#[derive(Debug)]
 pub enum Evaluator {
     /// See [`EvaluatorConfig::Table`].
     Table {
@@ -141,12 +198,68 @@ pub enum Evaluator {
         /// Seed of the run.
         seed: u64,
     },
+    /// See [`EvaluatorConfig::ZeroCost`].
+    ZeroCost {
+        /// Proxies and networks.
+        config: ZeroCostConfig,
+        /// Names of the metrics.
+        metrics: Vec<String>,
+        /// Seed of the run.
+        seed: u64,
+    },
+    /// See [`PredictorSection`].
+    Predicted {
+        /// Whose architectures are predicted.
+        space: SpaceConfig,
+        /// The fitted predictor.
+        predictor: Predictor,
+        /// What the architecture alone decides comes from here.
+        inner: Box<Evaluator>,
+    },
+    /// The metrics of both.
+    Both(Box<[Evaluator; 2]>),
 }
 
 impl Evaluator {
-    /// Opens what the experiment names.
-    pub fn open(experiment: &SearchExperiment) -> Result<Self> {
-        match &experiment.evaluator {
+    /// What evaluates the trials of a part of the search whose run folder is `run`.
+    pub fn of_part(experiment: &SearchExperiment, part: Part, run: &Path) -> Result<Self> {
+        let full = || Self::open(&experiment.evaluator, experiment);
+        match (part, &experiment.predictor) {
+            (Part::Predictor | Part::Verify | Part::Baseline, _) | (Part::Search, None) => full(),
+            (Part::Search, Some(section)) => Self::predicted(experiment, section, run),
+            (Part::Honesty, predictor) => {
+                let truth = experiment.honesty.as_ref().and_then(|honesty| honesty.evaluator.as_ref());
+                match (predictor, truth) {
+                    (None, None) => full(),
+                    (Some(section), None) => Ok(Self::both(Self::predicted(experiment, section, run)?, full()?)),
+                    (None, Some(truth)) => Ok(Self::both(full()?, Self::open(truth, experiment)?)),
+                    (Some(_), Some(_)) => {
+                        bail!("honesty.evaluator: with [predictor], the truth is what it learns from")
+                    }
+                }
+            }
+        }
+    }
+
+    fn both(a: Self, b: Self) -> Self {
+        Self::Both(Box::new([a, b]))
+    }
+
+    /// Learns from the log of [`Part::Predictor`].
+    fn predicted(experiment: &SearchExperiment, section: &PredictorSection, run: &Path) -> Result<Self> {
+        let records = trial_store::read(&run.join(Part::Predictor.folder()).join("trials.jsonl"))?;
+        let goals = Goals { objectives: experiment.objectives[..1].to_vec(), constraints: Vec::new() };
+        let value = |record: &Record| Some((record.trial.arch.clone(), goals.observe(record).values?[0]));
+        let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
+        let mut rng = nas_datasets::rng::stream(experiment.seed, "predictor", 0);
+        let predictor = Predictor::fit(&section.model, experiment.space.open(), &evaluated, &mut rng)?;
+        let inner = Box::new(Self::open(&experiment.evaluator, experiment)?);
+        Ok(Self::Predicted { space: experiment.space, predictor, inner })
+    }
+
+    /// Opens what an `[evaluator]` of the experiment names.
+    pub fn open(config: &EvaluatorConfig, experiment: &SearchExperiment) -> Result<Self> {
+        match config {
             EvaluatorConfig::Table { path, cost } => {
                 let table = Table::read(path)?;
                 let cost = cost.iter().map(|name| table.column(name)).collect::<Result<_>>();
@@ -159,6 +272,13 @@ impl Evaluator {
                 let (space, seed) = (experiment.space, experiment.seed);
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed })
             }
+            EvaluatorConfig::ZeroCost(config) => {
+                config.check()?;
+                let names = config.proxies.iter().map(|proxy| proxy.name()).chain(["params", "macs"]);
+                let metrics: BTreeSet<String> = names.map(String::from).collect();
+                let (config, seed) = (config.clone(), experiment.seed);
+                Ok(Self::ZeroCost { config, metrics: metrics.into_iter().collect(), seed })
+            }
         }
     }
 
@@ -166,7 +286,11 @@ impl Evaluator {
     pub fn metrics(&self) -> Vec<&str> {
         match self {
             Self::Table { table, .. } => table.columns().iter().map(String::as_str).collect(),
-            Self::Command { metrics, .. } => metrics.iter().map(String::as_str).collect(),
+            Self::Command { metrics, .. } | Self::ZeroCost { metrics, .. } => {
+                metrics.iter().map(String::as_str).collect()
+            }
+            Self::Predicted { inner, .. } => [PREDICTED].into_iter().chain(inner.metrics()).collect(),
+            Self::Both(both) => both.iter().flat_map(Self::metrics).collect(),
         }
     }
 
@@ -177,6 +301,9 @@ impl Evaluator {
                 cost.iter().map(|column| (table.columns()[*column].clone(), table.get(arch, *column))).collect()
             }
             Self::Command { .. } => Values::new(),
+            Self::ZeroCost { config, .. } => config.cost(arch),
+            Self::Predicted { inner, .. } => inner.cost(arch),
+            Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
         }
     }
 
@@ -188,6 +315,17 @@ impl Evaluator {
                 Ok(names.map(|(column, name)| (name.clone(), table.get(&trial.arch, column))).collect())
             }
             Self::Command { space, command, metrics, seed } => run_program(command, metrics, *space, *seed, trial),
+            Self::ZeroCost { config, seed, .. } => config.evaluate(&trial.arch, *seed),
+            Self::Predicted { space, predictor, inner } => {
+                let mut values = inner.cost(&trial.arch);
+                values.insert(PREDICTED.into(), predictor.predict(space.open(), &trial.arch));
+                Ok(values)
+            }
+            Self::Both(both) => {
+                let mut values = both[0].evaluate(trial)?;
+                values.extend(both[1].evaluate(trial)?);
+                Ok(values)
+            }
         }
     }
 }
@@ -225,9 +363,23 @@ fn run_program(command: &[String], metrics: &[String], space: SpaceConfig, seed:
 }
 
 impl SearchExperiment {
-    /// Objectives and constraints.
-    pub fn goals(&self) -> Goals {
-        Goals { objectives: self.objectives.clone(), constraints: self.constraints.clone() }
+    /// Objectives and constraints of the trials of a part.
+    pub fn goals(&self, part: Part) -> Goals {
+        let mut goals = Goals { objectives: self.objectives.clone(), constraints: self.constraints.clone() };
+        match part {
+            // A predictor is taught that larger is better.
+            Part::Search if self.predictor.is_some() => {
+                goals.objectives[0] = Objective { metric: PREDICTED.into(), goal: Goal::Maximize };
+            }
+            Part::Search | Part::Verify => {}
+            Part::Predictor | Part::Baseline => goals.objectives.truncate(1),
+            Part::Honesty => {
+                goals = self.goals(Part::Search);
+                goals.objectives.truncate(1);
+                goals.constraints.clear();
+            }
+        }
+        goals
     }
 
     /// Says what cannot be served, before anything runs.
@@ -237,8 +389,11 @@ impl SearchExperiment {
         let limited = self.limits != Limits::default();
         ensure!(!limited || workers.is_some(), "limits: trials run in this process; limits need --workers N");
         self.budget.check()?;
-        if let Some(HonestyConfig { truth, samples, top, controls }) = &self.honesty {
-            let known = evaluator.metrics();
+        if let Some(HonestyConfig { truth, samples, top, controls, evaluator: other }) = &self.honesty {
+            let other =
+                other.as_ref().map(|other| Evaluator::open(other, self)).transpose().context("honesty.evaluator")?;
+            let known: Vec<&str> =
+                [Some(evaluator), other.as_ref()].into_iter().flatten().flat_map(Evaluator::metrics).collect();
             for metric in [truth].into_iter().chain(controls) {
                 let is_known = known.contains(&metric.as_str());
                 ensure!(is_known, "honesty: unknown metric {metric:?}; expected one of {}", known.join(", "));
@@ -247,18 +402,33 @@ impl SearchExperiment {
         }
         let known: Vec<String> = evaluator.cost(&self.space.open().sample(&mut sample_rng())).into_keys().collect();
         let of_architecture: Vec<&str> = known.iter().map(String::as_str).collect();
+        if let Some(PredictorSection { samples, verify, .. }) = &self.predictor {
+            ensure!(
+                *samples >= 2 && *verify >= 1,
+                "predictor: samples = {samples}, verify = {verify}; expected at least 2 and 1"
+            );
+            let others =
+                self.objectives.iter().skip(1).map(|o| &o.metric).chain(self.constraints.iter().map(|c| &c.metric));
+            let measured = others.into_iter().find(|metric| !of_architecture.contains(&metric.as_str()));
+            ensure!(
+                measured.is_none(),
+                "predictor: it predicts the first objective, and {} is not known from the architecture alone ({})",
+                measured.map_or("", String::as_str),
+                of_architecture.join(", ")
+            );
+        }
         for strategy in [Some(&self.strategy), self.baseline.as_ref()].into_iter().flatten() {
             strategy.check()?;
             let info = strategy.info();
-            let fixed = matches!(self.evaluator, EvaluatorConfig::Table { .. });
+            let fixed = !matches!(self.evaluator, EvaluatorConfig::Command { .. }) || self.predictor.is_some();
             ensure!(
                 !(info.multi_fidelity && fixed),
-                "strategy.kind = {}: it chooses the epochs of its trials, and a table has one value for each metric; use \
+                "strategy.kind = {}: it chooses the epochs of its trials, and a table, a proxy or a predictor knows none; use \
                  `nas-classify bench --low-fidelity COLUMN` or an evaluator of kind command",
                 info.kind
             );
             if strategy == &self.strategy {
-                self.goals().check(&info, &evaluator.metrics(), &of_architecture)?;
+                self.goals(Part::Verify).check(&info, &evaluator.metrics(), &of_architecture)?;
             }
         }
         Ok(())
@@ -269,9 +439,12 @@ fn sample_rng() -> nas_datasets::rng::ChaCha8Rng {
     nas_datasets::rng::stream(0, "check", 0)
 }
 
-/// The experiment in the run folder of a trial: `RUN/trials/00007` or `RUN/baseline/trials/00007`.
-pub fn of_trial(folder: &Path) -> Result<SearchExperiment> {
-    let config = folder.ancestors().map(|folder| folder.join("config.toml")).find(|config| config.exists());
-    let config = config.with_context(|| format!("{}: no config.toml above this folder", folder.display()))?;
-    Ok(nas_core::config::load(&config, &[])?)
+/// The evaluator of a trial in its folder, `RUN/trials/00007` or `RUN/baseline/trials/00007`.
+pub fn of_trial(folder: &Path) -> Result<Evaluator> {
+    let run = folder.ancestors().find(|folder| folder.join("config.toml").exists());
+    let run = run.with_context(|| format!("{}: no config.toml above this folder", folder.display()))?;
+    let experiment: SearchExperiment = nas_core::config::load(&run.join("config.toml"), &[])?;
+    let parts = [Part::Predictor, Part::Verify, Part::Baseline, Part::Honesty];
+    let part = parts.into_iter().find(|part| folder.starts_with(run.join(part.folder())));
+    Evaluator::of_part(&experiment, part.unwrap_or(Part::Search), run)
 }

@@ -5,3 +5,4 @@ pub mod commands;
 pub mod experiment;
 pub mod model;
 pub mod nasbench201;
+pub mod zero_cost;

@@ -2,11 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use nas_classify::nasbench201::{Network, NetworkConfig};
+use nas_classify::nasbench201::NetworkConfig;
+use nas_classify::zero_cost::Candidate;
+use nas_core::arch::Architecture;
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
-use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::optim::{Named, named_parameters};
-use nas_core::space::Cost;
+use nas_core::nn::Shape;
 use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -14,36 +14,8 @@ use tch::{Device, Kind, Tensor};
 /// Whoever draws from libtorch's generator holds this: the tests of a process share it.
 static GENERATOR: Mutex<()> = Mutex::new(());
 
-struct Candidate {
-    vs: VarStore,
-    net: Network,
-    input: Shape,
-}
-
-impl Candidate {
-    fn new(config: &NetworkConfig, choices: [u16; 6], input: Shape) -> Self {
-        let vs = VarStore::new(Device::Cpu);
-        let net = Network::new(&VarBuilder::new(&vs), config, choices).unwrap();
-        Self { vs, net, input }
-    }
-}
-
-impl Model for Candidate {
-    fn logits(&self, xs: &Tensor) -> Tensor {
-        self.net.forward(xs, Mode::train(0.0))
-    }
-
-    fn features(&self, xs: &Tensor) -> Tensor {
-        self.net.trunk.last(xs, Mode::train(0.0))
-    }
-
-    fn parameters(&self) -> Vec<Named> {
-        named_parameters(&self.vs)
-    }
-
-    fn cost(&self) -> Cost {
-        self.net.cost(self.input)
-    }
+fn candidate(config: &NetworkConfig, choices: [u16; 6], input: Shape) -> Candidate {
+    Candidate::new(config, &Architecture::new(choices.to_vec()), input).unwrap()
 }
 
 /// The formula of zero_cost.py.
@@ -81,7 +53,7 @@ fn golden_setting(golden: &Value) -> (Candidate, Tensor, Tensor) {
     };
     let choices: [u16; 6] = serde_json::from_value(golden["choices"].clone()).unwrap();
     let (batch, size) = (number("batch"), number("size"));
-    let candidate = Candidate::new(&config, choices, Shape::new(3, size, size));
+    let candidate = candidate(&config, choices, Shape::new(3, size, size));
     fill(&candidate);
     let images = noise(&[batch, 3, size, size], 0.5).to_kind(Kind::Float);
     let labels = (Tensor::arange(batch, (Kind::Int64, Device::Cpu)) * 3).remainder(config.num_classes);
@@ -119,7 +91,7 @@ fn a_network_that_ignores_its_input_has_no_score_where_none_is_defined() {
     let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     tch::set_num_threads(1);
     let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
-    let candidate = Candidate::new(&config, [0; 6], Shape::new(3, 8, 8));
+    let candidate = candidate(&config, [0; 6], Shape::new(3, 8, 8));
     let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
     let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
     for proxy in Proxy::ALL {
@@ -140,7 +112,7 @@ fn zen_leaves_out_norms_of_nothing() {
     tch::set_num_threads(1);
     let config = NetworkConfig { channels: 4, cells: 1, num_classes: 3 };
     // The convolution on 1->2 sees zeros.
-    let candidate = Candidate::new(&config, [0, 0, 3, 1, 0, 0], Shape::new(3, 8, 8));
+    let candidate = candidate(&config, [0, 0, 3, 1, 0, 0], Shape::new(3, 8, 8));
     let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
     score(Proxy::Zen, &candidate, &images, &Tensor::new()).unwrap();
 }

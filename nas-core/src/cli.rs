@@ -139,6 +139,15 @@ pub fn print<R: Display + Serialize>(report: &R, format: Format) -> Result<()> {
     }
 }
 
+/// Reads `512x1024` as (height, width), for clap.
+pub fn parse_size(text: &str) -> Result<(i64, i64), String> {
+    /// Keeps counts far from overflow.
+    const MAX_SIDE: i64 = 100_000;
+    let size = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    size.filter(|(h, w)| (1..=MAX_SIDE).contains(h) && (1..=MAX_SIDE).contains(w))
+        .ok_or_else(|| format!("expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 512x1024"))
+}
+
 /// Runs a command. Exit code 0: done; 1: the input or the environment is at fault, or a signal came; 2: a bug.
 pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> ExitCode {
     keep_freed_memory();

@@ -98,6 +98,8 @@ pub struct Processes {
     workers: usize,
     limits: Limits,
     running: Vec<Running>,
+    /// Records that an earlier process had no time to take.
+    left: Vec<Record>,
 }
 
 #[derive(Debug)]
@@ -127,7 +129,7 @@ impl Processes {
     /// `trial FOLDER`.
     pub fn new(root: PathBuf, workers: usize, limits: Limits) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("{}: cannot create", root.display()))?;
-        Ok(Self { root, workers, limits, running: Vec::new() })
+        Ok(Self { root, workers, limits, running: Vec::new(), left: Vec::new() })
     }
 
     /// All trials that were ever started, by id.
@@ -185,6 +187,12 @@ impl Executor for Processes {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let folder = trial_folder(&self.root, trial.id);
+        if let Some(record) =
+            read_json(&folder.join("record.json")).ok().filter(|record: &Record| record.trial == trial)
+        {
+            self.left.push(record);
+            return Ok(());
+        }
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
         let child = self.spawn(&folder).with_context(|| format!("trial {}", trial.id))?;
@@ -194,6 +202,9 @@ impl Executor for Processes {
 
     fn wait(&mut self) -> Result<Record> {
         const POLL: Duration = Duration::from_millis(10);
+        if let Some(record) = self.left.pop() {
+            return Ok(record);
+        }
         loop {
             if interrupt::requested() {
                 return Err(Interrupted.into());

@@ -34,7 +34,7 @@ pub fn evaluate(
         matrix.add(label.as_raw(), &predicted);
         tick();
     }
-    Ok(matrix.scores())
+    Ok(Scores { classes: dataset.classes().names.clone(), ..matrix.scores() })
 }
 
 /// Images that are read ahead.

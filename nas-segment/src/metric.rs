@@ -90,6 +90,7 @@ impl ConfusionMatrix {
             mean_acc: mean(&accuracy),
             fw_iou: if total > 0 { weighted / total as f64 } else { 0.0 },
             iou,
+            classes: Vec::new(),
         }
     }
 }
@@ -128,14 +129,19 @@ pub struct Scores {
     pub fw_iou: f64,
     /// IoU per class; null for a class that neither ground truth nor prediction contain, or that is not scored.
     pub iou: Vec<Option<f64>>,
+    /// Names of the classes, where they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
 }
 
 impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         for (class, iou) in self.iou.iter().enumerate() {
+            let number = class.to_string();
+            let name = self.classes.get(class).unwrap_or(&number);
             match iou {
-                Some(iou) => writeln!(f, "class {class:>3}  IoU {:6.2} %", 100.0 * iou)?,
-                None => writeln!(f, "class {class:>3}  absent")?,
+                Some(iou) => writeln!(f, "{name:<14} IoU {:6.2} %", 100.0 * iou)?,
+                None => writeln!(f, "{name:<14} absent")?,
             }
         }
         let Self { miou, pixel_acc, mean_acc, fw_iou, .. } = self;

@@ -1,9 +1,10 @@
 //! `nas-classify search`: trials, a log, and a folder with what came of them.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Format, RunArgs, open_run, print};
@@ -16,11 +17,11 @@ use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::search::{SearchLoop, Searcher};
 use nas_core::strategy::{NoParameters, StrategyConfig};
-use nas_core::trial::{Outcome, Record, Values};
+use nas_core::trial::{Outcome, Record, Trial, Values};
 use nas_core::trial_store::TrialStore;
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::{Evaluator, HonestyConfig, SearchExperiment};
+use crate::experiment::{Evaluator, HonestyConfig, Part, SearchExperiment};
 
 /// Search an architecture by trials
 #[derive(Clone, Debug, Args)]
@@ -63,6 +64,9 @@ pub struct SearchResult {
     pub pareto: Vec<Found>,
     /// Trials that ended.
     pub num_trials: usize,
+    /// Architectures that a predictor looked at before; the trials are its best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_predicted: Option<usize>,
     /// Trials that failed.
     pub num_failed: usize,
     /// The same of the baseline.
@@ -89,7 +93,9 @@ impl fmt::Display for SearchResult {
 
 impl SearchResult {
     fn lines(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        writeln!(f, "{}: {} trials, {} failed", self.strategy, self.num_trials, self.num_failed)?;
+        write!(f, "{}: ", self.strategy)?;
+        self.num_predicted.iter().try_for_each(|number| write!(f, "{number} predictions, "))?;
+        writeln!(f, "{} trials, {} failed", self.num_trials, self.num_failed)?;
         let shown = if self.pareto.is_empty() { self.best.as_slice() } else { &self.pareto };
         if shown.is_empty() {
             writeln!(f, "  no trial meets the constraints")?;
@@ -107,89 +113,100 @@ impl SearchResult {
 pub fn run(args: &SearchArgs) -> Result<()> {
     let experiment: SearchExperiment = nas_core::config::load(&args.run.config, &args.run.sets)?;
     let compute = args.run.compute.resolve()?;
-    let evaluator = Evaluator::open(&experiment)?;
+    let evaluator = Evaluator::open(&experiment.evaluator, &experiment)?;
     experiment.check(&evaluator, args.workers)?;
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     let result = match dir.result()? {
         Some(result) => result,
-        None => search(&dir, &experiment, &evaluator, args.workers)?,
+        None => search(&dir, &experiment, args.workers)?,
     };
     print(&result, args.format)
 }
 
-fn search(
-    dir: &RunDir,
-    experiment: &SearchExperiment,
-    evaluator: &Evaluator,
-    workers: Option<usize>,
-) -> Result<SearchResult> {
-    let goals = experiment.goals();
-    let num_trials = experiment.num_trials;
-    let job = Job { dir, experiment, evaluator, workers };
-    let records = job.run(&experiment.strategy, goals.clone(), Part { name: "", seed: 0, num_trials })?;
-    let mut result = job.result(&experiment.strategy, &goals, &records);
+fn search(dir: &RunDir, experiment: &SearchExperiment, workers: Option<usize>) -> Result<SearchResult> {
+    let job = Job { dir, experiment, workers };
+    let strategy = &experiment.strategy;
+    let random = StrategyConfig::Random(NoParameters {});
+    let seed = |offset: u64| experiment.seed + offset;
+    let mut num_trials = experiment.num_trials;
+    if let Some(section) = &experiment.predictor {
+        job.run(Part::Predictor, &random, seed(3), section.samples, Vec::new())?;
+    }
+    let searched = job.run(Part::Search, strategy, seed(0), num_trials, Vec::new())?;
+    let mut records = searched.clone();
+    if let Some(section) = &experiment.predictor {
+        let best = job.best(&searched, section.verify);
+        records = job.run(Part::Verify, &random, seed(0), best.len() as u64, best)?;
+        // As many full evaluations as this search has had.
+        num_trials = section.samples + records.len() as u64;
+    }
+    let goals = experiment.goals(Part::Verify);
+    let mut result = job.result(strategy, &goals, &records);
+    result.num_predicted = experiment.predictor.as_ref().map(|_| searched.len());
     let mut curves = vec![best_so_far(&result.strategy, &goals, &records)];
     if let Some(baseline) = &experiment.baseline {
-        let main = Goals { objectives: goals.objectives[..1].to_vec(), ..goals.clone() };
         // Another seed: the first random architectures of both would be the same.
-        let records = job.run(baseline, main, Part { name: "baseline", seed: 1, num_trials })?;
+        let records = job.run(Part::Baseline, baseline, seed(1), num_trials, Vec::new())?;
         let of_baseline = job.result(baseline, &goals, &records);
         curves.push(best_so_far(&format!("baseline {}", of_baseline.strategy), &goals, &records));
         result.baseline = Some(Box::new(of_baseline));
     }
-    result.honesty = experiment.honesty.as_ref().map(|honesty| job.honesty(honesty, &goals)).transpose()?;
+    if let Some(honesty) = &experiment.honesty {
+        let records = job.run(Part::Honesty, &random, seed(2), honesty.samples, Vec::new())?;
+        result.honesty = Some(report(honesty, &experiment.goals(Part::Honesty), &records)?);
+    }
     let objective = &goals.objectives[0].metric;
     curves.retain(|curve| !curve.points.is_empty());
     if !curves.is_empty() {
         plot::lines(&dir.path("search.svg"), "best so far", "trials", objective, &curves)?;
     }
-    write_atomic(&dir.path("trials.csv"), csv_of(&records)?.as_slice())?;
+    write_atomic(&dir.path("trials.csv"), csv_of(&searched)?.as_slice())?;
     write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
     dir.finish(&result)?;
     Ok(result)
 }
 
-/// What the searches of one run have in common.
+/// What the parts of one run have in common.
 struct Job<'a> {
     dir: &'a RunDir,
     experiment: &'a SearchExperiment,
-    evaluator: &'a Evaluator,
     workers: Option<usize>,
 }
 
-/// One of the searches of a run.
-struct Part {
-    /// Its folder in the run folder.
-    name: &'static str,
-    /// Added to the run's seed.
-    seed: u64,
-    num_trials: u64,
-}
-
 impl Job<'_> {
-    fn run(&self, strategy: &StrategyConfig, goals: Goals, part: Part) -> Result<Vec<Record>> {
-        let Self { dir, experiment, evaluator, workers } = *self;
-        let (folder, seed) = (dir.path(part.name), experiment.seed + part.seed);
+    /// Runs the trials of a part, the `given` ones first.
+    fn run(
+        &self,
+        part: Part,
+        strategy: &StrategyConfig,
+        seed: u64,
+        num_trials: u64,
+        given: Vec<Trial>,
+    ) -> Result<Vec<Record>> {
+        let Self { dir, experiment, workers } = *self;
+        let evaluator = Evaluator::of_part(experiment, part, dir.root())?;
+        let folder = dir.path(part.folder());
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let cost = |arch: &Architecture| evaluator.cost(arch);
         let space = Restricted::new(experiment.space.open(), &experiment.constraints, &cost)?;
         let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
         let name = strategy.info().kind;
-        let searcher = Searcher::new(&space, strategy, goals, experiment.budget, seed);
-        let total = part.num_trials as usize;
-        let mut progress = Progress::new(name, total, records.len(), Some(&dir.path("run.log")))?;
+        let searcher = Searcher::new(&space, strategy, experiment.goals(part), experiment.budget, seed);
+        let label = if part == Part::Search { name } else { part.folder() };
+        let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
         let on_end = |record: &Record| {
             if let Outcome::Failed(reason) = &record.outcome {
                 progress.line(format!("trial {} failed: {reason}", record.trial.id));
             }
             progress.step(|| format!("trial {}", record.trial.id));
         };
-        let mut search = SearchLoop::new(searcher, store, records, part.num_trials);
+        let mut search = SearchLoop::new(searcher, store, records, num_trials);
         match workers {
-            None => search.run(&mut InProcess::new(|trial| evaluator.evaluate(trial)), Vec::new(), on_end)?,
+            None => search.run(&mut InProcess::new(|trial| evaluator.evaluate(trial)), given, on_end)?,
             Some(workers) => {
                 let mut processes = Processes::new(folder.join("trials"), workers, experiment.limits)?;
-                let started = processes.started()?;
+                let mut started = processes.started()?;
+                started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
                 let executor: &mut dyn Executor = &mut processes;
                 search.run(executor, started, on_end)?;
             }
@@ -197,24 +214,16 @@ impl Job<'_> {
         Ok(search.records().to_vec())
     }
 
-    /// Evaluates random architectures and compares the main objective and the controls with the truth.
-    fn honesty(&self, honesty: &HonestyConfig, goals: &Goals) -> Result<HonestyReport> {
-        let HonestyConfig { truth, samples, top, controls } = honesty;
-        let random = StrategyConfig::Random(NoParameters {});
-        let goals = Goals { objectives: goals.objectives[..1].to_vec(), constraints: Vec::new() };
-        let records = self.run(&random, goals.clone(), Part { name: "honesty", seed: 2, num_trials: *samples })?;
-        let complete = |record: &&Record| {
-            [truth].into_iter().chain(controls).all(|metric| record.metric(metric).is_some())
-                && goals.observe(record).values.is_some()
-        };
-        let records: Vec<&Record> = records.iter().filter(complete).collect();
-        anyhow::ensure!(records.len() >= 2, "honesty: {} of {samples} trials have all metrics", records.len());
-        let column =
-            |metric: &String| -> Vec<f64> { records.iter().filter_map(|record| record.metric(metric)).collect() };
-        let objective = records.iter().filter_map(|record| goals.observe(record).values).map(|values| values[0]);
-        let mut estimates = vec![(goals.objectives[0].metric.clone(), objective.collect())];
-        estimates.extend(controls.iter().map(|metric| (metric.clone(), column(metric))));
-        Ok(HonestyReport::new((truth, &column(truth)), &estimates, *top))
+    /// The `count` best architectures of the records that meet the constraints, as trials of [`Part::Verify`].
+    fn best(&self, records: &[Record], count: usize) -> Vec<Trial> {
+        let goals = self.experiment.goals(Part::Search);
+        let feasible = records.iter().filter_map(|record| Some((record, point(&goals, record)?)));
+        let mut ranked: Vec<(&Record, Point)> = feasible.filter(|(_, point)| point.violation == 0.0).collect();
+        ranked.sort_by(|a, b| b.1.values[0].total_cmp(&a.1.values[0]));
+        let mut seen = HashSet::new();
+        let distinct = ranked.into_iter().filter(|(record, _)| seen.insert(&record.trial.arch)).take(count);
+        let trial = |(id, (record, _)): (usize, (&Record, Point))| Trial { id: id as u64, ..record.trial.clone() };
+        distinct.enumerate().map(trial).collect()
     }
 
     fn result(&self, strategy: &StrategyConfig, goals: &Goals, records: &[Record]) -> SearchResult {
@@ -236,7 +245,7 @@ impl Job<'_> {
         if goals.objectives.len() > 1 {
             let values: Vec<&Point> = feasible.iter().map(|(_, point)| point).collect();
             let front = fronts(&values).into_iter().next().unwrap_or_default();
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             let members = front.into_iter().map(|i| feasible[i].0).filter(|record| seen.insert(&record.trial.arch));
             pareto = members.filter_map(found).collect();
         }
@@ -245,12 +254,29 @@ impl Job<'_> {
             best: best.and_then(|(record, _)| found(record)),
             pareto,
             num_trials: records.len(),
+            num_predicted: None,
             num_failed: records.iter().filter(|record| matches!(record.outcome, Outcome::Failed(_))).count(),
             baseline: None,
             honesty: None,
             run: self.dir.root().display().to_string(),
         }
     }
+}
+
+/// The main objective and the controls against the truth.
+fn report(honesty: &HonestyConfig, goals: &Goals, records: &[Record]) -> Result<HonestyReport> {
+    let HonestyConfig { truth, samples, top, controls, .. } = honesty;
+    let complete = |record: &&Record| {
+        [truth].into_iter().chain(controls).all(|metric| record.metric(metric).is_some())
+            && goals.observe(record).values.is_some()
+    };
+    let records: Vec<&Record> = records.iter().filter(complete).collect();
+    ensure!(records.len() >= 2, "honesty: {} of {samples} trials have all metrics", records.len());
+    let column = |metric: &String| -> Vec<f64> { records.iter().filter_map(|record| record.metric(metric)).collect() };
+    let objective = records.iter().filter_map(|record| goals.observe(record).values).map(|values| values[0]);
+    let mut estimates = vec![(goals.objectives[0].metric.clone(), objective.collect())];
+    estimates.extend(controls.iter().map(|metric| (metric.clone(), column(metric))));
+    Ok(HonestyReport::new((truth, &column(truth)), &estimates, *top))
 }
 
 fn point(goals: &Goals, record: &Record) -> Option<Point> {

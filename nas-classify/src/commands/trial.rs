@@ -7,7 +7,7 @@ use clap::Args;
 use nas_core::executor::{outcome_of, read_trial, write_record};
 use nas_core::trial::Record;
 
-use crate::experiment::{Evaluator, of_trial};
+use crate::experiment::of_trial;
 
 /// Run one trial of a search (started by `search --workers`)
 #[derive(Clone, Debug, Args)]
@@ -24,7 +24,6 @@ pub struct TrialArgs {
 pub fn run(args: &TrialArgs) -> Result<()> {
     tch::set_num_threads(args.threads.max(1) as i32);
     let trial = read_trial(&args.folder)?;
-    let experiment = of_trial(&args.folder)?;
-    let outcome = outcome_of(|| Evaluator::open(&experiment)?.evaluate(&trial));
+    let outcome = outcome_of(|| of_trial(&args.folder)?.evaluate(&trial));
     write_record(&args.folder, &Record { trial, outcome })
 }

@@ -58,6 +58,15 @@ impl Default for BananasConfig {
     }
 }
 
+impl BananasConfig {
+    /// Sizes and training of a network of the ensemble.
+    pub(crate) fn mlp(&self) -> MlpConfig {
+        const BATCH: usize = 32;
+        let Self { hidden_layers, width, epochs, lr, .. } = *self;
+        MlpConfig { hidden_layers, width, epochs, batch: BATCH, lr: lr as f32 }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Bananas {
     config: BananasConfig,
@@ -72,20 +81,18 @@ impl Bananas {
     }
 
     fn propose(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
-        const BATCH: usize = 32;
         let config = &self.config;
         let pool = self.history.candidates(space, config.candidates, config.parents, rng);
         if self.history.values.len() < 2 || pool.is_empty() {
             return (0..config.batch).map(|_| space.sample(rng).into()).collect();
         }
         let archs: Vec<&Architecture> = self.history.values.iter().map(|(arch, _)| arch).chain(&pool).collect();
-        let features = encode(space, &archs, config.max_paths);
+        let encoding = Encoding::new(space, &archs, config.max_paths);
+        let features: Vec<Vec<f32>> = archs.iter().map(|arch| encoding.of(space, arch)).collect();
         let (known, unknown) = features.split_at(self.history.values.len());
         let scores = normal_scores(&self.history.values.iter().map(|(_, value)| *value).collect::<Vec<_>>());
         let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
-        let (hidden_layers, width, epochs) = (config.hidden_layers, config.width, config.epochs);
-        let mlp = MlpConfig { hidden_layers, width, epochs, batch: BATCH, lr: config.lr as f32 };
-        let ensemble: Vec<Mlp> = (0..config.ensemble).map(|_| Mlp::fit(mlp, known, &targets, rng)).collect();
+        let ensemble: Vec<Mlp> = (0..config.ensemble).map(|_| Mlp::fit(config.mlp(), known, &targets, rng)).collect();
         let mut draws: Vec<(f64, &Architecture)> = Vec::new();
         for (features, arch) in unknown.iter().zip(&pool) {
             let predictions: Vec<f64> = ensemble.iter().map(|mlp| f64::from(mlp.predict(features))).collect();
@@ -112,23 +119,33 @@ impl SearchStrategy for Bananas {
     }
 }
 
-/// One feature per label sequence from input to output that any of the graphs has (the path encoding); where the space has
+/// One feature per label sequence from input to output that any of some graphs has (the path encoding); where the space has
 /// no graph, one per choice.
-fn encode(space: &dyn ChoiceSpace, archs: &[&Architecture], max_paths: usize) -> Vec<Vec<f32>> {
-    let sets: Vec<HashSet<Vec<u16>>> = match archs.iter().map(|arch| space.graph(arch)).collect::<Option<Vec<_>>>() {
-        Some(graphs) => graphs.iter().map(paths).collect(),
-        None => archs.iter().map(|arch| choices(arch)).collect(),
-    };
-    let mut all: Vec<&Vec<u16>> = sets.iter().flatten().collect::<HashSet<_>>().into_iter().collect();
-    all.sort_by_key(|path| (path.len(), *path));
-    all.truncate(max_paths);
-    let column: BTreeMap<&Vec<u16>, usize> = all.iter().enumerate().map(|(i, path)| (*path, i)).collect();
-    let row = |set: &HashSet<Vec<u16>>| {
-        let mut row = vec![0.0; column.len()];
-        set.iter().filter_map(|path| column.get(path)).for_each(|i| row[*i] = 1.0);
+#[derive(Debug)]
+pub(crate) struct Encoding {
+    columns: BTreeMap<Vec<u16>, usize>,
+}
+
+impl Encoding {
+    /// The features that `archs` have, at most `max_paths`, the shortest paths first.
+    pub fn new(space: &dyn ChoiceSpace, archs: &[&Architecture], max_paths: usize) -> Self {
+        let all: HashSet<Vec<u16>> = archs.iter().flat_map(|arch| features(space, arch)).collect();
+        let mut all: Vec<Vec<u16>> = all.into_iter().collect();
+        all.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        all.truncate(max_paths);
+        Self { columns: all.into_iter().enumerate().map(|(i, path)| (path, i)).collect() }
+    }
+
+    /// 1 for features that `arch` has, 0 for the others.
+    pub fn of(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> Vec<f32> {
+        let mut row = vec![0.0; self.columns.len()];
+        features(space, arch).iter().filter_map(|path| self.columns.get(path)).for_each(|i| row[*i] = 1.0);
         row
-    };
-    sets.iter().map(row).collect()
+    }
+}
+
+fn features(space: &dyn ChoiceSpace, arch: &Architecture) -> HashSet<Vec<u16>> {
+    space.graph(arch).map_or_else(|| choices(arch), |graph| paths(&graph))
 }
 
 fn choices(arch: &Architecture) -> HashSet<Vec<u16>> {

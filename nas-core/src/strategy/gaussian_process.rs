@@ -100,7 +100,7 @@ impl SearchStrategy for GaussianProcess {
 }
 
 /// Gram matrices of all candidates for the kernel: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.
-fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
+pub(crate) fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
     const DEPTHS: usize = 4;
     match archs.iter().map(|arch| space.graph(arch)).collect::<Option<Vec<Graph>>>() {
         Some(graphs) => weisfeiler_lehman(&graphs, DEPTHS),
@@ -179,22 +179,24 @@ fn sparse_dot(a: &[(usize, f64)], b: &[(usize, f64)]) -> f64 {
 }
 
 /// A Gaussian process on the first points of a Gram matrix; the points after them are candidates.
-struct Process<'a> {
+pub(crate) struct Process<'a> {
+    /// Number of the kernel.
+    pub kernel: usize,
     gram: &'a DMatrix<f64>,
     cholesky: Cholesky<f64, Dyn>,
-    /// Inverse covariance times the observations.
-    weights: DVector<f64>,
+    /// Inverse covariance times the observations: the mean at a point is the kernel's row times these.
+    pub weights: DVector<f64>,
     variance: f64,
 }
 
 impl<'a> Process<'a> {
     /// Kernel and noise of the largest marginal likelihood; the signal's variance is the one that maximises it.
-    fn fit(grams: &'a [DMatrix<f64>], observations: &[f64]) -> Self {
+    pub fn fit(grams: &'a [DMatrix<f64>], observations: &[f64]) -> Self {
         const NOISES: [f64; 4] = [1e-3, 1e-2, 5e-2, 2e-1];
         let n = observations.len();
         let y = DVector::from_column_slice(observations);
         let mut best: Option<(f64, Self)> = None;
-        for gram in grams {
+        for (kernel, gram) in grams.iter().enumerate() {
             for noise in NOISES {
                 let mut covariance = gram.view((0, 0), (n, n)).into_owned();
                 (0..n).for_each(|i| covariance[(i, i)] += noise);
@@ -204,7 +206,7 @@ impl<'a> Process<'a> {
                 let half_log_determinant: f64 = cholesky.l_dirty().diagonal().iter().map(|x| x.ln()).sum();
                 let likelihood = -0.5 * n as f64 * variance.ln() - half_log_determinant;
                 if best.as_ref().is_none_or(|(other, _)| likelihood > *other) {
-                    best = Some((likelihood, Self { gram, cholesky, weights, variance }));
+                    best = Some((likelihood, Self { kernel, gram, cholesky, weights, variance }));
                 }
             }
         }

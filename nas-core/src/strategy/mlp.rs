@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// Sizes and training of a [`Mlp`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct MlpConfig {
+pub(crate) struct MlpConfig {
     pub hidden_layers: usize,
     pub width: usize,
     pub epochs: usize,
@@ -76,7 +76,7 @@ impl Layer {
 
 /// A trained network.
 #[derive(Debug)]
-pub(super) struct Mlp {
+pub(crate) struct Mlp {
     layers: Vec<Layer>,
 }
 

@@ -2,17 +2,17 @@
 //! clock. Its state changes only in [`SearchStrategy::tell`], so that replaying the trial log restores it.
 
 mod asha;
-mod bananas;
+pub(crate) mod bananas;
 mod controller;
 mod ddpnas;
 mod distribution;
-mod gaussian_process;
+pub(crate) mod gaussian_process;
 mod genetic;
 mod history;
 mod hyperband;
 mod local_search;
 mod mdenas;
-mod mlp;
+pub(crate) mod mlp;
 mod nsga2;
 mod random;
 mod registry;

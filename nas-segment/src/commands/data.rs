@@ -9,7 +9,6 @@ use nas_core::cli::{Format, print};
 use nas_datasets::{DataConfig, Split, check, synth};
 use serde::{Deserialize, Serialize};
 
-use super::parse_size;
 use crate::experiment;
 
 /// Check a data set, or write a synthetic one
@@ -54,7 +53,7 @@ struct SynthArgs {
     images: usize,
     /// Height and width
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
-    size: (u32, u32),
+    size: (i64, i64),
     /// Seed of the scenes
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
@@ -115,7 +114,8 @@ fn run_check(args: &CheckArgs) -> Result<()> {
 
 fn run_synth(args: &SynthArgs) -> Result<()> {
     let num_val = (args.images / 4).max(1);
-    synth::write_cityscapes(&args.out, args.images, num_val, args.size, args.seed)?;
+    let (h, w) = args.size;
+    synth::write_cityscapes(&args.out, args.images, num_val, (h as u32, w as u32), args.seed)?;
     println!("{} train and {num_val} val images in {}", args.images, args.out.display());
     Ok(())
 }

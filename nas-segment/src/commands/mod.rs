@@ -29,14 +29,6 @@ fn require_sound(dataset: &dyn SegDataset, what: &str) -> Result<()> {
     bail!("{} of {} samples of the {what} split are broken:{}{more}", problems.len(), dataset.len(), shown.concat())
 }
 
-/// `512x1024` as (height, width).
-fn parse_size(text: &str) -> Result<(u32, u32), String> {
-    let expected = || format!("{text:?} is no size; expected HEIGHTxWIDTH, such as 512x1024");
-    let (h, w) = text.split_once('x').ok_or_else(expected)?;
-    let side = |text: &str| text.parse().ok().filter(|side| *side > 0).ok_or_else(expected);
-    Ok((side(h)?, side(w)?))
-}
-
 fn write_png<P, C>(path: &Path, picture: &image::ImageBuffer<P, C>) -> Result<()>
 where
     P: image::PixelWithColorType<Subpixel = u8>,

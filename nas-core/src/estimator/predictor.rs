@@ -1,0 +1,156 @@
+//! Predictors: a value for every architecture of a space, learned from those that were evaluated.
+//!
+//! All learn the normal scores of the values, so that a few architectures that fail to train do not decide the fit: what
+//! they predict is a rank, not an accuracy. White et al. 2021 (arXiv 2104.01177) compare their kinds.
+
+use anyhow::{Result, ensure};
+use forust_ml::objective::ObjectiveType;
+use forust_ml::{GradientBooster, Matrix};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::arch::Architecture;
+use crate::space::ChoiceSpace;
+use crate::stats::normal_scores;
+use crate::strategy::BananasConfig;
+use crate::strategy::bananas::Encoding;
+use crate::strategy::gaussian_process::{Process, kernels};
+use crate::strategy::mlp::Mlp;
+
+/// The section `[predictor]`'s kinds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PredictorConfig {
+    /// The mean of several small networks on the path encoding, as in BANANAS (arXiv 1910.11858).
+    MlpEnsemble {
+        /// Networks.
+        #[serde(default = "default_networks")]
+        networks: usize,
+    },
+    /// The mean of a Gaussian process, its kernel that of the strategy `gaussian_process`: Weisfeiler-Lehman on graphs
+    /// (arXiv 2006.07556), Hamming where the space has none.
+    GaussianProcess {},
+    /// Gradient-boosted regression trees on choices and path encoding.
+    GradientBoostedTrees {
+        /// Trees.
+        #[serde(default = "default_trees")]
+        trees: usize,
+        /// Depth of a tree.
+        #[serde(default = "default_depth")]
+        max_depth: usize,
+        /// Shrinkage of a tree's contribution.
+        #[serde(default = "default_learning_rate")]
+        learning_rate: f32,
+    },
+}
+
+fn default_networks() -> usize {
+    5
+}
+
+fn default_trees() -> usize {
+    200
+}
+
+fn default_depth() -> usize {
+    4
+}
+
+fn default_learning_rate() -> f32 {
+    0.1
+}
+
+/// Longest path encoding.
+const MAX_PATHS: usize = 500;
+
+/// A fitted predictor.
+pub struct Predictor(Model);
+
+enum Model {
+    Networks(Encoding, Vec<Mlp>),
+    Process { kernel: usize, weights: Vec<f64>, archs: Vec<Architecture> },
+    Trees(Encoding, Box<GradientBooster>),
+}
+
+impl Predictor {
+    /// Learns from architectures and their values, larger is better. Fewer than two of them are an error.
+    pub fn fit(
+        config: &PredictorConfig,
+        space: &dyn ChoiceSpace,
+        evaluated: &[(Architecture, f64)],
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Self> {
+        ensure!(
+            evaluated.len() >= 2,
+            "{} evaluated architectures; a predictor learns from two or more",
+            evaluated.len()
+        );
+        let archs: Vec<Architecture> = evaluated.iter().map(|(arch, _)| arch.clone()).collect();
+        let scores = normal_scores(&evaluated.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let references: Vec<&Architecture> = archs.iter().collect();
+        let model = match config {
+            PredictorConfig::MlpEnsemble { networks } => {
+                ensure!(*networks > 0, "predictor.networks = 0; expected at least 1");
+                let encoding = Encoding::new(space, &references, MAX_PATHS);
+                let features: Vec<Vec<f32>> = archs.iter().map(|arch| encoding.of(space, arch)).collect();
+                let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
+                let config = BananasConfig::default().mlp();
+                Model::Networks(encoding, (0..*networks).map(|_| Mlp::fit(config, &features, &targets, rng)).collect())
+            }
+            PredictorConfig::GaussianProcess {} => {
+                let grams = kernels(space, &references);
+                let process = Process::fit(&grams, &scores);
+                Model::Process { kernel: process.kernel, weights: process.weights.iter().copied().collect(), archs }
+            }
+            PredictorConfig::GradientBoostedTrees { trees, max_depth, learning_rate } => {
+                ensure!(*trees > 0, "predictor.trees = 0; expected at least 1");
+                ensure!((1..=16).contains(max_depth), "predictor.max_depth = {max_depth}; expected 1 to 16");
+                ensure!(
+                    *learning_rate > 0.0 && *learning_rate <= 1.0,
+                    "predictor.learning_rate = {learning_rate}; expected a number above 0 and up to 1"
+                );
+                let encoding = Encoding::new(space, &references, MAX_PATHS);
+                let rows: Vec<Vec<f64>> = archs.iter().map(|arch| tree_features(&encoding, space, arch)).collect();
+                let mut booster = GradientBooster::default()
+                    .set_objective_type(ObjectiveType::SquaredLoss)
+                    .set_iterations(*trees)
+                    .set_max_depth(*max_depth)
+                    .set_learning_rate(*learning_rate)
+                    .set_min_leaf_weight(1.0)
+                    .set_parallel(false);
+                booster.fit_unweighted(&Matrix::new(&by_column(&rows), rows.len(), rows[0].len()), &scores, None)?;
+                Model::Trees(encoding, Box::new(booster))
+            }
+        };
+        Ok(Self(model))
+    }
+
+    /// The predicted normal score of `arch`, an architecture of the space that the predictor was fitted on.
+    pub fn predict(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> f64 {
+        match &self.0 {
+            Model::Networks(encoding, networks) => {
+                let features = encoding.of(space, arch);
+                networks.iter().map(|mlp| f64::from(mlp.predict(&features))).sum::<f64>() / networks.len() as f64
+            }
+            Model::Process { kernel, weights, archs } => {
+                let archs: Vec<&Architecture> = archs.iter().chain([arch]).collect();
+                let gram = &kernels(space, &archs)[*kernel];
+                weights.iter().enumerate().map(|(i, weight)| gram[(i, archs.len() - 1)] * weight).sum()
+            }
+            Model::Trees(encoding, booster) => {
+                let row = tree_features(encoding, space, arch);
+                booster.predict(&Matrix::new(&row, 1, row.len()), false)[0]
+            }
+        }
+    }
+}
+
+/// Choices as numbers and the path encoding.
+fn tree_features(encoding: &Encoding, space: &dyn ChoiceSpace, arch: &Architecture) -> Vec<f64> {
+    let choices = arch.choices().iter().map(|choice| f64::from(*choice));
+    choices.chain(encoding.of(space, arch).into_iter().map(f64::from)).collect()
+}
+
+fn by_column(rows: &[Vec<f64>]) -> Vec<f64> {
+    (0..rows[0].len()).flat_map(|column| rows.iter().map(move |row| row[column])).collect()
+}
