@@ -16,7 +16,7 @@ use nas_core::trial_store;
 use serde::{Deserialize, Serialize};
 
 use crate::nasbench201::{NasBench201, Table};
-use crate::zero_cost::ZeroCostConfig;
+use crate::zero_cost::{LATENCY, ZeroCostConfig};
 
 /// A search by trials.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -275,6 +275,7 @@ impl Evaluator {
             EvaluatorConfig::ZeroCost(config) => {
                 config.check()?;
                 let names = config.proxies.iter().map(|proxy| proxy.name()).chain(["params", "macs"]);
+                let names = names.chain(config.latency.then_some(LATENCY));
                 let metrics: BTreeSet<String> = names.map(String::from).collect();
                 let (config, seed) = (config.clone(), experiment.seed);
                 Ok(Self::ZeroCost { config, metrics: metrics.into_iter().collect(), seed })

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
+use nas_core::estimator::latency::latency_millis;
 use nas_core::estimator::zero_cost::{Model, Proxy, score};
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::optim::{Named, named_parameters};
@@ -64,10 +65,16 @@ pub struct ZeroCostConfig {
     /// Height and width of the images.
     #[serde(default = "default_image")]
     pub image: i64,
+    /// Also measures `latency_millis` of one image. It differs from run to run, and so does what a search makes of it.
+    #[serde(default)]
+    pub latency: bool,
     /// The networks.
     #[serde(default)]
     pub network: NetworkConfig,
 }
+
+/// Name of the metric that [`ZeroCostConfig::latency`] adds.
+pub const LATENCY: &str = "latency_millis";
 
 fn default_batch_size() -> i64 {
     16
@@ -80,7 +87,10 @@ fn default_image() -> i64 {
 impl ZeroCostConfig {
     /// Says what has no score.
     pub fn check(&self) -> Result<()> {
-        ensure!(!self.proxies.is_empty(), "evaluator.proxies is empty; expected names such as \"synflow\"");
+        ensure!(
+            !self.proxies.is_empty() || self.latency,
+            "evaluator.proxies is empty; expected names such as \"synflow\""
+        );
         let (batch, image) = (self.batch_size, self.image);
         ensure!((2..=4096).contains(&batch), "evaluator.batch_size = {batch}; expected 2 to 4096");
         ensure!((4..=1024).contains(&image), "evaluator.image = {image}; expected 4 to 1024");
@@ -105,6 +115,12 @@ impl ZeroCostConfig {
         let mut values = self.cost(arch);
         for proxy in &self.proxies {
             values.insert(proxy.name().to_string(), score(*proxy, &candidate, &images, &labels)?);
+        }
+        if self.latency {
+            const RUNS: usize = 11;
+            let image = images.narrow(0, 0, 1);
+            let forward = || drop(tch::no_grad(|| candidate.net.forward(&image, Mode::EVAL)));
+            values.insert(LATENCY.into(), latency_millis(RUNS, forward));
         }
         Ok(values)
     }

@@ -39,9 +39,24 @@ pub fn curves(path: &Path, title: &str, series: &[Series]) -> Result<()> {
     draw().map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))
 }
 
-/// Draws all series into one panel with a legend.
+/// How a series is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// A line through the points.
+    Line,
+    /// A dot at every point.
+    Dots,
+}
+
+/// Draws all series as lines into one panel with a legend.
 pub fn lines(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[Series]) -> Result<()> {
-    let all = || series.iter().flat_map(|series| &series.points);
+    let marked: Vec<(Mark, &Series)> = series.iter().map(|series| (Mark::Line, series)).collect();
+    chart(path, title, x_desc, y_desc, &marked)
+}
+
+/// Draws all series into one panel with a legend, later ones over earlier ones.
+pub fn chart(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[(Mark, &Series)]) -> Result<()> {
+    let all = || series.iter().flat_map(|(_, series)| &series.points);
     ensure!(all().next().is_some(), "{}: there is nothing to draw", path.display());
     let root = SVGBackend::new(path, (960, 600)).into_drawing_area();
     let draw = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -54,12 +69,14 @@ pub fn lines(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[Ser
             .y_label_area_size(64)
             .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
         chart.configure_mesh().x_desc(x_desc).y_desc(y_desc).draw()?;
-        for (i, series) in series.iter().enumerate() {
-            let color = Palette99::pick(i).stroke_width(2);
-            chart
-                .draw_series(LineSeries::new(series.points.iter().copied(), color))?
-                .label(&series.name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
+        for (i, (mark, series)) in series.iter().enumerate() {
+            let (color, points) = (Palette99::pick(i).to_rgba(), series.points.iter().copied());
+            let drawn = match mark {
+                Mark::Line => chart.draw_series(LineSeries::new(points, color.stroke_width(2)))?,
+                Mark::Dots => chart.draw_series(points.map(|point| Circle::new(point, 3, color.filled())))?,
+            };
+            let legend = move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2));
+            drawn.label(&series.name).legend(legend);
         }
         let position = SeriesLabelPosition::LowerRight;
         chart

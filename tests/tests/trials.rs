@@ -150,6 +150,56 @@ fn what_cannot_be_served_is_refused_when_the_config_is_read() {
     refused("limits.time_secs=1", "need --workers");
 }
 
+/// The committed experiment on the table, in small.
+#[test]
+fn a_predictor_learns_searches_and_has_its_best_verified() {
+    let Some(table) = data("nasbench201/nasbench201.csv.gz") else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let path = format!("evaluator.path={}", table.display());
+    let search = |kind: &str, name: &str, more: &[&str]| -> serde_json::Value {
+        let (out, model) = (temp.path().join(name), format!("predictor.model.kind={kind}"));
+        let config = "configs/classify/nasbench201_predictor.toml";
+        let small = ["num_trials=1000", "honesty.samples=150", &path, &model].map(|set| ["--set", set]).concat();
+        let args =
+            [&["search", "--config", config, "--out", out.to_str().unwrap(), "--format", "json"], &small[..], more];
+        serde_json::from_str(&CLASSIFY.succeed(&args.concat())).unwrap()
+    };
+    for kind in ["gradient_boosted_trees", "mlp_ensemble", "gaussian_process"] {
+        let result = search(kind, kind, &[]);
+        let valid = |part: &serde_json::Value| part["best"]["metrics"]["cifar10_valid_200"].as_f64().unwrap();
+        assert_eq!((&result["num_predicted"], &result["num_trials"]), (&1000.into(), &10.into()), "{kind}");
+        assert_eq!(result["baseline"]["num_trials"], 110, "{kind}: as many full evaluations");
+        assert!(valid(&result) > valid(&result["baseline"]), "{kind}: {result}");
+        let rho = |row: usize| result["honesty"]["rows"][row]["spearman"].as_f64().unwrap();
+        assert_eq!(result["honesty"]["rows"][0]["estimate"], "predicted");
+        assert!(rho(0) > rho(1), "{kind} ranks better than the parameter count: {result}");
+    }
+    // Child processes learn the same from the same log.
+    let parallel = search("mlp_ensemble", "parallel", &["--workers", "2", "--set", "num_trials=12"]);
+    assert_eq!((&parallel["num_failed"], &parallel["num_predicted"]), (&0.into(), &12.into()), "{parallel}");
+}
+
+#[test]
+fn zero_cost_proxies_evaluate_trials_and_are_compared_with_the_table() {
+    let Some(table) = data("nasbench201/nasbench201.csv.gz") else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let path = format!("honesty.evaluator.path={}", table.display());
+    let network = "evaluator.network={channels=4,cells=1,num_classes=10}";
+    let sets = ["num_trials=6", "honesty.samples=6", "evaluator.image=8", "evaluator.batch_size=4", network, &path];
+    let config = "configs/classify/nasbench201_zero_cost.toml";
+    let args = [
+        &["search", "--config", config, "--out", out.to_str().unwrap(), "--format", "json"],
+        &sets.map(|set| ["--set", set]).concat()[..],
+    ];
+    let result: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&args.concat())).unwrap();
+    let metrics = result["best"]["metrics"].as_object().unwrap();
+    assert_eq!(metrics.keys().collect::<Vec<_>>(), ["logsynflow", "macs", "naswot", "params"]);
+    assert_eq!(result["honesty"]["truth"], "cifar10_test_200");
+    let error = CLASSIFY.fail(&[&args.concat()[..], &["--set", "evaluator.proxies=['magic']"]].concat());
+    assert!(error.contains("magic") && error.contains("synflow"), "{error}");
+}
+
 /// One object of `bench --format json`.
 #[derive(serde::Deserialize)]
 struct Row {
@@ -157,6 +207,7 @@ struct Row {
     num_trials: u64,
     mean: f64,
     std: f64,
+    values: Vec<f64>,
 }
 
 fn bench(data_set: &str, strategies: &str, seeds: u64, more: &[&str]) -> Option<Vec<Row>> {
@@ -247,4 +298,33 @@ fn the_published_darts_cell_is_in_the_table() {
     let all_skip = "1-1-1-1-1-1".parse().unwrap();
     assert_eq!(table.get(&all_skip, table.column("index").unwrap()), 1835.0);
     assert_eq!(table.get(&all_skip, table.column("cifar10_test_200").unwrap()), 54.2967);
+}
+
+/// Two-sample Kolmogorov-Smirnov: largest distance of the distribution functions.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let below = |sample: &[f64], x: f64| sample.iter().filter(|y| **y <= x + 1e-9).count() as f64 / sample.len() as f64;
+    a.iter().chain(b).map(|x| (below(a, *x) - below(b, *x)).abs()).fold(0.0, f64::max)
+}
+
+/// Best values of 300 searches by optuna's sampler and by ours are one distribution: their distance is under the bound that
+/// equal distributions exceed once in a hundred times (1.628 sqrt(2 / 300)), and that random search exceeds.
+#[test]
+fn tpe_is_in_distribution_equal_to_optunas() {
+    const SEEDS: u64 = 300;
+    let bound = 1.628 * (2.0 / SEEDS as f64).sqrt();
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../golden/tpe/optuna_tpe.json")).unwrap();
+    let test_as_signal = ["--valid", "cifar10_test_200", "--num-trials", "100"];
+    let Some(table) = data("nasbench201/nasbench201.csv.gz") else { return };
+    let of = |strategy: &str| -> Vec<Row> {
+        let fixed = ["bench", "--table", table.to_str().unwrap(), "--test", "cifar10_test_200", "--strategy", strategy];
+        let seeds = ["--seeds", "300", "--format", "json"];
+        serde_json::from_str(&CLASSIFY.succeed(&[&fixed[..], &test_as_signal, &seeds].concat())).unwrap()
+    };
+    let (tpe, random) = (of("tpe"), of("random"));
+    for (tpe, random) in tpe.iter().zip(&random) {
+        let optuna: Vec<f64> = serde_json::from_value(golden["best"][tpe.num_trials.to_string()].clone()).unwrap();
+        let (ours, others) = (distance(&tpe.values, &optuna), distance(&random.values, &optuna));
+        assert!(ours < bound, "after {} trials: {ours}, {bound}", tpe.num_trials);
+        assert!(tpe.num_trials < 40 || others > bound, "after {} trials: {others}", tpe.num_trials);
+    }
 }

@@ -76,6 +76,8 @@ struct Row {
     seeds: u64,
     mean: f64,
     std: f64,
+    /// By seed.
+    values: Vec<f64>,
     /// Largest test value of the table.
     optimum: f64,
     /// Seconds of all seeds of the strategy, on all cores.
@@ -142,15 +144,16 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         };
         let searches: Vec<Vec<f64>> = (0..args.seeds).into_par_iter().map(search).collect::<Result<_>>()?;
         let secs = started.elapsed().as_secs_f64();
-        let at = |n: u64| mean_and_deviation(&searches.iter().map(|curve| curve[n as usize - 1]).collect::<Vec<_>>());
+        let at = |n: u64| -> Vec<f64> { searches.iter().map(|curve| curve[n as usize - 1]).collect() };
         let mut checkpoints = vec![args.num_trials.div_ceil(5), (2 * args.num_trials).div_ceil(5), args.num_trials];
         checkpoints.dedup();
         rows.extend(checkpoints.into_iter().map(|num_trials| {
-            let (mean, std) = at(num_trials);
+            let values = at(num_trials);
+            let (mean, std) = mean_and_deviation(&values);
             let optimum = columns.table.get(&columns.table.best(columns.test), columns.test);
-            Row { strategy: name.clone(), num_trials, seeds: args.seeds, mean, std, optimum, secs }
+            Row { strategy: name.clone(), num_trials, seeds: args.seeds, mean, std, values, optimum, secs }
         }));
-        let points = (1..=args.num_trials).map(|n| (n as f64, at(n).0)).skip(9).collect();
+        let points = (1..=args.num_trials).map(|n| (n as f64, mean_and_deviation(&at(n)).0)).skip(9).collect();
         curves.push(Series { name: name.clone(), points });
     }
     if let Some(path) = &args.plot {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -12,7 +13,7 @@ use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{Executor, InProcess, Processes};
 use nas_core::goals::{Goal, Goals, Restricted};
 use nas_core::pareto::{Point, fronts};
-use nas_core::plot::{self, Series};
+use nas_core::plot::{self, Mark, Series};
 use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::search::{SearchLoop, Searcher};
@@ -160,6 +161,9 @@ fn search(dir: &RunDir, experiment: &SearchExperiment, workers: Option<usize>) -
     if !curves.is_empty() {
         plot::lines(&dir.path("search.svg"), "best so far", "trials", objective, &curves)?;
     }
+    if !result.pareto.is_empty() {
+        draw_pareto(&dir.path("pareto.svg"), &goals, &records, &result.pareto)?;
+    }
     write_atomic(&dir.path("trials.csv"), csv_of(&searched)?.as_slice())?;
     write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
     dir.finish(&result)?;
@@ -297,6 +301,18 @@ fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
         }
     }
     Series { name: name.to_string(), points }
+}
+
+/// The first two objectives of all trials and of the Pareto set.
+fn draw_pareto(path: &Path, goals: &Goals, records: &[Record], pareto: &[Found]) -> Result<()> {
+    let (y, x) = (&goals.objectives[0].metric, &goals.objectives[1].metric);
+    let trials = records.iter().filter_map(|record| Some((record.metric(x)?, record.metric(y)?)));
+    let mut front: Vec<(f64, f64)> = pareto.iter().map(|found| (found.metrics[x], found.metrics[y])).collect();
+    front.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let all = Series { name: "trials".into(), points: trials.collect() };
+    let front = Series { name: "Pareto set".into(), points: front };
+    let marked = [(Mark::Dots, &all), (Mark::Line, &front), (Mark::Dots, &front)];
+    plot::chart(path, "trials and Pareto set", x, y, &marked)
 }
 
 /// All trials as a table.

@@ -2,6 +2,7 @@
 
 pub mod batch_norm_recalibration;
 pub mod honesty;
+pub mod latency;
 pub mod learning_curve;
 pub mod morphism;
 pub mod predictor;

@@ -154,3 +154,84 @@ fn tree_features(encoding: &Encoding, space: &dyn ChoiceSpace, arch: &Architectu
 fn by_column(rows: &[Vec<f64>]) -> Vec<f64> {
     (0..rows[0].len()).flat_map(|column| rows.iter().map(move |row| row[column])).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::{Graph, InvalidArchitecture};
+    use crate::stats::spearman;
+    use nas_datasets::rng::stream;
+
+    /// Six edges of four operators, with or without a graph.
+    #[derive(Debug)]
+    struct Cells {
+        graphs: bool,
+    }
+
+    impl ChoiceSpace for Cells {
+        fn name(&self) -> &str {
+            "cells"
+        }
+
+        fn decisions(&self) -> Vec<u16> {
+            vec![4; 6]
+        }
+
+        fn validate(&self, _: &Architecture) -> Result<(), InvalidArchitecture> {
+            Ok(())
+        }
+
+        fn graph(&self, arch: &Architecture) -> Option<Graph> {
+            let labels = [9].into_iter().chain(arch.choices().iter().copied()).chain([8]).collect();
+            self.graphs
+                .then(|| Graph { labels, edges: (0..6).flat_map(|i| [(i, i + 1), (i, 7)]).chain([(6, 7)]).collect() })
+        }
+    }
+
+    /// Operator 2 is good everywhere, operator 0 bad in front.
+    fn value(arch: &Architecture) -> f64 {
+        let score = |(i, choice): (usize, &u16)| match choice {
+            2 => 1.0,
+            0 if i < 3 => -1.5,
+            _ => 0.0,
+        };
+        arch.choices().iter().enumerate().map(score).sum()
+    }
+
+    #[test]
+    fn predictions_rank_architectures_that_were_not_learned_from() {
+        let trees = PredictorConfig::GradientBoostedTrees { trees: 100, max_depth: 3, learning_rate: 0.1 };
+        let all = [PredictorConfig::MlpEnsemble { networks: 3 }, PredictorConfig::GaussianProcess {}, trees];
+        for (config, graphs) in all.iter().flat_map(|config| [(config, false), (config, true)]) {
+            let space = Cells { graphs };
+            let mut rng = stream(0, "predictor", 0);
+            let mut draw = |n: usize| -> Vec<Architecture> { (0..n).map(|_| space.sample(&mut rng)).collect() };
+            let (learned, others) = (draw(150), draw(100));
+            let evaluated: Vec<_> = learned.into_iter().map(|arch| (arch.clone(), value(&arch))).collect();
+            let fit = || Predictor::fit(config, &space, &evaluated, &mut stream(0, "predictor", 1)).unwrap();
+            let predict = |predictor: &Predictor| -> Vec<f64> {
+                others.iter().map(|arch| predictor.predict(&space, arch)).collect()
+            };
+            let predicted = predict(&fit());
+            assert_eq!(predicted, predict(&fit()), "{config:?} learns the same again");
+            let truth: Vec<f64> = others.iter().map(value).collect();
+            let rho = spearman(&predicted, &truth);
+            assert!(rho > 0.7, "{config:?}, graphs {graphs}: {rho}");
+        }
+    }
+
+    #[test]
+    fn too_few_architectures_and_impossible_sizes_are_refused() {
+        let space = Cells { graphs: false };
+        let fit = |config: &str, n: usize| {
+            let evaluated: Vec<_> =
+                space.neighbors(&Architecture::new(vec![0; 6])).into_iter().map(|a| (a, 0.5)).collect();
+            let config: PredictorConfig = toml::from_str(config).unwrap();
+            Predictor::fit(&config, &space, &evaluated[..n], &mut stream(0, "few", 0)).map(drop)
+        };
+        assert!(fit("kind = 'gaussian_process'", 1).unwrap_err().to_string().contains("1 evaluated"));
+        let error = fit("kind = 'gradient_boosted_trees'\nmax_depth = 0", 5).unwrap_err().to_string();
+        assert!(error.contains("max_depth = 0"), "{error}");
+        fit("kind = 'gradient_boosted_trees'", 5).unwrap();
+    }
+}
