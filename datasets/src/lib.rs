@@ -11,6 +11,7 @@ pub mod camvid;
 pub mod cityscapes;
 pub mod config;
 pub mod dataset;
+pub mod det;
 pub mod error;
 pub mod folder;
 pub mod loader;

@@ -1,0 +1,3 @@
+//! Data sets for object detection.
+
+pub mod coco_json;
