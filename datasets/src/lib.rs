@@ -22,6 +22,7 @@ pub mod transform;
 mod assembly;
 mod axis;
 mod cache;
+mod epochs;
 mod file_set;
 mod files;
 mod palette;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::shapes::ShapesDataset;
 use super::{DetDataset, coco, voc};
 use crate::dataset::Split;
 use crate::error::DataError;
@@ -32,6 +33,15 @@ pub enum DetDataConfig {
         /// Class names in the order of class indices; all names of `Annotations` in alphabetical order if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         classes: Option<Vec<String>>,
+    },
+    /// Synthetic shapes, drawn when they are needed.
+    Shapes {
+        /// Training images.
+        num_images: usize,
+        /// Validation images.
+        num_val: usize,
+        /// Seed of the pictures.
+        seed: u64,
     },
 }
 
@@ -65,6 +75,14 @@ impl DetDataConfig {
                 Arc::new(coco::open(annotations, images)?)
             }
             Self::Voc { root, classes } => Arc::new(voc::open(root, split, classes.as_deref())?),
+            &Self::Shapes { num_images, num_val, seed } => {
+                let len = match split {
+                    Split::Train => num_images,
+                    Split::Val => num_val,
+                    Split::Test => 0,
+                };
+                Arc::new(ShapesDataset::new(len, seed, split)?)
+            }
         })
     }
 }

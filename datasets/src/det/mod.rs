@@ -12,12 +12,17 @@ use crate::error::{DataError, Problem};
 pub mod coco;
 pub mod coco_json;
 pub mod config;
+pub mod loader;
+pub mod shapes;
 pub mod tally;
+pub mod transform;
 pub mod voc;
 
 mod file_set;
 
 pub use config::{CocoSplit, DetDataConfig};
+pub use loader::{DetBatch, DetEvalBatch, DetEvalSample, DetTarget, DetTrainLoader, det_eval_batches};
+pub use transform::DetTransform;
 
 /// The classes of a set, both lists in the order of class indices.
 #[derive(Clone, Debug, PartialEq, Eq)]
