@@ -36,6 +36,11 @@ impl Axis {
         (-self.offset).max(0) as usize..end as usize
     }
 
+    /// Where in the crop a place of the source comes to lie, in pixels; it may be outside.
+    pub fn place(&self, source: f64) -> f64 {
+        source * f64::from(self.scaled) / f64::from(self.source) - self.offset as f64
+    }
+
     /// Start and length, in source pixels, of what the visible pixels cover.
     pub fn source_span(&self) -> (f64, f64) {
         let (source, ratio) = (f64::from(self.source), f64::from(self.source) / f64::from(self.scaled));

@@ -27,10 +27,29 @@ pub fn read_text(path: &Path, expected: &str) -> Result<String, DataError> {
 pub fn read_image(path: &Path) -> Result<RgbImage, DataError> {
     const EXPECTED: &str = "a PNG or JPEG image";
     let bytes = fs::read(path).map_err(|error| DataError::unreadable(path, &error, EXPECTED))?;
+    if bytes.starts_with(&[0xff, 0xd8]) && is_cut(&bytes) {
+        return Err(Problem::new(path, "a JPEG that ends in the middle", EXPECTED).into());
+    }
     match image::load_from_memory(&bytes) {
         Ok(image) => Ok(image.into_rgb8()),
         Err(error) => Err(Problem::new(path, format!("cannot be decoded ({error})"), EXPECTED).into()),
     }
+}
+
+/// Whether a JPEG ends before its end marker. The decoder would fill the rest of the image with grey.
+fn is_cut(jpeg: &[u8]) -> bool {
+    let mut at = 2;
+    while let Some(&[first, marker]) = jpeg.get(at..at + 2) {
+        let in_scan = first != 0xff || matches!(marker, 0x00 | 0xd0..=0xd7 | 0xff);
+        if !in_scan && marker == 0xd9 {
+            return false;
+        }
+        at += match jpeg.get(at + 2..at + 4) {
+            Some(&[high, low]) if !in_scan => 2 + usize::from(u16::from_be_bytes([high, low])),
+            _ => 1,
+        };
+    }
+    true
 }
 
 /// Raw pixel values of a one-channel PNG file: grey levels, or palette indices as annotation tools write them. Values
@@ -81,6 +100,24 @@ mod tests {
         }
         encoder.write_header().unwrap().write_image_data(rows).unwrap();
         bytes
+    }
+
+    #[test]
+    fn a_jpeg_without_its_end_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jpg");
+        let noise = RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, (x * 7) as u8, (y * 5) as u8]));
+        noise.save(&path).unwrap();
+        let whole = fs::read(&path).unwrap();
+        assert_eq!(read_image(&path).unwrap().dimensions(), (64, 64));
+        let trailer = [&*whole, b"\xff\xda and more"].concat();
+        fs::write(&path, trailer).unwrap();
+        assert!(read_image(&path).is_ok(), "what comes after the end does not matter");
+        for length in [3, whole.len() / 2, whole.len() - 2] {
+            fs::write(&path, &whole[..length]).unwrap();
+            let error = read_image(&path).unwrap_err().to_string();
+            assert!(error.contains("a.jpg: a JPEG that ends in the middle"), "{error}");
+        }
     }
 
     #[test]

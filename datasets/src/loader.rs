@@ -52,7 +52,7 @@ pub struct TrainLoader {
 
 /// What a loader's threads share.
 struct Source {
-    samples: Cache,
+    samples: Cache<dyn SegDataset>,
     transform: TrainTransform,
     seed: u64,
     /// Name of the random stream of transforms.

@@ -1,1 +1,5 @@
-//! Object detection: backbones, necks, heads and mAP. Empty so far.
+//! Object detection: backbones, necks, heads and average precision.
+
+pub mod commands;
+pub mod eval;
+pub mod nms;

@@ -4,7 +4,7 @@
 //! trees and fences beside it, traffic and people at sizes that fit their distance, and weather. Colours overlap
 //! between classes, so that place and shape matter, but a small network learns most of it in minutes.
 
-mod canvas;
+pub(crate) mod canvas;
 mod scene;
 mod things;
 

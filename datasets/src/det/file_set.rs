@@ -1,0 +1,107 @@
+//! The data set behind every format on disk: image files with boxes that are known from the start.
+
+use std::path::PathBuf;
+
+use super::tally::Tally;
+use super::{DetClasses, DetDataset, DetSample, Object};
+use crate::error::{DataError, Problem};
+use crate::files;
+
+/// An image file and what is known about it.
+pub struct Item {
+    pub name: String,
+    pub image_id: i64,
+    pub image: PathBuf,
+    /// Where the boxes come from.
+    pub source: PathBuf,
+    /// Width and height that the source tells.
+    pub size: Option<(u32, u32)>,
+    /// The objects, or what is wrong with the source.
+    pub objects: Result<Vec<Object>, Problem>,
+}
+
+/// Samples on disk.
+pub struct FileSet {
+    classes: DetClasses,
+    items: Vec<Item>,
+    warnings: Vec<String>,
+}
+
+impl FileSet {
+    /// Leaves out boxes that cannot be used, with a warning.
+    pub fn new(classes: DetClasses, mut items: Vec<Item>, mut warnings: Vec<String>) -> Self {
+        let (mut flat, mut outside, mut beyond) = <(Tally, Tally, Tally)>::default();
+        for Item { name, size, objects, .. } in &mut items {
+            let Ok(objects) = objects else { continue };
+            objects.retain(|object| {
+                let place = || format!("{name}, box {:?}", object.bbox);
+                if !object.has_size() {
+                    flat.add(place);
+                } else if size.is_some_and(|(w, h)| !object.is_inside(w, h)) {
+                    outside.add(place);
+                } else {
+                    if size.is_some_and(|size| reaches_out(&object.bbox, size)) {
+                        beyond.add(place);
+                    }
+                    return true;
+                }
+                false
+            });
+        }
+        flat.report("boxes have no width or no height and were left out", &mut warnings);
+        outside.report("boxes lie outside their image and were left out", &mut warnings);
+        beyond.report("boxes reach out of their image by more than a pixel; training clips them", &mut warnings);
+        Self { classes, items, warnings }
+    }
+}
+
+/// Files count pixels from 0 or from 1 and round: a pixel too far is usual.
+fn reaches_out([x0, y0, x1, y1]: &[f64; 4], (w, h): (u32, u32)) -> bool {
+    *x0 < -1.0 || *y0 < -1.0 || *x1 > f64::from(w) + 1.0 || *y1 > f64::from(h) + 1.0
+}
+
+impl DetDataset for FileSet {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn name(&self, i: usize) -> &str {
+        &self.items[i].name
+    }
+
+    fn image_id(&self, i: usize) -> i64 {
+        self.items[i].image_id
+    }
+
+    fn load(&self, i: usize) -> Result<DetSample, DataError> {
+        let Item { image, source, size, objects, .. } = &self.items[i];
+        let objects = objects.as_ref().map_err(Clone::clone)?;
+        let image = files::read_image(image).map_err(|error| add_source(error, source))?;
+        let (w, h) = image.dimensions();
+        if let Some((told_w, told_h)) = size.filter(|size| *size != (w, h)) {
+            let expected = format!("{told_w}x{told_h} pixels as in {}", source.display());
+            return Err(Problem::new(&self.items[i].image, format!("{w}x{h} pixels"), expected).into());
+        }
+        let objects = objects.iter().filter(|object| object.is_inside(w, h)).copied().collect();
+        Ok(DetSample { image, objects })
+    }
+
+    fn classes(&self) -> &DetClasses {
+        &self.classes
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// Says which file lists the image.
+fn add_source(error: DataError, source: &std::path::Path) -> DataError {
+    match error {
+        DataError::Invalid(problem) => {
+            let expected = format!("{} that {} lists", problem.expected, source.display());
+            Problem { expected, ..problem }.into()
+        }
+        other => other,
+    }
+}

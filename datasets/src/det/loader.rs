@@ -1,0 +1,211 @@
+//! Batches of images with boxes: shuffled and augmented for training, in order for evaluation.
+
+use std::sync::Arc;
+
+use tch::Tensor;
+
+use super::transform::{DetTransform, Prepared};
+use super::{DetDataset, DetSample, Object};
+use crate::cache::{Cache, Source};
+use crate::epochs::{Epochs, Recipe, in_order};
+use crate::error::DataError;
+use crate::loader::LoaderConfig;
+use crate::rng::ChaCha8Rng;
+use crate::transform::{Size, channels_last};
+
+/// What is to be found in one image of a batch.
+#[derive(Debug)]
+pub struct DetTarget {
+    /// Left, top, right, bottom in pixels of the batch, f32 `[n, 4]`; `n` may be 0.
+    pub boxes: Tensor,
+    /// Class indices, i64 `[n]`.
+    pub labels: Tensor,
+}
+
+/// Training samples of one step.
+#[derive(Debug)]
+pub struct DetBatch {
+    /// Normalised images, f32 `[B, 3, H, W]` in channels-last memory, at the upper left; the rest holds the mean colour.
+    pub images: Tensor,
+    /// By image.
+    pub targets: Vec<DetTarget>,
+    /// Which samples of the data set these are.
+    pub indices: Vec<usize>,
+}
+
+/// Shuffled, augmented batches of a data set or a part of it.
+pub struct DetTrainLoader(Epochs<Training>);
+
+struct Training {
+    samples: Cache<dyn DetDataset>,
+    transform: DetTransform,
+}
+
+impl Source for dyn DetDataset {
+    type Sample = DetSample;
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn decode(&self, i: usize) -> Result<DetSample, DataError> {
+        self.load(i)
+    }
+
+    fn bytes(sample: &DetSample) -> usize {
+        sample.image.as_raw().len() + size_of_val(&*sample.objects)
+    }
+}
+
+impl Recipe for Training {
+    type Prepared = Prepared;
+    type Batch = DetBatch;
+
+    fn name(&self, index: usize) -> &str {
+        self.samples.dataset().name(index)
+    }
+
+    fn prepare(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Prepared, DataError> {
+        Ok(self.transform.train(&*self.samples.load(index)?, rng))
+    }
+
+    fn collate(&self, indices: &[usize], samples: Vec<Prepared>) -> DetBatch {
+        let images = pad(&samples, self.transform.pad_multiple);
+        let target = |sample: &Prepared| {
+            let boxes = Tensor::from_slice(sample.boxes.as_flattened()).view([sample.labels.len() as i64, 4]);
+            DetTarget { boxes, labels: Tensor::from_slice(&sample.labels) }
+        };
+        DetBatch { images, targets: samples.iter().map(target).collect(), indices: indices.to_vec() }
+    }
+}
+
+/// Images side by side in the smallest common size whose sides are multiples of `multiple`.
+fn pad(samples: &[Prepared], multiple: u32) -> Tensor {
+    let largest = |side: fn(Size) -> u32| {
+        let side = samples.iter().map(|sample| side(sample.size)).max().unwrap_or(1);
+        side.next_multiple_of(multiple)
+    };
+    let size = Size::new(largest(Size::height), largest(Size::width));
+    let row = size.width() as usize * 3;
+    let mut values = vec![0.0; samples.len() * size.height() as usize * row]; // 0 is the mean colour
+    for (image, sample) in values.chunks_exact_mut(size.height() as usize * row).zip(samples) {
+        let width = sample.size.width() as usize * 3;
+        for (target, source) in image.chunks_exact_mut(row).zip(sample.image.chunks_exact(width)) {
+            target[..width].copy_from_slice(source);
+        }
+    }
+    channels_last(&values, samples.len(), size)
+}
+
+impl DetTrainLoader {
+    /// A loader of the samples `indices` (all if `None`). Two loaders of one run differ in their `purpose`.
+    ///
+    /// # Errors
+    /// If there are fewer samples than a batch needs, or a setting of `transform` makes no sense.
+    ///
+    /// # Panics
+    /// If an index lies outside the set.
+    pub fn new(
+        dataset: Arc<dyn DetDataset>,
+        indices: Option<Vec<usize>>,
+        transform: DetTransform,
+        config: LoaderConfig,
+        seed: u64,
+        purpose: &str,
+    ) -> Result<Self, DataError> {
+        transform.validate()?;
+        let len = dataset.len();
+        let indices = indices.unwrap_or_else(|| (0..len).collect());
+        assert!(indices.iter().all(|i| *i < len), "an index outside the {len} samples of the set");
+        let samples = Cache::new(dataset, config.cache_mb << 20);
+        Ok(Self(Epochs::new(Training { samples, transform }, indices, config, seed, purpose)?))
+    }
+
+    /// Batches of an epoch. The samples that do not fill a last batch are left out, other ones in every epoch.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.0.batches_per_epoch()
+    }
+
+    /// The batches of epoch number `epoch` from number `from_batch` on. After an error the iterator goes on with the
+    /// next batch.
+    pub fn epoch(
+        &self,
+        epoch: usize,
+        from_batch: usize,
+    ) -> impl Iterator<Item = Result<DetBatch, DataError>> + Send + use<> {
+        self.0.epoch(epoch, from_batch)
+    }
+}
+
+/// Images to be scored.
+#[derive(Debug)]
+pub struct DetEvalBatch {
+    /// Normalised images, f32 `[B, 3, H, W]` in channels-last memory, at the upper left; the rest holds the mean colour.
+    pub images: Tensor,
+    /// By image.
+    pub samples: Vec<DetEvalSample>,
+}
+
+/// What is known about an image of a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DetEvalSample {
+    /// Which sample of the data set this is.
+    pub index: usize,
+    /// Size of the original image.
+    pub original: Size,
+    /// Size of the image in the batch, without padding.
+    pub scaled: Size,
+    /// Objects in pixels of the original image, crowds included.
+    pub objects: Vec<Object>,
+}
+
+impl DetEvalSample {
+    /// A box (left, top, right, bottom) of the batch in pixels of the original image, clipped to it.
+    pub fn to_original(&self, bbox: [f32; 4]) -> [f64; 4] {
+        let ends = [self.original.width(), self.original.height()].map(f64::from);
+        let scaled = [self.scaled.width(), self.scaled.height()].map(f64::from);
+        [0, 1, 2, 3].map(|i| (f64::from(bbox[i]) * ends[i % 2] / scaled[i % 2]).clamp(0.0, ends[i % 2]))
+    }
+}
+
+/// All samples in the order of the set, resized as `transform` says and not otherwise changed. The last batch may be
+/// smaller than the others; nothing is cached.
+pub fn det_eval_batches(
+    dataset: Arc<dyn DetDataset>,
+    transform: DetTransform,
+    config: &LoaderConfig,
+) -> Result<impl Iterator<Item = Result<DetEvalBatch, DataError>> + Send + use<>, DataError> {
+    transform.validate()?;
+    let len = dataset.len();
+    in_order(Evaluation { dataset, transform }, len, config)
+}
+
+struct Evaluation {
+    dataset: Arc<dyn DetDataset>,
+    transform: DetTransform,
+}
+
+impl Recipe for Evaluation {
+    type Prepared = (Prepared, DetEvalSample);
+    type Batch = DetEvalBatch;
+
+    fn name(&self, index: usize) -> &str {
+        self.dataset.name(index)
+    }
+
+    fn prepare(&self, index: usize, _: &mut ChaCha8Rng) -> Result<Self::Prepared, DataError> {
+        let sample = self.dataset.load(index)?;
+        let prepared = self.transform.eval(&sample);
+        let original = Size::new(sample.image.height(), sample.image.width());
+        let scaled = prepared.size;
+        Ok((prepared, DetEvalSample { index, original, scaled, objects: sample.objects }))
+    }
+
+    fn collate(&self, _: &[usize], samples: Vec<Self::Prepared>) -> DetEvalBatch {
+        let (images, samples): (Vec<Prepared>, Vec<DetEvalSample>) = samples.into_iter().unzip();
+        DetEvalBatch { images: pad(&images, self.transform.pad_multiple), samples }
+    }
+}
+
+#[cfg(test)]
+mod tests;

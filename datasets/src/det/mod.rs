@@ -1,0 +1,158 @@
+//! Data sets for object detection: readers of COCO JSON and Pascal VOC XML, a synthetic set of shapes, transforms that
+//! move image and boxes together, and loaders that are seeded and prefetch like those of segmentation.
+//!
+//! Boxes are `[left, top, right, bottom]` in pixels, continuous: the left edge of the first pixel is 0, the right edge
+//! of the last one is the image's width.
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+use crate::error::{DataError, Problem};
+
+pub mod coco;
+pub mod coco_json;
+pub mod config;
+pub mod loader;
+pub mod shapes;
+pub mod tally;
+pub mod transform;
+pub mod voc;
+
+mod file_set;
+
+pub use config::{CocoSplit, DetDataConfig};
+pub use loader::{DetBatch, DetEvalBatch, DetEvalSample, DetTarget, DetTrainLoader, det_eval_batches};
+pub use transform::DetTransform;
+
+/// The classes of a set, both lists in the order of class indices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetClasses {
+    names: Vec<String>,
+    ids: Vec<i64>,
+}
+
+impl DetClasses {
+    /// Classes by (id in the set's files, name); the class index is the place in the order of ids. `Err` is an id that
+    /// is given twice.
+    pub fn new(classes: impl IntoIterator<Item = (i64, String)>) -> Result<Self, i64> {
+        let mut classes: Vec<_> = classes.into_iter().collect();
+        classes.sort_by_key(|(id, _)| *id);
+        match classes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            Some(pair) => Err(pair[0].0),
+            None => {
+                let (ids, names) = classes.into_iter().unzip();
+                Ok(Self { names, ids })
+            }
+        }
+    }
+
+    /// Classes whose ids in files are 1, 2, ... in this order.
+    pub fn numbered(names: impl IntoIterator<Item = String>) -> Self {
+        let (ids, names) = (1..).zip(names).unzip();
+        Self { names, ids }
+    }
+
+    /// Number of classes.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Whether there is no class at all.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Names by class index.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Ids in files by class index, rising, maybe with gaps.
+    pub fn ids(&self) -> &[i64] {
+        &self.ids
+    }
+
+    /// The class index of an id in files.
+    pub fn index(&self, id: i64) -> Option<usize> {
+        self.ids.binary_search(&id).ok()
+    }
+}
+
+/// An object in an image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Object {
+    /// Left, top, right, bottom in pixels. May reach outside the image.
+    pub bbox: [f64; 4],
+    /// Class index.
+    pub class: usize,
+    /// Area of the object in square pixels, at most the box's where files tell it.
+    pub area: f64,
+    /// Whether this is a group that is not told apart: it neither trains nor counts as missed.
+    pub crowd: bool,
+    /// VOC's mark for objects that neither count as found nor as missed.
+    pub difficult: bool,
+}
+
+impl Object {
+    /// Whether the box has a width and a height.
+    pub fn has_size(&self) -> bool {
+        let [x0, y0, x1, y1] = self.bbox;
+        x1 > x0 && y1 > y0
+    }
+
+    /// Whether any of the box lies in an image of this width and height.
+    pub fn is_inside(&self, width: u32, height: u32) -> bool {
+        let [x0, y0, x1, y1] = self.bbox;
+        x1 > 0.0 && y1 > 0.0 && x0 < width.into() && y0 < height.into()
+    }
+}
+
+/// A decoded image and its objects; there may be none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DetSample {
+    /// The image.
+    pub image: RgbImage,
+    /// What is in it. Every box has a size and lies at least partly in the image.
+    pub objects: Vec<Object>,
+}
+
+/// Images with boxes, by index.
+pub trait DetDataset: Send + Sync {
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample; readers refuse such splits.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of sample `i`, unique in the set and fit for a file name.
+    fn name(&self, i: usize) -> &str;
+
+    /// What results files call sample `i`. Samples are in the order of these ids.
+    fn image_id(&self, i: usize) -> i64;
+
+    /// Decodes sample `i`.
+    fn load(&self, i: usize) -> Result<DetSample, DataError>;
+
+    /// The classes that class indices stand for.
+    fn classes(&self) -> &DetClasses;
+
+    /// What was left out or looks like a mistake though the set can be used, with counts, one sentence each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+}
+
+/// Reads every sample and lists what is wrong, in the set's order, on all cores of rayon's global pool.
+pub fn check(dataset: &dyn DetDataset) -> Vec<Problem> {
+    let broken = (0..dataset.len()).into_par_iter().filter_map(|i| match dataset.load(i) {
+        Ok(_) => None,
+        Err(DataError::Invalid(problem)) => Some(problem),
+        Err(other) => Some(Problem::new(dataset.name(i).as_ref(), other.to_string(), "a readable sample")),
+    });
+    broken.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! One file per command of `nas-detect`.
+
+pub mod eval;
