@@ -1,1 +1,6 @@
-//! Object detection: backbones, necks, heads and mAP. Empty so far.
+//! Object detection: backbones to search, necks, one-stage heads and mAP.
+
+pub mod backbone;
+pub mod cost;
+pub mod detnas;
+pub mod layers;

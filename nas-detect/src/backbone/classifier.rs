@@ -1,0 +1,89 @@
+//! A backbone as an image classifier, for its pre-training and for comparison with published counts.
+
+use anyhow::{Result, bail, ensure};
+use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
+use nas_core::space::{Backbone, Cost};
+use tch::{Kind, Tensor};
+
+use super::BackboneConfig;
+use crate::layers::{ConvNorm, Linear, NormConfig};
+
+/// 1x1 convolution, norm, ReLU, dropout of channels, mean over the image, linear map. The head of DetNAS' pre-training and,
+/// without bias and dropout, of ShuffleNetV2.
+#[derive(Debug)]
+pub struct ClassifierHead {
+    last: ConvNorm,
+    dropout: f64,
+    fc: Linear,
+}
+
+impl ClassifierHead {
+    fn detnas(vb: &VarBuilder, c_in: i64, last: i64, num_classes: i64, bn: BnConfig) -> Self {
+        let conv = ConvConfig { bias: true, init: Init::Normal(1.0 / c_in as f64), ..Default::default() };
+        let vb = vb.sub("classifier");
+        let conv = Conv2d::new(&vb.sub("conv"), c_in, last, 1, conv);
+        let norm = NormConfig::Batch(bn).build(&vb.sub("bn"), last);
+        let last_layer = ConvNorm::new(conv, norm, Activation::Relu);
+        Self { last: last_layer, dropout: 0.2, fc: Linear::new(&vb.sub("fc"), last, num_classes) }
+    }
+
+    fn shufflenet(vb: &VarBuilder, c_in: i64, last: i64, num_classes: i64) -> Self {
+        let conv = Conv2d::new(&vb.sub("conv5").sub(0), c_in, last, 1, ConvConfig::default());
+        let norm = NormConfig::Batch(BnConfig::default()).build(&vb.sub("conv5").sub(1), last);
+        let last_layer = ConvNorm::new(conv, norm, Activation::Relu);
+        Self { last: last_layer, dropout: 0.0, fc: Linear::new(&vb.sub("fc"), last, num_classes) }
+    }
+
+    /// Logits `[B, K]` of the last feature map `[B, C, H, W]`.
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        let ys = self.last.forward(xs, mode);
+        let ys = ys.mean_dim([2i64, 3].as_slice(), false, Kind::Float);
+        // a channel that is dropped as a whole has the mean 0, so dropping after the mean is the same
+        self.fc.forward(&ys.dropout(self.dropout, mode.train))
+    }
+
+    fn cost_parts(&self, xs: Shape) -> Vec<(String, Cost)> {
+        let [mut last, mut fc] = [Cost::default(); 2];
+        self.last.cost(xs, &mut last);
+        self.fc.cost(&mut fc);
+        vec![("last_conv".to_string(), last), ("fc".to_string(), fc)]
+    }
+}
+
+/// A backbone with a [`ClassifierHead`].
+#[derive(Debug)]
+pub struct Classifier {
+    backbone: Box<dyn Backbone>,
+    head: ClassifierHead,
+}
+
+impl Classifier {
+    /// A classifier into `num_classes`, its weights under `vb`: DetNAS' or ShuffleNetV2's.
+    pub fn new(vb: &VarBuilder, config: &BackboneConfig, num_classes: i64) -> Result<Self> {
+        ensure!(num_classes > 0, "{num_classes} classes: expected at least one");
+        let backbone = config.build(vb)?;
+        let c_in = backbone.feature_info().last().expect("a backbone has features").channels;
+        let head = match config {
+            BackboneConfig::Detnas(config) => {
+                ClassifierHead::detnas(vb, c_in, config.last_channels(), num_classes, config.bn)
+            }
+            BackboneConfig::ShufflenetV2 { width } => {
+                ClassifierHead::shufflenet(vb, c_in, width.last_channels(), num_classes)
+            }
+            BackboneConfig::Resnet(_) | BackboneConfig::MobilenetV2 {} => bail!("this backbone has no classifier here"),
+        };
+        Ok(Self { backbone, head })
+    }
+
+    /// Logits `[B, K]` of images `[B, 3, H, W]`.
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        let features = self.backbone.features(xs, mode);
+        self.head.forward(features.last().expect("a backbone has features"), mode)
+    }
+
+    /// Costs of the backbone's parts and of the classifier's on images of `input`.
+    pub fn cost_parts(&self, input: Shape) -> [Vec<(String, Cost)>; 2] {
+        let (backbone, features) = self.backbone.cost_parts(input);
+        [backbone, self.head.cost_parts(*features.last().expect("a backbone has features"))]
+    }
+}

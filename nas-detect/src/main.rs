@@ -1,0 +1,39 @@
+//! `nas-detect`: search, train and compare object detectors.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use nas_core::cli;
+use nas_detect::cost;
+
+/// Search, train and compare object detectors
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Results go to stdout, progress to stderr. Exit code 0: done; 1: the input is at fault or a signal came; 2: a bug."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Cost(cost::CostArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    cli::run(move || match &command {
+        Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());
+            Ok(())
+        }
+    })
+}
