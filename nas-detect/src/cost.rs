@@ -2,17 +2,21 @@
 //! it.
 
 use std::fmt;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::Format;
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::space::Cost;
+use nas_core::space::{Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{BackboneConfig, Classifier, ShuffleNetWidth, total};
 use crate::detnas::{DetNasConfig, DetNasSize, released};
+use crate::head::HeadConfig;
+use crate::model::{self, ModelConfig, Top};
+use crate::neck::{BiFpnConfig, NeckConfig};
 
 /// Count a network's parameters and multiply-adds, part by part
 #[derive(Clone, Debug, Args)]
@@ -20,6 +24,8 @@ use crate::detnas::{DetNasConfig, DetNasSize, released};
   nas-detect cost detnas_300m --size 224x224 --arch 2-1-2-0-2-1-1-2-3-3-1-3-0-0-3-1-3-1-3-2
   nas-detect cost detnas_coco_fpn_300m --format json
   nas-detect cost shufflenet_v2_x1_0
+  nas-detect cost fcos_resnet50_fpn --size 800x800
+  nas-detect cost configs/detect/bccd_detnas.toml --size 256x256 --num-classes 3
 
 detnas_SIZE without --arch is the architecture released for COCO with FPN (detnas_tiny: 3x3 blocks only).
 Classifiers are counted with their last 1x1 convolution and linear map; `backbone_macs` is stem and blocks alone, which
@@ -27,7 +33,7 @@ DetNAS' limit of 300 M means. A multiply-add is one multiplication and one addit
 activations, pooling and interpolation are not counted. Parameters are the trained ones: weights, biases, scales and shifts
 of norms that are not frozen.")]
 pub struct CostArgs {
-    /// A preset; an unknown name lists them
+    /// A preset (an unknown name lists them), or an experiment file with a section `model`
     pub name: String,
     /// Height and width of the image [default: the published one]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
@@ -81,6 +87,10 @@ struct Subject {
 enum Net {
     /// With the head of its classifier.
     Classifier(BackboneConfig),
+    /// A detector.
+    Detector(Box<ModelConfig>),
+    /// Neck and head over the maps of a backbone that is not here.
+    Top { features: Vec<FeatureInfo>, neck: NeckConfig, head: HeadConfig },
 }
 
 /// Runs the command.
@@ -110,6 +120,8 @@ impl Net {
     fn with_arch(self, arch: Architecture) -> Result<Self> {
         Ok(match self {
             Self::Classifier(backbone) => Self::Classifier(backbone.with_arch(arch)?),
+            Self::Detector(model) => Self::Detector(Box::new(model.with_arch(arch)?)),
+            Self::Top { .. } => bail!("this network has no architecture to choose"),
         })
     }
 
@@ -118,12 +130,35 @@ impl Net {
         let vb = VarBuilder::dry();
         Ok(match self {
             Self::Classifier(backbone) => Classifier::new(&vb, backbone, num_classes)?.cost_parts(input),
+            Self::Detector(model) => {
+                let net = model.build(&vb, num_classes)?;
+                net.top.check_size(input.size())?;
+                net.cost_parts(input.size())
+            }
+            Self::Top { features, neck, head } => {
+                let map = |info: &FeatureInfo| {
+                    let side = |n: i64| (n - 1) / info.stride + 1;
+                    Shape::new(info.channels, side(input.h), side(input.w))
+                };
+                let maps: Vec<Shape> = features.iter().map(map).collect();
+                [vec![], Top::new(&vb, neck, head, features, num_classes)?.cost_parts(&maps)]
+            }
         })
     }
 }
 
-/// The subject called `name`. The error of an unknown name lists the known ones.
+/// The subject of a preset or of an experiment file. The error of an unknown name lists the known ones.
 fn named(name: &str) -> Result<Subject> {
+    /// The one section of an experiment that is of interest here.
+    #[derive(Deserialize)]
+    struct Experiment {
+        model: ModelConfig,
+    }
+    let path = Path::new(name);
+    if path.is_file() || path.extension().is_some_and(|extension| extension == "toml") {
+        let model = nas_core::config::load::<Experiment>(path, &[])?.model;
+        return Ok(Subject { net: Net::Detector(Box::new(model)), size: (800, 800), num_classes: 80 });
+    }
     let mut presets = presets();
     // a dot is awkward in some shells' completion, so an underscore serves too
     match presets.iter().position(|(known, _)| known == name || known.replace('.', "_") == name) {
@@ -159,7 +194,27 @@ fn presets() -> Vec<(String, Subject)> {
         .extend(widths.map(|(name, width)| {
             (format!("shufflenet_v2_{name}"), classifier(BackboneConfig::ShufflenetV2 { width }))
         }));
+    presets.extend(model::presets().into_iter().map(|(name, model)| {
+        let (size, num_classes) = match name {
+            "nasfpn_resnet50_7at256" => ((640, 640), 90),
+            _ if name.contains("resnet50") => ((800, 800), 91),
+            _ => ((800, 800), 80),
+        };
+        (name.to_string(), Subject { net: Net::Detector(Box::new(model)), size, num_classes })
+    }));
+    presets.push(("efficientdet_d0_neck_head".to_string(), efficientdet_d0()));
     presets
+}
+
+/// EfficientDet-D0 without its EfficientNet-B0, whose maps have 40, 112 and 320 channels.
+fn efficientdet_d0() -> Subject {
+    let map = |(channels, stride)| FeatureInfo { channels, stride };
+    let net = Net::Top {
+        features: [(40, 8), (112, 16), (320, 32)].map(map).into(),
+        neck: NeckConfig::Bifpn(BiFpnConfig::default()),
+        head: HeadConfig::Retina(model::efficientdet_head()),
+    };
+    Subject { net, size: (512, 512), num_classes: 90 }
 }
 
 /// Reads `224x224` as (height, width).
@@ -221,5 +276,65 @@ mod tests {
         ] {
             assert_eq!(cost(name, (224, 224)).total, Cost { params, macs }, "{name}");
         }
+    }
+    /// Parameters to the last digit; multiply-adds as published, in G with two or three digits.
+    #[test]
+    fn detectors_count_as_torchvision() {
+        for (name, params, macs) in [
+            ("retinanet_resnet50_fpn", 34_014_999, "151.540"),
+            ("retinanet_resnet50_fpn_v2", 38_198_935, "152.238"),
+            ("fcos_resnet50_fpn", 32_269_600, "128.207"),
+        ] {
+            let found = cost(name, (800, 800)).total;
+            assert_eq!((found.params, format!("{:.3}", found.macs as f64 / 1e9).as_str()), (params, macs), "{name}");
+        }
+    }
+
+    #[test]
+    fn neck_and_head_of_efficientdet_d0_count_as_published() {
+        let found = cost("efficientdet_d0_neck_head", (512, 512));
+        assert_eq!(found.parts[0].cost.params, 196_281);
+        assert_eq!(found.total.params, 284_679);
+        assert_eq!(format!("{:.3}", found.total.macs as f64 / 1e9), "0.591");
+    }
+
+    /// The paper's counts are twice the multiply-adds.
+    #[test]
+    fn nas_fpn_counts_as_in_the_specification() {
+        let found = cost("nasfpn_resnet50_7at256", (640, 640)).total;
+        assert_eq!(format!("{:.2}", found.params as f64 / 1e6), "60.04");
+        assert_eq!(format!("{:.1}", 2.0 * found.macs as f64 / 1e9), "280.2");
+    }
+
+    /// The architecture released for RetinaNet, four convolutions of 256 channels, 800x800, 80 classes.
+    #[test]
+    fn detectors_on_detnas_count_as_in_the_specification() {
+        const ARCH: &str = "2-3-1-1-3-2-1-3-3-1-1-1-3-3-2-0-3-3-3-3";
+        for (name, params, macs) in [
+            ("fcos_detnas_300m_fpn", "10.200", ["77.874", "3.714", "8.587", "65.573"]),
+            ("retinanet_detnas_300m_fpn", "11.745", ["98.503", "3.714", "8.587", "86.201"]),
+        ] {
+            let (name, arch) = (name.to_string(), Some(ARCH.to_string()));
+            let found = run(&CostArgs { name, arch, size: None, num_classes: None, format: Format::Json }).unwrap();
+            let [.., neck, head] = &found.parts[..] else { panic!("neck and head") };
+            let macs_found = [found.total.macs, found.backbone_macs, neck.cost.macs, head.cost.macs];
+            assert_eq!(macs_found.map(|macs| format!("{:.3}", macs as f64 / 1e9)), macs, "{}", found.name);
+            assert_eq!(format!("{:.3}", found.total.params as f64 / 1e6), params, "{}", found.name);
+        }
+    }
+
+    #[test]
+    fn unknown_names_and_wrong_architectures_are_explained() {
+        let run = |name: &str, arch: Option<&str>, size| {
+            let (name, arch) = (name.to_string(), arch.map(String::from));
+            run(&CostArgs { name, size, arch, num_classes: None, format: Format::Text })
+        };
+        let error = |name, arch, size| format!("{:#}", run(name, arch, size).unwrap_err());
+        assert!(error("detnas_30m", None, None).contains("detnas_300m"));
+        assert!(error("detnas_tiny", Some("0-1"), None).contains("2 choices, expected 9"));
+        assert!(error("detnas_tiny", Some("0-1-2-4-0-0-0-0-0"), None).contains("decision 3 is 4"));
+        assert!(error("shufflenet_v2_x1_0", Some("0"), None).contains("no architecture"));
+        assert!(error("nasfpn_resnet50_7at256", None, Some((600, 640))).contains("multiples of 128"));
+        assert!(run("detnas_1_3g", None, None).is_ok() && run("detnas_1.3g", None, None).is_ok());
     }
 }

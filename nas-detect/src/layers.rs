@@ -1,6 +1,6 @@
 //! Layers that detectors need beside those of `nas-core`: a convolution with any norm, frozen and group norms, linear maps.
 
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, Init, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
 use nas_core::space::Cost;
 use tch::Tensor;
 
@@ -202,5 +202,57 @@ impl Linear {
         let weights = (self.size[0] * self.size[1]) as u64;
         cost.params += weights + self.size[0] as u64;
         cost.macs += weights;
+    }
+}
+
+/// A convolution, plain or separable, with a bias that starts at a given value.
+#[derive(Debug)]
+pub struct BiasedConv {
+    depthwise: Option<Conv2d>,
+    conv: Conv2d,
+    bias: Tensor,
+    c_out: i64,
+}
+
+impl BiasedConv {
+    /// A 3x3 convolution with weights of `N(0, 0.01²)`.
+    pub fn plain(vb: &VarBuilder, (c_in, c_out): (i64, i64), bias: f64) -> Self {
+        let config = ConvConfig { init: Init::Normal(0.01), ..Default::default() };
+        Self::new(None, vb, (c_in, c_out), 3, config, bias)
+    }
+
+    /// A depthwise 3x3 and a pointwise convolution; only the latter has a bias.
+    pub fn separable(vb: &VarBuilder, (c_in, c_out): (i64, i64), bias: f64) -> Self {
+        let config = ConvConfig::default();
+        let depthwise = Conv2d::depthwise(&vb.sub("depthwise"), c_in, 3, config);
+        Self::new(Some(depthwise), &vb.sub("pointwise"), (c_in, c_out), 1, config, bias)
+    }
+
+    fn new(
+        depthwise: Option<Conv2d>,
+        vb: &VarBuilder,
+        (c_in, c_out): (i64, i64),
+        ksize: i64,
+        config: ConvConfig,
+        bias: f64,
+    ) -> Self {
+        let conv = Conv2d::new(vb, c_in, c_out, ksize, config);
+        Self { depthwise, conv, bias: vb.weight("bias", &[c_out], Init::Const(bias)), c_out }
+    }
+}
+
+impl Module for BiasedConv {
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        let ys = match &self.depthwise {
+            Some(depthwise) => self.conv.forward(&depthwise.forward(xs, mode), mode),
+            None => self.conv.forward(xs, mode),
+        };
+        ys + self.bias.view([1, -1, 1, 1])
+    }
+
+    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
+        let xs = self.depthwise.as_ref().map_or(xs, |depthwise| depthwise.cost(xs, cost));
+        cost.params += self.c_out as u64;
+        self.conv.cost(xs, cost)
     }
 }

@@ -1,6 +1,11 @@
-//! Object detection: backbones to search, necks, one-stage heads and mAP.
+//! Object detection: backbones to search, necks, one-stage heads and average precision.
 
 pub mod backbone;
+pub mod choices;
 pub mod cost;
 pub mod detnas;
+pub mod head;
 pub mod layers;
+pub mod model;
+pub mod neck;
+pub mod nms;

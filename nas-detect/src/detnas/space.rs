@@ -11,6 +11,7 @@ use super::block::{Block, BlockConfig, BlockOp, ChannelShuffle, WeightInit};
 use super::network::{DetNasNet, stem};
 use super::released::released;
 use super::supernet::DetNasSupernet;
+use crate::choices::check_choices;
 
 /// Stages of a backbone; their outputs have strides 4, 8, 16, 32.
 pub(super) const STAGES: usize = 4;
@@ -66,6 +67,12 @@ impl DetNasConfig {
     pub fn new(size: DetNasSize) -> Self {
         let (bn, init, shuffle) = Default::default();
         Self { size, repeats: None, stem: None, channels: None, shuffle, bn, init, arch: None }
+    }
+
+    /// A released architecture by its name.
+    pub fn released(name: &str) -> Option<Self> {
+        let point = released().into_iter().find(|point| point.name == name)?;
+        Some(Self { arch: Some(point.arch), ..Self::new(point.size) })
     }
 
     /// The space. A size that no network can be made of is an error that names the key.
@@ -202,10 +209,6 @@ impl DetNasSpace {
     pub fn shared(&self, vb: &VarBuilder) -> DetNasSupernet {
         DetNasSupernet::new(vb, self)
     }
-
-    fn invalid(&self, arch: &Architecture, reason: String) -> InvalidArchitecture {
-        InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason }
-    }
 }
 
 const MAX_CHANNELS: i64 = 1 << 14;
@@ -243,14 +246,7 @@ impl ChoiceSpace for DetNasSpace {
     }
 
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        let (choices, blocks) = (arch.choices(), self.num_blocks());
-        if choices.len() != blocks {
-            return Err(self.invalid(arch, format!("{} choices, expected {blocks}, one per block", choices.len())));
-        }
-        match choices.iter().position(|choice| usize::from(*choice) >= BlockOp::ALL.len()) {
-            Some(i) => Err(self.invalid(arch, format!("choice {} of block {i}, expected 0 to 3", choices[i]))),
-            None => Ok(()),
-        }
+        check_choices(self, arch)
     }
 }
 
