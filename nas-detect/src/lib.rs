@@ -9,3 +9,6 @@ pub mod layers;
 pub mod model;
 pub mod neck;
 pub mod nms;
+
+#[cfg(test)]
+mod testing;

@@ -61,3 +61,6 @@ pub fn total(parts: &[(String, Cost)]) -> Cost {
     parts.iter().for_each(|(_, part)| total += *part);
     total
 }
+
+#[cfg(test)]
+mod tests;

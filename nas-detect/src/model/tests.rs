@@ -8,6 +8,7 @@ use tch::{Device, Kind};
 
 use super::*;
 use crate::detnas::inherit;
+use crate::testing::{assert_described, fill, wave};
 
 fn images(n: i64) -> Tensor {
     let values = Tensor::arange(n * 3 * 64 * 64, (Kind::Float, Device::Cpu));
@@ -231,5 +232,39 @@ fn configs_that_no_detector_can_be_made_of_name_the_key() {
         ),
     ] {
         assert!(found.contains(part), "{found}");
+    }
+}
+
+/// Against torchvision 0.28 (tests/golden/det/tops.py).
+#[test]
+fn necks_and_heads_are_torchvisions() {
+    tch::set_num_threads(1);
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/golden/det/tops.json")).unwrap();
+    let features = [(10, 8), (12, 16), (14, 32)].map(|(channels, stride)| FeatureInfo { channels, stride });
+    let side = |n: i64, stride: i64| (n - 1) / stride + 1;
+    let map = |(i, info): (usize, &FeatureInfo)| {
+        wave(&[2, info.channels, side(100, info.stride), side(152, info.stride)], i as i64)
+    };
+    let maps: Vec<Tensor> = features.iter().enumerate().map(map).collect();
+    let retina = |norm| HeadConfig::Retina(RetinaConfig { norm, ..Default::default() });
+    for (name, extra, head) in [
+        ("fcos", ExtraInput::P5, HeadConfig::Fcos(FcosConfig::default())),
+        ("retina", ExtraInput::P5, retina(TowerNorm::None)),
+        ("retina_v2", ExtraInput::C5, retina(TowerNorm::Group)),
+    ] {
+        let mut vs = VarStore::new(Device::Cpu);
+        let neck = NeckConfig::Fpn(FpnConfig { channels: 64, extra, ..Default::default() });
+        let top = Top::new(&VarBuilder::new(&vs), &neck, &head, &features, 3).unwrap();
+        fill(&mut vs, |_, tensor| tensor.numel() as i64 % 11);
+        let levels = top.neck.forward(&maps, Mode::EVAL);
+        for (i, ys) in levels.iter().enumerate() {
+            assert_described(ys, &golden[name]["levels"][i], 1e-9, &format!("{name}, level {i}"));
+        }
+        let found = top.head.forward(&levels, Mode::EVAL);
+        assert_described(&found.logits, &golden[name]["cls_logits"], 1e-5, name);
+        assert_described(&found.regression, &golden[name]["bbox_regression"], 1e-5, name);
+        if let Some(centerness) = found.centerness {
+            assert_described(&centerness.unsqueeze(-1), &golden[name]["bbox_ctrness"], 1e-5, name);
+        }
     }
 }
