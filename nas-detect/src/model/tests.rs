@@ -8,6 +8,7 @@ use tch::{Device, Kind};
 
 use super::*;
 use crate::detnas::inherit;
+use crate::neck::{BiFpnNode, Fusion};
 use crate::testing::{assert_described, fill, wave};
 
 fn images(n: i64) -> Tensor {
@@ -240,12 +241,7 @@ fn configs_that_no_detector_can_be_made_of_name_the_key() {
 fn necks_and_heads_are_torchvisions() {
     tch::set_num_threads(1);
     let golden: serde_json::Value = serde_json::from_str(include_str!("../../../tests/golden/det/tops.json")).unwrap();
-    let features = [(10, 8), (12, 16), (14, 32)].map(|(channels, stride)| FeatureInfo { channels, stride });
-    let side = |n: i64, stride: i64| (n - 1) / stride + 1;
-    let map = |(i, info): (usize, &FeatureInfo)| {
-        wave(&[2, info.channels, side(100, info.stride), side(152, info.stride)], i as i64)
-    };
-    let maps: Vec<Tensor> = features.iter().enumerate().map(map).collect();
+    let (features, maps) = features_and_maps();
     let retina = |norm| HeadConfig::Retina(RetinaConfig { norm, ..Default::default() });
     for (name, extra, head) in [
         ("fcos", ExtraInput::P5, HeadConfig::Fcos(FcosConfig::default())),
@@ -267,4 +263,41 @@ fn necks_and_heads_are_torchvisions() {
             assert_described(&centerness.unsqueeze(-1), &golden[name]["bbox_ctrness"], 1e-5, name);
         }
     }
+}
+
+/// Against effdet 0.4.1 (tests/golden/det/efficientdet.py).
+#[test]
+fn bifpn_and_its_heads_are_effdets() {
+    tch::set_num_threads(1);
+    let golden = include_str!("../../../tests/golden/det/efficientdet.json");
+    let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+    let (features, maps) = features_and_maps();
+    let head = HeadConfig::Retina(efficientdet_head());
+    for (name, fusion) in [("fast", Fusion::Fast), ("softmax", Fusion::Softmax), ("sum", Fusion::Sum)] {
+        let mut vs = VarStore::new(Device::Cpu);
+        let nodes = vec![BiFpnNode { fusion, ..Default::default() }; 8];
+        let neck = NeckConfig::Bifpn(BiFpnConfig { channels: 16, cells: 2, nodes, ..Default::default() });
+        let top = Top::new(&VarBuilder::new(&vs), &neck, &head, &features, 3).unwrap();
+        fill(&mut vs, |_, tensor| tensor.numel() as i64 % 11);
+        let levels = top.neck.forward(&maps, Mode::EVAL);
+        for (i, ys) in levels.iter().enumerate() {
+            assert_described(ys, &golden[name]["levels"][i], 1e-9, &format!("{name}, level {i}"));
+        }
+        if fusion == Fusion::Sum {
+            let found = top.head.forward(&levels, Mode::EVAL);
+            assert_described(&found.logits, &golden["classes"], 1e-5, "classes");
+            assert_described(&found.regression, &golden["boxes"], 1e-5, "boxes");
+        }
+    }
+}
+
+/// Maps of a backbone at strides 8, 16, 32 for images of 100x152.
+fn features_and_maps() -> ([FeatureInfo; 3], Vec<Tensor>) {
+    let features = [(10, 8), (12, 16), (14, 32)].map(|(channels, stride)| FeatureInfo { channels, stride });
+    let side = |n: i64, stride: i64| (n - 1) / stride + 1;
+    let map = |(i, info): (usize, &FeatureInfo)| {
+        wave(&[2, info.channels, side(100, info.stride), side(152, info.stride)], i as i64)
+    };
+    let maps = features.iter().enumerate().map(map).collect();
+    (features, maps)
 }

@@ -5,7 +5,7 @@ use nas_core::arch::Architecture;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
 use nas_core::space::{ChoiceSpace, Cost, InvalidArchitecture};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{Inputs, Levels, Neck, halved, size_of, upsample};
 use crate::choices::check_choices;
@@ -282,10 +282,10 @@ impl Node {
         let sum = |scaled: &mut dyn Iterator<Item = Tensor>| scaled.reduce(|a, b| a + b).expect("a node has inputs");
         let Some(weights) = &self.weights else { return sum(&mut inputs.iter().map(Tensor::shallow_clone)) };
         let weights = match self.fusion {
-            Fusion::Softmax => weights.softmax(0, Kind::Float),
+            Fusion::Softmax => weights.softmax(0, weights.kind()),
             _ => {
                 let weights = weights.relu();
-                &weights / (weights.sum(Kind::Float) + 1e-4)
+                &weights / (weights.sum(weights.kind()) + 1e-4)
             }
         };
         sum(&mut inputs.iter().enumerate().map(|(i, xs)| xs * weights.get(i as i64).to_kind(xs.kind())))

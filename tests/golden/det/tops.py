@@ -27,6 +27,7 @@ def wave(shape, phase):
 
 def fill(module):
     """Weights by their shapes alone, so that names do not matter."""
+    module.double().eval()
     for name, tensor in module.state_dict().items():
         values = wave(tensor.shape, tensor.numel() % 11)
         if tensor.dim() == 4:
@@ -36,7 +37,7 @@ def fill(module):
         else:
             values = 0.2 * values
         tensor.copy_(values)
-    return module.double().eval()
+    return module
 
 
 def describe(ys):
@@ -57,7 +58,7 @@ def main():
         ("retina", C, RetinaNetHead(C, 9, K)),
         ("retina_v2", CHANNELS[-1], RetinaNetHead(C, 9, K, norm_layer=group)),
     ]:
-        fpn = FeaturePyramidNetwork(CHANNELS, C, extra_blocks=LastLevelP6P7(p6_channels, C)).double()
+        fpn = FeaturePyramidNetwork(CHANNELS, C, extra_blocks=LastLevelP6P7(p6_channels, C))
         levels = list(fill(fpn)(maps).values())
         golden[name] = {key: describe(ys) for key, ys in fill(head)(levels).items()}
         golden[name]["levels"] = [describe(ys) for ys in levels]
