@@ -6,6 +6,7 @@ use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
 use nas_core::space::{Backbone, Cost, FeatureInfo, Mixture, Supernet};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
+use tch::nn::VarStore;
 
 use crate::backbone::{BackboneConfig, ResNetConfig, ResNetDepth, ShuffleNetWidth};
 use crate::detnas::{DetNasConfig, DetNasSize, DetNasSupernet};
@@ -188,6 +189,24 @@ impl SuperDetector {
     }
 }
 
+/// Copies a trained backbone, or a supernet in its place, into a detector: every variable below `backbone` by its name.
+/// An error names the first that has no counterpart of its shape, so that nothing is left untrained in silence.
+pub fn inherit_backbone(from: &VarStore, to: &VarStore) -> Result<()> {
+    let trained = from.variables();
+    let mut wanted: Vec<(String, Tensor)> = to.variables().into_iter().collect();
+    wanted.retain(|(name, _)| name.starts_with("backbone."));
+    wanted.sort_by(|a, b| a.0.cmp(&b.0));
+    tch::no_grad(|| {
+        wanted.into_iter().try_for_each(|(name, mut to)| {
+            let from = trained.get(&name).with_context(|| format!("the trained backbone has no {name}"))?;
+            let sizes = (to.size(), from.size());
+            ensure!(sizes.0 == sizes.1, "{name}: shape {:?}, but the trained one has {:?}", sizes.0, sizes.1);
+            to.copy_(from);
+            Ok(())
+        })
+    })
+}
+
 fn size_of(images: &Tensor) -> (i64, i64) {
     let (_, _, h, w) = images.size4().expect("images have four dimensions");
     (h, w)
@@ -234,7 +253,7 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ),
         ("fcos_resnet50_fpn", model(resnet(ResNetDepth::R50, true), fpn(256, ExtraInput::P5), fcos(0.0))),
         (
-            "nasfpn_resnet50_7at256",
+            "nasfpn_r50_7at256",
             model(
                 resnet(ResNetDepth::R50, false),
                 NeckConfig::NasFpn(NasFpnConfig::default()),

@@ -5,7 +5,7 @@ mod mobilenet_v2;
 mod resnet;
 mod shufflenet_v2;
 
-pub use classifier::Classifier;
+pub use classifier::{Classifier, SuperClassifier};
 pub use mobilenet_v2::MobileNetV2;
 pub use resnet::{ResNet, ResNetConfig, ResNetDepth};
 pub use shufflenet_v2::{ShuffleNetV2, ShuffleNetWidth};

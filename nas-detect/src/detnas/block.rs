@@ -206,3 +206,19 @@ impl Layers<'_> {
         ConvNorm::new(Conv2d::new(&vb.sub("conv"), c_in, c_out, ksize, conv), norm, activation)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn halves_are_those_of_the_authors_two_methods() {
+        let xs = Tensor::arange(8, (Kind::Float, Device::Cpu)).view([1, 8, 1, 1]);
+        let list = |xs: Tensor| Vec::<f32>::try_from(xs.reshape([-1])).unwrap();
+        let (kept, transformed) = ChannelShuffle::EvenOdd.split(&xs);
+        assert_eq!((list(kept), list(transformed)), (vec![0.0, 2.0, 4.0, 6.0], vec![1.0, 3.0, 5.0, 7.0]));
+        let (kept, transformed) = ChannelShuffle::TwoGroups.split(&xs);
+        assert_eq!((list(kept), list(transformed)), (vec![0.0, 4.0, 1.0, 5.0], vec![2.0, 6.0, 3.0, 7.0]));
+    }
+}

@@ -7,6 +7,7 @@ use tch::nn::VarStore;
 use tch::{Device, Kind};
 
 use super::*;
+use crate::backbone::{Classifier, SuperClassifier};
 use crate::detnas::inherit;
 use crate::neck::{BiFpnNode, Fusion};
 use crate::testing::{assert_described, fill, wave};
@@ -117,6 +118,10 @@ fn recalibrated_statistics_are_those_of_one_pass_in_any_order() {
         .unwrap();
         snapshot(&vs)
     };
+    // the statistics of other paths are not the initial ones, so that a reset would show
+    for other in &PATHS[..2] {
+        net.forward(&batches[0], Mixture::Path(&arch(other)), Mode::train(0.0));
+    }
     let before = snapshot(&vs);
     let forwards = run(&mut batches.iter());
     let backwards = run(&mut batches.iter().rev());
@@ -234,6 +239,34 @@ fn configs_that_no_detector_can_be_made_of_name_the_key() {
     ] {
         assert!(found.contains(part), "{found}");
     }
+}
+
+#[test]
+fn a_pretrained_supernet_moves_into_a_detector() {
+    let BackboneConfig::Detnas(config) = tiny().backbone else { unreachable!() };
+    let pretrained = VarStore::new(Device::Cpu);
+    let classifier = SuperClassifier::new(&VarBuilder::new(&pretrained), &config, 7).unwrap();
+    let path = arch(PATHS[0]);
+    assert_eq!(classifier.forward(&images(2), Mixture::Path(&path), Mode::train(0.0)).size(), [2, 7]);
+    let (vs, net) = supernet();
+    let features = || net.supernet.features(&images(1), Mixture::Path(&path), Mode::EVAL).pop().unwrap();
+    let before = features();
+    inherit_backbone(&pretrained, &vs).unwrap();
+    assert_ne!(features(), before);
+    let trained = pretrained.variables();
+    let copied = snapshot(&vs).into_iter().filter(|(name, _)| name.starts_with("backbone."));
+    assert_eq!(copied.map(|(name, tensor)| assert_eq!(tensor, trained[&name], "{name}")).count(), trained.len() - 8);
+
+    // the classifier of one path is the supernet's
+    let single = VarStore::new(Device::Cpu);
+    let config = BackboneConfig::Detnas(config).with_arch(path.clone()).unwrap();
+    let network = Classifier::new(&VarBuilder::new(&single), &config, 7).unwrap();
+    inherit(&pretrained, &path, &single, "backbone").unwrap();
+    let [a, b] =
+        [classifier.forward(&images(2), Mixture::Path(&path), Mode::EVAL), network.forward(&images(2), Mode::EVAL)];
+    assert_eq!(a, b);
+    let error = inherit_backbone(&single, &vs).unwrap_err().to_string();
+    assert!(error.contains("has no backbone.blocks.0.0"), "{error}");
 }
 
 /// Against torchvision 0.28 (tests/golden/det/tops.py).

@@ -1,11 +1,13 @@
 //! Necks: a backbone's maps in, maps of equal channels at every level out. Level `l` has stride `2^l`.
 
 mod bifpn;
+mod bifpn_space;
 mod fpn;
 mod nas_fpn;
 mod nas_fpn_space;
 
-pub use bifpn::{BiFpn, BiFpnConfig, BiFpnNode, BiFpnSpace, Fusion, NodeInputs};
+pub use bifpn::{BiFpn, BiFpnConfig, BiFpnNode, Fusion, NodeInputs};
+pub use bifpn_space::BiFpnSpace;
 pub use fpn::{ExtraInput, Fpn, FpnConfig};
 pub use nas_fpn::{Gate, GatePool, MergeOp, MergingCell, NasFpn, NasFpnConfig};
 pub use nas_fpn_space::NasFpnSpace;
