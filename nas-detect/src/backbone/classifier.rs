@@ -52,7 +52,7 @@ impl ClassifierHead {
     }
 }
 
-/// A backbone with a [`ClassifierHead`].
+/// A backbone as a classifier.
 #[derive(Debug)]
 pub struct Classifier {
     backbone: Box<dyn Backbone>,

@@ -160,8 +160,8 @@ impl Fcos {
     pub fn targets(&self, grids: &[(i64, i64)], target: &Target, device: Device) -> FcosTargets {
         let (points, strides) = self.locations(grids, device);
         let n = points.size()[0];
-        let (boxes, labels) = target.tensors(device);
-        if target.boxes.is_empty() {
+        let (boxes, labels) = target.to_device(device);
+        if target.is_empty() {
             let matched = Tensor::full([n], -1, (Kind::Int64, device));
             return FcosTargets {
                 labels: matched.zeros_like(),

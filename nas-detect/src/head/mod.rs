@@ -23,21 +23,28 @@ use crate::layers::GroupNorm;
 use crate::neck::Levels;
 
 /// The objects of one image. An image without any is as good as others.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug)]
 pub struct Target {
-    /// `[x0, y0, x1, y1]` in pixels of the network's input.
-    pub boxes: Vec<[f32; 4]>,
-    /// Classes, from 0, one per box.
-    pub labels: Vec<usize>,
+    /// Left, top, right, bottom in pixels of the network's input, f32 `[M, 4]`.
+    pub boxes: Tensor,
+    /// Classes, from 0, i64 `[M]`.
+    pub labels: Tensor,
 }
 
 impl Target {
-    /// Boxes `[M, 4]` (f32) and labels `[M]` (i64).
-    fn tensors(&self, device: Device) -> (Tensor, Tensor) {
-        assert_eq!(self.boxes.len(), self.labels.len(), "one label per box");
-        let labels: Vec<i64> = self.labels.iter().map(|label| *label as i64).collect();
-        let boxes = Tensor::from_slice(self.boxes.as_flattened()).view([-1, 4]);
-        (boxes.to_device(device), Tensor::from_slice(&labels).to_device(device))
+    /// A target of boxes with one label each.
+    pub fn new(boxes: &[[f32; 4]], labels: &[i64]) -> Self {
+        assert_eq!(boxes.len(), labels.len(), "one label per box");
+        let boxes = Tensor::from_slice(boxes.as_flattened()).view([-1, 4]);
+        Self { boxes, labels: Tensor::from_slice(labels) }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.boxes.size()[0] == 0
+    }
+
+    fn to_device(&self, device: Device) -> (Tensor, Tensor) {
+        (self.boxes.to_device(device), self.labels.to_device(device))
     }
 }
 

@@ -164,8 +164,8 @@ impl Retina {
     /// most). An object that no anchor touches has none.
     pub fn targets(&self, anchors: &Tensor, target: &Target) -> RetinaTargets {
         let (n, device) = (anchors.size()[0], anchors.device());
-        let (boxes, labels) = target.tensors(device);
-        if target.boxes.is_empty() {
+        let (boxes, labels) = target.to_device(device);
+        if target.is_empty() {
             let matched = Tensor::full([n], BACKGROUND, (Kind::Int64, device));
             return RetinaTargets { labels: matched.zeros_like(), matched, boxes: anchors.shallow_clone() };
         }

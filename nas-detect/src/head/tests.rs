@@ -35,8 +35,8 @@ fn close_tensor(found: &Tensor, expected: &Tensor) {
 }
 
 fn targets() -> [Target; 2] {
-    let boxes = vec![[10.0, 12.0, 60.0, 70.0], [30.0, 20.0, 50.0, 44.0], [100.0, 5.0, 190.0, 120.0]];
-    [Target { boxes, labels: vec![0, 2, 1] }, Target::default()]
+    let boxes = [[10.0, 12.0, 60.0, 70.0], [30.0, 20.0, 50.0, 44.0], [100.0, 5.0, 190.0, 120.0]];
+    [Target::new(&boxes, &[0, 2, 1]), Target::new(&[], &[])]
 }
 
 /// `f(i)` for `i = 0, 1, ..` in the given shape.
@@ -197,20 +197,20 @@ fn fcos_detections_are_torchvisions() {
 fn locations_lie_in_the_middle_of_their_strides() {
     let head = fcos(0.5);
     // a box of 10 pixels around (20, 20): the pixel at (2.5, 2.5) strides of 8 is its centre
-    let target = Target { boxes: vec![[15.0, 15.0, 25.0, 25.0]], labels: vec![1] };
-    let matched = head.targets(&GRIDS, &target, Device::Cpu).matched;
+    let object = [15.0, 15.0, 25.0, 25.0];
+    let matched = head.targets(&GRIDS, &Target::new(&[object], &[1]), Device::Cpu).matched;
     let index = Vec::<i64>::try_from(matched.ge(0).nonzero().reshape([-1])).unwrap();
     assert_eq!(index, [2 * 24 + 2]);
     let mut predictions = predictions(1, |_| 0.625, true);
     predictions.logits = predictions.logits.zeros_like() - 20.0;
     let _ = predictions.logits.get(0).get(2 * 24 + 2).get(1).fill_(10.0);
     let found = head.detect(&predictions, SIZE);
-    assert_eq!((&found[0].boxes, &found[0].labels), (&target.boxes, &target.labels));
+    assert_eq!((&found[0].boxes[..], &found[0].labels[..]), (&[object][..], &[1][..]));
 }
 
 #[test]
 fn batches_without_any_object_are_valid() {
-    let empty = [Target::default(), Target::default()];
+    let empty = [Target::new(&[], &[]), Target::new(&[], &[])];
     for losses in [
         retina(Normalizer::Batch).loss(&retina_predictions(), SIZE, &empty),
         retina(Normalizer::Image).loss(&retina_predictions(), SIZE, &empty),
@@ -224,8 +224,8 @@ fn batches_without_any_object_are_valid() {
 
 #[test]
 fn boxes_without_size_or_outside_the_image_do_no_harm() {
-    let boxes = vec![[20.0, 20.0, 20.0, 40.0], [500.0, 500.0, 600.0, 600.0], [-60.0, -60.0, -20.0, -20.0]];
-    let targets = [Target { boxes, labels: vec![0, 1, 2] }, Target::default()];
+    let boxes = [[20.0, 20.0, 20.0, 40.0], [500.0, 500.0, 600.0, 600.0], [-60.0, -60.0, -20.0, -20.0]];
+    let targets = [Target::new(&boxes, &[0, 1, 2]), Target::new(&[], &[])];
     for losses in [
         retina(Normalizer::Batch).loss(&retina_predictions(), SIZE, &targets),
         fcos(0.5).loss(&fcos_predictions(), &targets),

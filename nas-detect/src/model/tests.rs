@@ -18,8 +18,7 @@ fn images(n: i64) -> Tensor {
 }
 
 fn targets() -> [Target; 2] {
-    let boxes = vec![[4.0, 6.0, 30.0, 40.0], [20.0, 20.0, 60.0, 62.0]];
-    [Target { boxes, labels: vec![0, 2] }, Target::default()]
+    [Target::new(&[[4.0, 6.0, 30.0, 40.0], [20.0, 20.0, 60.0, 62.0]], &[0, 2]), Target::new(&[], &[])]
 }
 
 fn tiny() -> ModelConfig {
