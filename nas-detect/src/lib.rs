@@ -1,5 +1,16 @@
-//! Object detection: backbones, necks, heads and average precision.
+//! Object detection: backbones to search, necks, one-stage heads and average precision.
 
+pub mod backbone;
+pub mod choices;
 pub mod commands;
+pub mod cost;
+pub mod detnas;
 pub mod eval;
+pub mod head;
+pub mod layers;
+pub mod model;
+pub mod neck;
 pub mod nms;
+
+#[cfg(test)]
+mod testing;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::cli;
-use nas_detect::commands;
+use nas_detect::{commands, cost};
 
 /// Search, train and compare object detectors
 #[derive(Debug, Parser)]
@@ -20,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Eval(commands::eval::EvalArgs),
+    Cost(cost::CostArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
         Command::Eval(args) => commands::eval::run(args),
+        Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());
             Ok(())

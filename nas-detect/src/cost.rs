@@ -1,0 +1,261 @@
+//! `nas-detect cost`: parameters and multiply-adds of a network, counted from its structure without allocating or running
+//! it.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use nas_core::arch::Architecture;
+use nas_core::cli::Format;
+use nas_core::nn::{Shape, VarBuilder};
+use nas_core::space::{Cost, FeatureInfo};
+use serde::{Deserialize, Serialize};
+
+use crate::backbone::{BackboneConfig, Classifier, ShuffleNetWidth, total};
+use crate::detnas::{DetNasConfig, DetNasSize, released};
+use crate::head::HeadConfig;
+use crate::model::{self, ModelConfig, Top};
+use crate::neck::{BiFpnConfig, NeckConfig};
+
+/// Count a network's parameters and multiply-adds, part by part
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  nas-detect cost detnas_300m --size 224x224 --arch 2-1-2-0-2-1-1-2-3-3-1-3-0-0-3-1-3-1-3-2
+  nas-detect cost detnas_coco_fpn_300m --format json
+  nas-detect cost shufflenet_v2_x1_0
+  nas-detect cost fcos_resnet50_fpn --size 800x800
+  nas-detect cost configs/detect/bccd_detnas.toml --size 256x256 --num-classes 3
+
+efficientdet_d0 is its neck and heads alone. detnas_SIZE without --arch is the architecture released for COCO with FPN (detnas_tiny: 3x3 blocks only).
+Classifiers are counted with their last 1x1 convolution and linear map; `backbone_macs` is stem and blocks alone, which
+DetNAS' limit of 300 M means. A multiply-add is one multiplication and one addition of a convolution or linear map; norms,
+activations, pooling and interpolation are not counted. Parameters are the trained ones: weights, biases, scales and shifts
+of norms that are not frozen.")]
+pub struct CostArgs {
+    /// A preset (an unknown name lists them), or an experiment file with a section `model`
+    pub name: String,
+    /// Height and width of the image [default: the published one]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    pub size: Option<(i64, i64)>,
+    /// Architecture of a space: its choices joined by dashes
+    #[arg(long, value_name = "ARCH")]
+    pub arch: Option<String>,
+    /// Classes [default: the published ones]
+    #[arg(long, value_name = "K")]
+    pub num_classes: Option<i64>,
+    /// How to print the counts
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Counts of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CostReport {
+    /// The preset or the experiment file.
+    pub name: String,
+    /// Height and width of the image.
+    pub size: (i64, i64),
+    /// Classes of the logits.
+    pub num_classes: i64,
+    /// Parameters and multiply-adds of the network.
+    #[serde(flatten)]
+    pub total: Cost,
+    /// Multiply-adds of stem and blocks.
+    pub backbone_macs: u64,
+    /// Counts of the parts, from input to output.
+    pub parts: Vec<Part>,
+}
+
+/// Counts of one part of a network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Part {
+    /// The part's name.
+    pub name: String,
+    /// Its parameters and multiply-adds.
+    #[serde(flatten)]
+    pub cost: Cost,
+}
+
+/// What a preset counts, and its published image size and classes.
+struct Subject {
+    net: Net,
+    size: (i64, i64),
+    num_classes: i64,
+}
+
+enum Net {
+    /// With the head of its classifier.
+    Classifier(BackboneConfig),
+    /// A detector.
+    Detector(Box<ModelConfig>),
+    /// Neck and head over the maps of a backbone that is not here.
+    Top { features: Vec<FeatureInfo>, neck: NeckConfig, head: HeadConfig },
+}
+
+/// Runs the command.
+pub fn run(args: &CostArgs) -> Result<CostReport> {
+    let mut subject = named(&args.name)?;
+    if let Some(text) = &args.arch {
+        let arch = text.parse().context("--arch")?;
+        subject.net = subject.net.with_arch(arch).with_context(|| format!("--arch: {}", args.name))?;
+    }
+    let (h, w) = args.size.unwrap_or(subject.size);
+    let num_classes = args.num_classes.unwrap_or(subject.num_classes);
+    let [backbone, rest] =
+        subject.net.cost_parts(Shape::new(3, h, w), num_classes).with_context(|| args.name.clone())?;
+    let backbone_macs = total(&backbone).macs;
+    let parts = [backbone, rest].concat();
+    Ok(CostReport {
+        name: args.name.clone(),
+        size: (h, w),
+        num_classes,
+        total: total(&parts),
+        backbone_macs,
+        parts: parts.into_iter().map(|(name, cost)| Part { name, cost }).collect(),
+    })
+}
+
+impl Net {
+    fn with_arch(self, arch: Architecture) -> Result<Self> {
+        Ok(match self {
+            Self::Classifier(backbone) => Self::Classifier(backbone.with_arch(arch)?),
+            Self::Detector(model) => Self::Detector(Box::new(model.with_arch(arch)?)),
+            Self::Top { .. } => bail!("this network has no architecture to choose"),
+        })
+    }
+
+    /// Parts of the backbone, and of what follows it.
+    fn cost_parts(&self, input: Shape, num_classes: i64) -> Result<[Vec<(String, Cost)>; 2]> {
+        let vb = VarBuilder::dry();
+        Ok(match self {
+            Self::Classifier(backbone) => Classifier::new(&vb, backbone, num_classes)?.cost_parts(input),
+            Self::Detector(model) => {
+                let net = model.build(&vb, num_classes)?;
+                net.top.check_size(input.size())?;
+                net.cost_parts(input.size())
+            }
+            Self::Top { features, neck, head } => {
+                let map = |info: &FeatureInfo| {
+                    let side = |n: i64| (n - 1) / info.stride + 1;
+                    Shape::new(info.channels, side(input.h), side(input.w))
+                };
+                let maps: Vec<Shape> = features.iter().map(map).collect();
+                [vec![], Top::new(&vb, neck, head, features, num_classes)?.cost_parts(&maps)]
+            }
+        })
+    }
+}
+
+/// The subject of a preset or of an experiment file. The error of an unknown name lists the known ones.
+fn named(name: &str) -> Result<Subject> {
+    /// The one section of an experiment that is of interest here.
+    #[derive(Deserialize)]
+    struct Experiment {
+        model: ModelConfig,
+    }
+    let path = Path::new(name);
+    if path.is_file() || path.extension().is_some_and(|extension| extension == "toml") {
+        let model = nas_core::config::load::<Experiment>(path, &[])?.model;
+        return Ok(Subject { net: Net::Detector(Box::new(model)), size: (800, 800), num_classes: 80 });
+    }
+    let mut presets = presets();
+    // a dot is awkward in some shells' completion, so an underscore serves too
+    match presets.iter().position(|(known, _)| known == name || known.replace('.', "_") == name) {
+        Some(i) => Ok(presets.swap_remove(i).1),
+        None => {
+            let known: Vec<String> = presets.into_iter().map(|(known, _)| known).collect();
+            bail!("{name:?} is no preset; expected one of {}", known.join(", "))
+        }
+    }
+}
+
+fn presets() -> Vec<(String, Subject)> {
+    let classifier = |backbone| Subject { net: Net::Classifier(backbone), size: (224, 224), num_classes: 1000 };
+    let detnas = |size, arch| classifier(BackboneConfig::Detnas(DetNasConfig { arch, ..DetNasConfig::new(size) }));
+    let sizes = [
+        ("300m", DetNasSize::Mega300),
+        ("1.3g", DetNasSize::Giga1_3),
+        ("3.8g", DetNasSize::Giga3_8),
+        ("tiny", DetNasSize::Tiny),
+    ];
+    let widths = [
+        ("x0_5", ShuffleNetWidth::X0_5),
+        ("x1_0", ShuffleNetWidth::X1_0),
+        ("x1_5", ShuffleNetWidth::X1_5),
+        ("x2_0", ShuffleNetWidth::X2_0),
+    ];
+    let mut presets: Vec<(String, Subject)> = Vec::new();
+    presets.extend(sizes.map(|(name, size)| (format!("detnas_{name}"), detnas(size, None))));
+    presets.extend(
+        released().into_iter().map(|point| (format!("detnas_{}", point.name), detnas(point.size, Some(point.arch)))),
+    );
+    presets
+        .extend(widths.map(|(name, width)| {
+            (format!("shufflenet_v2_{name}"), classifier(BackboneConfig::ShufflenetV2 { width }))
+        }));
+    presets.extend(model::presets().into_iter().map(|(name, model)| {
+        let (size, num_classes) = match name {
+            "nasfpn_r50_7at256" => ((640, 640), 90),
+            _ if name.contains("resnet50") => ((800, 800), 91),
+            _ => ((800, 800), 80),
+        };
+        (name.to_string(), Subject { net: Net::Detector(Box::new(model)), size, num_classes })
+    }));
+    presets.push(("efficientdet_d0".to_string(), efficientdet_d0()));
+    presets
+}
+
+/// EfficientDet-D0 without its EfficientNet-B0, whose maps have 40, 112 and 320 channels.
+fn efficientdet_d0() -> Subject {
+    let map = |(channels, stride)| FeatureInfo { channels, stride };
+    let net = Net::Top {
+        features: [(40, 8), (112, 16), (320, 32)].map(map).into(),
+        neck: NeckConfig::Bifpn(BiFpnConfig::default()),
+        head: HeadConfig::Retina(model::efficientdet_head()),
+    };
+    Subject { net, size: (512, 512), num_classes: 90 }
+}
+
+/// Reads `224x224` as (height, width).
+fn parse_size(text: &str) -> Result<(i64, i64), String> {
+    let size = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
+    size.filter(|(h, w)| (1..=MAX_SIDE).contains(h) && (1..=MAX_SIDE).contains(w))
+        .ok_or_else(|| format!("expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 224x224"))
+}
+
+/// Largest side of an image; keeps the counts far from overflow.
+const MAX_SIDE: i64 = 100_000;
+
+impl fmt::Display for CostReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (h, w) = self.size;
+        writeln!(f, "{} at {h}x{w}, {} classes", self.name, self.num_classes)?;
+        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from)];
+        rows.extend(self.parts.iter().map(|part| row(&part.name, part.cost)));
+        rows.push(row("total", self.total));
+        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..5).map(width).collect();
+        for [name, params, exact_params, macs, exact_macs] in &rows {
+            writeln!(
+                f,
+                "{name:<0$}  {params:>1$}  {exact_params:>2$}  {macs:>3$}  {exact_macs:>4$}",
+                widths[0], widths[1], widths[2], widths[3], widths[4]
+            )?;
+        }
+        write!(f, "backbone alone: {} multiply-adds", self.backbone_macs)
+    }
+}
+
+fn row(name: &str, cost: Cost) -> [String; 5] {
+    [
+        name.to_string(),
+        format!("{:.3} M", cost.params as f64 / 1e6),
+        cost.params.to_string(),
+        format!("{:.3} G", cost.macs as f64 / 1e9),
+        cost.macs.to_string(),
+    ]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,16 @@
+//! DetNAS (Chen et al. 2019, arXiv 1903.10979): backbones of ShuffleNetV2 blocks, one of four operators per block.
+
+mod block;
+mod network;
+mod released;
+mod space;
+mod supernet;
+
+pub use block::{BlockOp, ChannelShuffle, WeightInit, channel_shuffle};
+pub use network::DetNasNet;
+pub use released::{Released, released};
+pub use space::{DetNasConfig, DetNasSize, DetNasSpace, MacsTable};
+pub use supernet::{DetNasSupernet, inherit};
+
+#[cfg(test)]
+mod tests;

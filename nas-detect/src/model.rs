@@ -1,0 +1,280 @@
+//! A detector, and the config it is built from: any backbone, any neck, any head.
+
+use anyhow::{Context, Result, bail, ensure};
+use nas_core::arch::Architecture;
+use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
+use nas_core::space::{Backbone, Cost, FeatureInfo, Mixture, Supernet};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+use tch::nn::VarStore;
+
+use crate::backbone::{BackboneConfig, ResNetConfig, ResNetDepth, ShuffleNetWidth};
+use crate::detnas::{DetNasConfig, DetNasSize, DetNasSupernet};
+use crate::head::{
+    DetectConfig, Detections, FcosConfig, Head, HeadConfig, Losses, Normalizer, Predictions, RetinaConfig, Target,
+    TowerNorm,
+};
+use crate::neck::{BiFpnConfig, ExtraInput, FpnConfig, Levels, NasFpnConfig, Neck, NeckConfig};
+
+/// The section `[model]` of an experiment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Images to maps.
+    pub backbone: BackboneConfig,
+    /// Maps of a backbone to maps of equal channels.
+    pub neck: NeckConfig,
+    /// Maps to boxes.
+    pub head: HeadConfig,
+}
+
+impl ModelConfig {
+    /// The detector called `name`. The error of an unknown name lists the known ones.
+    pub fn preset(name: &str) -> Result<Self> {
+        let preset = presets().into_iter().find(|(known, _)| *known == name);
+        let (_, config) = preset.with_context(|| {
+            let known: Vec<&str> = presets().into_iter().map(|(known, _)| known).collect();
+            format!("{name:?} is no preset; expected one of {}", known.join(", "))
+        })?;
+        Ok(config)
+    }
+
+    /// The detector of `num_classes`, its weights under `vb`. A value that no detector can be made of is an error that
+    /// names the key.
+    pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<Detector> {
+        let backbone = self.backbone.build(&vb.sub("backbone"))?;
+        let top = self.top(vb, &backbone.feature_info(), num_classes)?;
+        Ok(Detector { backbone, top })
+    }
+
+    /// The detector with the supernet of its backbone's space in the place of the backbone.
+    pub fn build_supernet(&self, vb: &VarBuilder, num_classes: i64) -> Result<SuperDetector> {
+        let BackboneConfig::Detnas(config) = &self.backbone else {
+            bail!("model.backbone: only kind = \"detnas\" has a supernet");
+        };
+        let supernet = config.space()?.shared(&vb.sub("backbone"));
+        let top = self.top(vb, &supernet.feature_info(), num_classes)?;
+        Ok(SuperDetector { supernet, top })
+    }
+
+    fn top(&self, vb: &VarBuilder, features: &[FeatureInfo], num_classes: i64) -> Result<Top> {
+        Top::new(vb, &self.neck, &self.head, features, num_classes)
+    }
+
+    /// The same detector with another architecture of its backbone's space.
+    pub fn with_arch(self, arch: Architecture) -> Result<Self> {
+        Ok(Self { backbone: self.backbone.with_arch(arch)?, ..self })
+    }
+}
+
+/// Neck and head: what backbone and supernet share.
+#[derive(Debug)]
+pub struct Top {
+    neck: Box<dyn Neck>,
+    head: Head,
+    divisor: i64,
+}
+
+impl Top {
+    /// Neck and head over a backbone's `features`, their weights under `vb`.
+    pub fn new(
+        vb: &VarBuilder,
+        neck: &NeckConfig,
+        head: &HeadConfig,
+        features: &[FeatureInfo],
+        num_classes: i64,
+    ) -> Result<Self> {
+        let head = head.build(&vb.sub("head"), neck.channels(), neck.levels(), num_classes)?;
+        Ok(Self { neck: neck.build(&vb.sub("neck"), features)?, head, divisor: neck.divisor() })
+    }
+
+    /// Predictions from a backbone's maps, finest first.
+    pub fn forward(&self, features: &[Tensor], mode: Mode) -> Predictions {
+        self.head.forward(&self.neck.forward(features, mode), mode)
+    }
+
+    /// Losses of predictions on images of `size` (height, width), one target per image.
+    pub fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[Target]) -> Losses {
+        self.head.loss(predictions, size, targets)
+    }
+
+    /// What predictions find in images of `size` (height, width).
+    pub fn detect(&self, predictions: &Predictions, size: (i64, i64)) -> Vec<Detections> {
+        self.head.detect(predictions, size)
+    }
+
+    /// Says when images of `size` (height, width) are not taken.
+    pub fn check_size(&self, (h, w): (i64, i64)) -> Result<()> {
+        let n = self.divisor;
+        ensure!(h % n == 0 && w % n == 0, "images of {h}x{w}: this neck needs sides that are multiples of {n}");
+        Ok(())
+    }
+
+    /// Costs of neck and head on a backbone's maps.
+    pub fn cost_parts(&self, features: &[Shape]) -> Vec<(String, Cost)> {
+        let [mut neck, mut head] = [Cost::default(); 2];
+        self.head.cost(&self.neck.cost(features, &mut neck), &mut head);
+        vec![("neck".to_string(), neck), ("head".to_string(), head)]
+    }
+
+    /// Its batch norms.
+    pub fn norms(&self) -> Vec<&BatchNorm> {
+        [self.neck.norms(), self.head.norms()].concat()
+    }
+}
+
+/// Backbone, neck and head.
+#[derive(Debug)]
+pub struct Detector {
+    /// Images to maps.
+    pub backbone: Box<dyn Backbone>,
+    /// Maps to boxes.
+    pub top: Top,
+}
+
+impl Detector {
+    /// Predictions for images `[B, 3, H, W]`.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Predictions {
+        self.top.forward(&self.backbone.features(&channels_last(images), mode), mode)
+    }
+
+    /// Losses of a training pass over images `[B, 3, H, W]`, one target per image.
+    pub fn loss(&self, images: &Tensor, targets: &[Target], mode: Mode) -> Losses {
+        self.top.loss(&self.forward(images, mode), size_of(images), targets)
+    }
+
+    /// The objects in each of the images `[B, 3, H, W]`, in pixels of these images.
+    pub fn detect(&self, images: &Tensor) -> Vec<Detections> {
+        tch::no_grad(|| self.top.detect(&self.forward(images, Mode::EVAL), size_of(images)))
+    }
+
+    /// Costs of the backbone's parts, and of neck and head, on an image of `size` (height, width).
+    pub fn cost_parts(&self, (h, w): (i64, i64)) -> [Vec<(String, Cost)>; 2] {
+        let (backbone, features) = self.backbone.cost_parts(Shape::new(3, h, w));
+        [backbone, self.top.cost_parts(&features)]
+    }
+}
+
+/// A detector on a supernet: one forward pass is that of one path, or of a mixture.
+#[derive(Debug)]
+pub struct SuperDetector {
+    /// Images to maps.
+    pub supernet: DetNasSupernet,
+    /// Maps to boxes; all paths share it.
+    pub top: Top,
+}
+
+impl SuperDetector {
+    /// Predictions for images `[B, 3, H, W]`.
+    pub fn forward(&self, images: &Tensor, mixture: Mixture, mode: Mode) -> Predictions {
+        self.top.forward(&self.supernet.features(&channels_last(images), mixture, mode), mode)
+    }
+
+    /// Losses of a training pass over images `[B, 3, H, W]`, one target per image.
+    pub fn loss(&self, images: &Tensor, targets: &[Target], mixture: Mixture, mode: Mode) -> Losses {
+        self.top.loss(&self.forward(images, mixture, mode), size_of(images), targets)
+    }
+
+    /// What the path of `arch` finds in each of the images `[B, 3, H, W]`.
+    pub fn detect(&self, images: &Tensor, arch: &Architecture) -> Vec<Detections> {
+        tch::no_grad(|| {
+            let predictions = self.forward(images, Mixture::Path(arch), Mode::EVAL);
+            self.top.detect(&predictions, size_of(images))
+        })
+    }
+
+    /// The batch norms that images pass on the path of `arch`, those of neck and head included.
+    pub fn norms(&self, arch: &Architecture) -> Result<Vec<&BatchNorm>> {
+        Ok([self.supernet.norms(arch)?, self.top.norms()].concat())
+    }
+}
+
+/// Copies a trained backbone, or a supernet in its place, into a detector: every variable below `backbone` by its name.
+/// An error names the first that has no counterpart of its shape, so that nothing is left untrained in silence.
+pub fn inherit_backbone(from: &VarStore, to: &VarStore) -> Result<()> {
+    let trained = from.variables();
+    let mut wanted: Vec<(String, Tensor)> = to.variables().into_iter().collect();
+    wanted.retain(|(name, _)| name.starts_with("backbone."));
+    wanted.sort_by(|a, b| a.0.cmp(&b.0));
+    tch::no_grad(|| {
+        wanted.into_iter().try_for_each(|(name, mut to)| {
+            let from = trained.get(&name).with_context(|| format!("the trained backbone has no {name}"))?;
+            let sizes = (to.size(), from.size());
+            ensure!(sizes.0 == sizes.1, "{name}: shape {:?}, but the trained one has {:?}", sizes.0, sizes.1);
+            to.copy_(from);
+            Ok(())
+        })
+    })
+}
+
+fn size_of(images: &Tensor) -> (i64, i64) {
+    let (_, _, h, w) = images.size4().expect("images have four dimensions");
+    (h, w)
+}
+
+/// Every detector by name.
+pub fn presets() -> Vec<(&'static str, ModelConfig)> {
+    let detnas = |size| BackboneConfig::Detnas(DetNasConfig::new(size));
+    let resnet = |depth, frozen_norms| BackboneConfig::Resnet(ResNetConfig { depth, frozen_norms });
+    let fpn = |channels, extra| NeckConfig::Fpn(FpnConfig { channels, extra, ..Default::default() });
+    let small_fpn =
+        || NeckConfig::Fpn(FpnConfig { channels: 64, levels: Levels { min: 3, max: 5 }, ..Default::default() });
+    let small_fcos = || HeadConfig::Fcos(FcosConfig { convs: 2, range: 4.0, ..Default::default() });
+    let torchvision_retina = |norm| {
+        let detect = DetectConfig { max: 300, ..RetinaConfig::default().detect };
+        HeadConfig::Retina(RetinaConfig { norm, detect, normalizer: Normalizer::Image, ..Default::default() })
+    };
+    let fcos = |offset| HeadConfig::Fcos(FcosConfig { offset, ..Default::default() });
+    let model = |backbone, neck, head| ModelConfig { backbone, neck, head };
+    vec![
+        ("fcos_detnas_tiny", model(detnas(DetNasSize::Tiny), small_fpn(), small_fcos())),
+        (
+            "fcos_shufflenet_v2_x0_5",
+            model(BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5 }, small_fpn(), small_fcos()),
+        ),
+        ("fcos_resnet18_fpn", model(resnet(ResNetDepth::R18, false), fpn(256, ExtraInput::P5), fcos(0.5))),
+        ("fcos_mobilenet_v2_fpn", model(BackboneConfig::MobilenetV2 {}, fpn(256, ExtraInput::P5), fcos(0.5))),
+        ("fcos_detnas_300m_fpn", model(detnas(DetNasSize::Mega300), fpn(256, ExtraInput::P5), fcos(0.5))),
+        (
+            "retinanet_detnas_300m_fpn",
+            model(
+                BackboneConfig::Detnas(DetNasConfig::released("coco_retinanet_300m").expect("a released name")),
+                fpn(256, ExtraInput::P5),
+                HeadConfig::Retina(RetinaConfig { norm: TowerNorm::Group, ..Default::default() }),
+            ),
+        ),
+        (
+            "retinanet_resnet50_fpn",
+            model(resnet(ResNetDepth::R50, true), fpn(256, ExtraInput::P5), torchvision_retina(TowerNorm::None)),
+        ),
+        (
+            "retinanet_resnet50_fpn_v2",
+            model(resnet(ResNetDepth::R50, false), fpn(256, ExtraInput::C5), torchvision_retina(TowerNorm::Group)),
+        ),
+        ("fcos_resnet50_fpn", model(resnet(ResNetDepth::R50, true), fpn(256, ExtraInput::P5), fcos(0.0))),
+        (
+            "nasfpn_r50_7at256",
+            model(
+                resnet(ResNetDepth::R50, false),
+                NeckConfig::NasFpn(NasFpnConfig::default()),
+                HeadConfig::Retina(RetinaConfig { norm: TowerNorm::BatchPerLevel, ..Default::default() }),
+            ),
+        ),
+        (
+            "retinanet_resnet18_bifpn",
+            model(
+                resnet(ResNetDepth::R18, false),
+                NeckConfig::Bifpn(BiFpnConfig::default()),
+                HeadConfig::Retina(efficientdet_head()),
+            ),
+        ),
+    ]
+}
+
+/// EfficientDet-D0's head.
+pub fn efficientdet_head() -> RetinaConfig {
+    RetinaConfig { convs: 3, norm: TowerNorm::BatchPerLevel, separable: true, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests;
