@@ -4,4 +4,5 @@ pub mod batch_norm_recalibration;
 pub mod honesty;
 pub mod learning_curve;
 pub mod morphism;
+pub mod supernet;
 pub mod zero_cost;

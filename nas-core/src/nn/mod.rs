@@ -9,7 +9,7 @@ mod ops;
 pub mod probe;
 mod var_builder;
 
-pub use batch_norm::{BatchNorm, BnConfig};
+pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
 pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
 pub use ops::{Op, OpConfig, drop_path};
 pub use var_builder::{Init, VarBuilder};

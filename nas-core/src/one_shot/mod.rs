@@ -2,12 +2,25 @@
 //! architecture is found. A method sees a supernet's loss and score on batches of two halves of the data, never a file, a
 //! data set or a head.
 
+mod asng;
 mod config;
+mod cost_term;
 mod darts;
+mod ddpnas;
+mod drnas;
+mod enas;
+mod fbnet;
 mod gdas;
 mod gumbel;
+mod mdenas;
+mod paths;
+mod pc_darts;
+mod proxyless_nas;
+mod random_nas_ws;
 mod relaxed;
+mod second_stage;
 mod snas;
+mod spos;
 mod weights;
 
 use std::collections::HashMap;
@@ -17,11 +30,23 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
+pub use asng::AsngConfig;
 pub use config::{OneShotConfig, OneShotInfo};
+pub use cost_term::CostTermConfig;
 pub use darts::{DartsConfig, Order};
+pub use ddpnas::DdpnasConfig;
+pub use drnas::DrnasConfig;
+pub use enas::EnasConfig;
+pub use fbnet::FbnetConfig;
 pub use gdas::GdasConfig;
 pub use gumbel::straight_through;
+pub use mdenas::MdenasConfig;
+pub use pc_darts::PcDartsConfig;
+pub use proxyless_nas::ProxylessNasConfig;
+pub use random_nas_ws::RandomNasWsConfig;
+pub use second_stage::{Images, SecondStage};
 pub use snas::SnasConfig;
+pub use spos::SposConfig;
 pub use weights::descend;
 
 use crate::arch::Architecture;
@@ -89,7 +114,8 @@ impl Chosen {
 /// A method at work. All it draws comes from libtorch's generator, which the loop seeds for every step, or from
 /// `rng::stream`.
 pub trait OneShot {
-    /// One step of the weights and, where it is their turn, of the architecture.
+    /// One step of the weights and, where it is their turn, of the architecture. It takes one batch of [`Part::Weights`] and,
+    /// from [`OneShot::arch_start_epoch`] on, one of [`Part::Arch`], so that a resumed search finds its place in both.
     fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step>;
 
     /// First epoch, from 0, that takes batches of [`Part::Arch`]; `None` where none does.

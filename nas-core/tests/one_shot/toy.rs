@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use nas_core::arch::Architecture;
+use nas_core::goals::Goals;
 use nas_core::nn::{Init, Mode, Shape, VarBuilder};
-use nas_core::one_shot::{Objective, OneShot, OneShotConfig, Part, Problem};
+use nas_core::one_shot::{Objective, OneShot, OneShotConfig, Part, Problem, SecondStage};
 use nas_core::optim::named_parameters;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, FeatureInfo, InvalidArchitecture, Mixture, SearchSpace, Supernet,
@@ -167,6 +168,23 @@ impl Search {
             let step = self.method.step(at, &mut self.data).unwrap();
             assert!(step.loss.is_finite() && step.images == BATCH as usize);
         }
+    }
+}
+
+impl Search {
+    /// What the search over the trained supernet finds.
+    pub fn second_stage(&mut self, stage: &SecondStage) -> Architecture {
+        let dir = tempfile::tempdir().unwrap();
+        self.data.drawn = [u64::MAX; 2];
+        self.data.next(Part::Arch).unwrap();
+        let at = At { epoch: 0, step: 0, global_step: 0, total_steps: 1 };
+        let evaluate = |arch: &Architecture, _| {
+            Ok([("score".to_string(), self.data.score(Part::Arch, Mixture::Path(arch), at)?)].into())
+        };
+        let space = Toy { connections: false };
+        let goals = Goals::maximize("score");
+        let (_, best) = stage.run(&space, &goals, self.seed, dir.path(), evaluate, |_| ()).unwrap();
+        best.trial.arch
     }
 }
 
