@@ -1,6 +1,7 @@
 //! Image classification: cell and block search spaces, and the proof of the search strategies on a table of trained
 //! networks.
 
+pub mod cells;
 pub mod commands;
 pub mod experiment;
 pub mod model;

@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::arch::Architecture;
-use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, probe, relu};
+use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Linear, Mode, Module, Shape, VarBuilder, relu};
 use nas_core::space::{Backbone, ChoiceSpace, Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -314,37 +314,6 @@ impl Module for Reduction {
         let ys = self.first.cost(xs, cost);
         self.shortcut.cost(ys.with_channels(xs.c), cost);
         self.second.cost(ys, cost)
-    }
-}
-
-/// `xs * weightᵀ + bias`.
-#[derive(Debug)]
-struct Linear {
-    dims: [i64; 2],
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(vb: &VarBuilder, c_in: i64, c_out: i64) -> Self {
-        let dims = [c_out, c_in];
-        Self {
-            dims,
-            weight: vb.weight("weight", &dims, Init::FanIn),
-            bias: vb.weight("bias", &[c_out], Init::Const(0.0)),
-        }
-    }
-
-    /// `[B, c_out]` of `[B, c_in]`.
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        let ys = xs.linear(&self.weight, Some(&self.bias));
-        probe::report(probe::Site::Weighted, &ys);
-        ys
-    }
-
-    fn cost(&self) -> Cost {
-        let [c_out, c_in] = self.dims.map(|n| n as u64);
-        Cost { params: c_out * c_in + c_out, macs: c_out * c_in }
     }
 }
 
