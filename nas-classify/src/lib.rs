@@ -6,3 +6,4 @@ pub mod commands;
 pub mod experiment;
 pub mod model;
 pub mod nasbench201;
+pub mod search_net;

@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::cells::{self, StemKind, published};
+use crate::cells::{self, CellSpace, StemKind, published};
 use crate::nasbench201::{Network, NetworkConfig};
 
 /// What a classifier says of a batch.
@@ -112,7 +112,11 @@ impl ModelConfig {
     pub fn with_arch(self, arch: Architecture) -> Result<Self> {
         match self {
             Self::Nasbench201(config) => Ok(Self::Nasbench201(NasBench201Model { arch, ..config })),
-            Self::Cells(_) => bail!("model.arch: cells are given by model.genotype"),
+            Self::Cells(config) => {
+                let space =
+                    CellSpace { form: config.form, share: config.share, layers: config.layers, ..Default::default() };
+                Ok(Self::Cells(cells::NetworkConfig { genotype: space.genotype(&arch)?, ..config }))
+            }
         }
     }
 

@@ -6,10 +6,14 @@ mod genotype;
 mod network;
 mod notation;
 pub mod published;
+mod space;
+mod supernet;
 
 pub use frame::{FrameConfig, Place, StemKind};
 pub use genotype::{Cell, Edge, Genotype, ParseGenotypeError};
 pub use network::{Network, NetworkConfig, Trunk};
+pub use space::{CellForm, CellSpace, Share};
+pub use supernet::CellSupernet;
 
 #[cfg(test)]
 mod tests;

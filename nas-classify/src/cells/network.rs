@@ -13,6 +13,7 @@ use super::aux_head::AuxHead;
 use super::frame::{Frame, FrameConfig, Layer, Place, StemKind};
 use super::genotype::{Cell, Edge, Genotype};
 use super::published;
+use super::space::{CellForm, Share};
 use crate::model::{Classifier, Logits};
 
 /// Behind which reduction the auxiliary head stands.
@@ -24,6 +25,10 @@ const AUX_STAGE: usize = 2;
 pub struct NetworkConfig {
     /// The cells.
     pub genotype: Genotype,
+    /// How another architecture of numbers is read in place of the genotype: whose cell,
+    pub form: CellForm,
+    /// and how many structures.
+    pub share: Share,
     /// Channels of a node in the first cell.
     pub channels: i64,
     /// Cells.
@@ -42,6 +47,8 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             genotype: published::genotype(published::DARTS_V2),
+            form: CellForm::Darts,
+            share: Share::All,
             channels: 36,
             layers: 20,
             stem: StemKind::Cifar,
