@@ -1,7 +1,9 @@
 //! Image classification: cell and block search spaces, and the proof of the search strategies on a table of trained
 //! networks.
 
+pub mod cells;
 pub mod commands;
 pub mod experiment;
 pub mod model;
 pub mod nasbench201;
+pub mod search_net;

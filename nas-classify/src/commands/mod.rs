@@ -1,6 +1,7 @@
 //! One file per command of `nas-classify`.
 
 pub mod bench;
+pub mod cost;
 pub mod search;
 pub mod strategies;
 pub mod trial;
