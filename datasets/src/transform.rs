@@ -13,9 +13,9 @@ use crate::error::DataError;
 use crate::pixels::{self, ColorJitter, Normalize};
 
 /// Channel means of ImageNet, in units of 0..=1.
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub(crate) const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Channel deviations of ImageNet, in units of 0..=1.
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+pub(crate) const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// A height and a width in pixels, neither of them zero; `[height, width]` in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl Default for TrainTransform {
 
 /// A transformed training sample.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Cropped {
+pub struct Cropped {
     /// Normalised colours, `[crop height, crop width, 3]`.
     pub image: Vec<f32>,
     /// Train ids, `[crop height, crop width]`.
