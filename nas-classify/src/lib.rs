@@ -6,4 +6,6 @@ pub mod commands;
 pub mod experiment;
 pub mod model;
 pub mod nasbench201;
+pub mod one_shot;
 pub mod search_net;
+pub mod searching;

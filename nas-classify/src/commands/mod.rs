@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cost;
+mod one_shot;
 pub mod search;
 pub mod strategies;
 pub mod trial;

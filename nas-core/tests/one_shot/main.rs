@@ -59,7 +59,7 @@ fn methods() -> Vec<OneShotConfig> {
         })),
         Fbnet(quick!(FbnetConfig { arch: arch(0.05), arch_start_epoch: 2, cost: cost })),
         Enas(quick!(EnasConfig { arch_start_epoch: 2, controller_lr: 0.02 })),
-        Mdenas(quick!(MdenasConfig { arch_start_epoch: 40, memory: 0.98, lr: 0.003 })),
+        Mdenas(quick!(MdenasConfig { arch_start_epoch: 40, memory: 0.98, lr: 0.03 })),
         Ddpnas(quick!(DdpnasConfig { arch_start_epoch: 20, rounds: 20 })),
         Asng(quick!(AsngConfig { arch_start_epoch: 2 })),
         Spos(quick!(SposConfig { num_trials: 200 })),
