@@ -1,48 +1,47 @@
 //! One batch under construction: samples arrive in any order, the last one completes it.
 
 use std::sync::mpsc::SyncSender;
-use std::sync::{Mutex, PoisonError};
-
-use tch::Tensor;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::DataError;
-use crate::loader::Batch;
-use crate::transform::{Cropped, Size, channels_last};
+use crate::loader::Source;
+use crate::rng::ChaCha8Rng;
 
 /// A batch of which some samples are missing.
-pub struct Assembly {
+pub struct Assembly<S: Source> {
+    source: Arc<S>,
     indices: Vec<usize>,
-    size: Size,
-    state: Mutex<State>,
-    reply: SyncSender<Result<Batch, DataError>>,
+    state: Mutex<State<S::Item>>,
+    /// The randomness of the batch as a whole.
+    rng: ChaCha8Rng,
+    reply: SyncSender<Result<S::Batch, DataError>>,
 }
 
-struct State {
-    images: Vec<f32>,
-    labels: Vec<i64>,
+struct State<T> {
+    items: Vec<Option<T>>,
     missing: usize,
     /// The error of the lowest slot, so that what is reported does not depend on which thread was faster.
     error: Option<(usize, DataError)>,
 }
 
-impl Assembly {
-    /// An empty batch of the samples `indices`, all of one `size`, which is sent to `reply` when it is complete.
-    pub fn new(indices: Vec<usize>, size: Size, reply: SyncSender<Result<Batch, DataError>>) -> Self {
-        let pixels = indices.len() * size.height() as usize * size.width() as usize;
-        let state =
-            State { images: vec![0.0; pixels * 3], labels: vec![0; pixels], missing: indices.len(), error: None };
-        Self { indices, size, state: Mutex::new(state), reply }
+impl<S: Source> Assembly<S> {
+    /// An empty batch of the samples `indices`, which is sent to `reply` when it is complete.
+    pub fn new(
+        source: Arc<S>,
+        indices: Vec<usize>,
+        rng: ChaCha8Rng,
+        reply: SyncSender<Result<S::Batch, DataError>>,
+    ) -> Self {
+        let items = indices.iter().map(|_| None).collect();
+        let state = State { items, missing: indices.len(), error: None };
+        Self { source, indices, state: Mutex::new(state), rng, reply }
     }
 
     /// Puts a sample in its place.
-    pub fn put(&self, slot: usize, sample: Result<Cropped, DataError>) {
+    pub fn put(&self, slot: usize, sample: Result<S::Item, DataError>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match sample {
-            Ok(Cropped { image, label }) => {
-                state.images[slot * image.len()..][..image.len()].copy_from_slice(&image);
-                let target = &mut state.labels[slot * label.len()..][..label.len()];
-                target.iter_mut().zip(label).for_each(|(target, id)| *target = id.into());
-            }
+            Ok(item) => state.items[slot] = Some(item),
             Err(error) if state.error.as_ref().is_none_or(|(other, _)| slot < *other) => {
                 state.error = Some((slot, error));
             }
@@ -55,15 +54,13 @@ impl Assembly {
         }
     }
 
-    fn finish(&self, state: &mut State) -> Result<Batch, DataError> {
-        if let Some((_, error)) = state.error.take() {
-            return Err(error);
+    fn finish(&self, state: &mut State<S::Item>) -> Result<S::Batch, DataError> {
+        match state.error.take() {
+            Some((_, error)) => Err(error),
+            None => {
+                let items = state.items.drain(..).flatten().collect();
+                Ok(self.source.collate(self.indices.clone(), items, &mut self.rng.clone()))
+            }
         }
-        let dims = [self.indices.len() as i64, self.size.height().into(), self.size.width().into()];
-        Ok(Batch {
-            images: channels_last(&state.images, self.indices.len(), self.size),
-            labels: Tensor::from_slice(&state.labels).view(dims),
-            indices: self.indices.clone(),
-        })
     }
 }

@@ -1,5 +1,5 @@
-//! Data sets for semantic segmentation: readers of public formats, paired transforms of image and label, a seeded
-//! prefetching loader, and a synthetic street set.
+//! Data sets for semantic segmentation and ([`classify`]) image classification: readers of public formats, transforms, a
+//! seeded prefetching loader, and synthetic sets.
 //!
 //! A reader gives [`SegDataset`]: samples by index, labels already as *train ids* (`0..K`, [`IGNORE`] for pixels that
 //! do not count). [`TrainLoader`] turns one into the same batches for the same seed, whatever the number of threads;
@@ -9,6 +9,7 @@
 
 pub mod camvid;
 pub mod cityscapes;
+pub mod classify;
 pub mod config;
 pub mod dataset;
 pub mod det;
@@ -33,5 +34,5 @@ pub use config::DataConfig;
 pub use dataset::{Classes, IGNORE, Sample, SegDataset, Split, check};
 pub use error::{DataError, Problem};
 pub use files::read_label;
-pub use loader::{Batch, EvalSample, LoaderConfig, TrainLoader, disjoint_halves, eval_samples};
+pub use loader::{Batch, EvalSample, LoaderConfig, Source, TrainLoader, disjoint_halves, eval_samples};
 pub use transform::{EvalTransform, Size, TrainTransform};

@@ -3,6 +3,7 @@
 //! What a batch holds is a function of (seed, purpose, epoch, batch number) alone. Threads, prefetch and cache change
 //! how fast it comes; an epoch that is resumed in the middle continues with the same bits.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use image::GrayImage;
@@ -12,11 +13,11 @@ use tch::Tensor;
 
 use crate::assembly::Assembly;
 use crate::cache::Cache;
-use crate::dataset::SegDataset;
+use crate::dataset::{Sample, SegDataset};
 use crate::error::DataError;
 use crate::prefetch::{Prefetch, guard, pool};
-use crate::rng;
-use crate::transform::{Cropped, EvalTransform, TrainTransform};
+use crate::rng::{self, ChaCha8Rng};
+use crate::transform::{Cropped, EvalTransform, TrainTransform, channels_last};
 
 /// Training samples of one step.
 #[derive(Debug)]
@@ -42,21 +43,129 @@ pub struct LoaderConfig {
     pub cache_mb: usize,
 }
 
+/// What a loader turns into batches.
+pub trait Source: Send + Sync + 'static {
+    /// A sample as it enters a batch.
+    type Item: Send;
+    /// What samples are put together to.
+    type Batch: Send;
+
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Name of a sample, for errors.
+    fn name(&self, index: usize) -> Cow<'_, str>;
+
+    /// Reads and transforms a sample. All that is random comes from `rng`.
+    fn draw(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Self::Item, DataError>;
+
+    /// Makes a batch of the samples `indices`. What is random in the batch as a whole comes from `rng`.
+    fn collate(&self, indices: Vec<usize>, items: Vec<Self::Item>, rng: &mut ChaCha8Rng) -> Self::Batch;
+}
+
 /// Shuffled, augmented batches of a data set or a part of it.
-pub struct TrainLoader {
-    source: Arc<Source>,
+pub struct TrainLoader<S: Source = Pairs> {
+    source: Arc<S>,
     indices: Vec<usize>,
     config: LoaderConfig,
     pool: Arc<ThreadPool>,
+    seed: u64,
+    /// Name of the random streams.
+    purpose: String,
 }
 
-/// What a loader's threads share.
-struct Source {
-    samples: Cache<dyn SegDataset>,
+impl<S: Source> TrainLoader<S> {
+    /// A loader of the samples `indices` (all if `None`). Two loaders of one run differ in their `purpose`.
+    ///
+    /// # Errors
+    /// If the set is smaller than a batch or the threads cannot be started.
+    ///
+    /// # Panics
+    /// If an index lies outside the set.
+    pub fn of(
+        source: S,
+        indices: Option<Vec<usize>>,
+        config: LoaderConfig,
+        seed: u64,
+        purpose: &str,
+    ) -> Result<Self, DataError> {
+        let len = source.len();
+        let indices = indices.unwrap_or_else(|| (0..len).collect());
+        assert!(indices.iter().all(|i| *i < len), "an index outside the {len} samples of the set");
+        if config.batch_size == 0 {
+            return Err(DataError::Setting { key: "batch_size", found: "0".into(), expected: "1 or more" });
+        }
+        if indices.len() < config.batch_size {
+            return Err(DataError::SmallerThanBatch { samples: indices.len(), batch_size: config.batch_size });
+        }
+        let pool = pool(config.threads)?;
+        Ok(Self { source: Arc::new(source), indices, config, pool, seed, purpose: purpose.to_owned() })
+    }
+
+    /// Batches of an epoch. The samples that do not fill a last batch are left out, other ones in every epoch.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.indices.len() / self.config.batch_size
+    }
+
+    /// The batches of epoch number `epoch` from number `from_batch` on. After an error the iterator goes on with the
+    /// next batch.
+    pub fn epoch(
+        &self,
+        epoch: usize,
+        from_batch: usize,
+    ) -> impl Iterator<Item = Result<S::Batch, DataError>> + Send + use<S> {
+        let (order, batch_size) = (self.order(epoch), self.config.batch_size);
+        let batches = (from_batch..self.batches_per_epoch())
+            .map(move |batch| (batch * batch_size, order[batch * batch_size..][..batch_size].to_vec()));
+        let (seed, purpose) = (self.seed, self.purpose.clone());
+        let streams = move |what: &str, id: usize| {
+            rng::stream(seed, &format!("{purpose}/{what}"), (epoch as u64) << 32 | id as u64)
+        };
+        assemble(self.source.clone(), batches, self.pool.clone(), self.config.prefetch, streams)
+    }
+
+    /// The samples in the order of an epoch.
+    fn order(&self, epoch: usize) -> Vec<usize> {
+        let mut order = self.indices.clone();
+        order.shuffle(&mut rng::stream(self.seed, &format!("{}/order", self.purpose), epoch as u64));
+        order
+    }
+}
+
+/// Batches, given as (position of the first sample, samples), put together ahead of their use. `streams` gives the
+/// generator of a sample's transform by its position and of a batch by its first.
+pub(crate) fn assemble<S: Source>(
+    source: Arc<S>,
+    mut batches: impl Iterator<Item = (usize, Vec<usize>)> + Send,
+    pool: Arc<ThreadPool>,
+    prefetch: usize,
+    streams: impl Fn(&str, usize) -> ChaCha8Rng + Send + Sync + Clone + 'static,
+) -> impl Iterator<Item = Result<S::Batch, DataError>> + Send {
+    Prefetch::new(pool, prefetch, move |spawner, reply| {
+        let Some((first, indices)) = batches.next() else { return false };
+        let assembly = Assembly::new(source.clone(), indices.clone(), streams("batch", first), reply);
+        let assembly = Arc::new(assembly);
+        for (slot, index) in indices.into_iter().enumerate() {
+            let (source, assembly, streams) = (source.clone(), assembly.clone(), streams.clone());
+            spawner.spawn(move || {
+                let draw = || source.draw(index, &mut streams("transform", first + slot));
+                assembly.put(slot, guard(&source.name(index), draw));
+            });
+        }
+        true
+    })
+}
+
+/// Pairs of image and label map, cut and coloured together.
+pub struct Pairs {
+    dataset: Arc<dyn SegDataset>,
+    cache: Cache<Sample>,
     transform: TrainTransform,
-    seed: u64,
-    /// Name of the random stream of transforms.
-    purpose: String,
 }
 
 impl TrainLoader {
@@ -76,77 +185,43 @@ impl TrainLoader {
         purpose: &str,
     ) -> Result<Self, DataError> {
         transform.validate()?;
-        let len = dataset.len();
-        let indices = indices.unwrap_or_else(|| (0..len).collect());
-        assert!(indices.iter().all(|i| *i < len), "an index outside the {len} samples of the set");
-        if config.batch_size == 0 {
-            return Err(DataError::Setting { key: "batch_size", found: "0".into(), expected: "1 or more" });
-        }
-        if indices.len() < config.batch_size {
-            return Err(DataError::SmallerThanBatch { samples: indices.len(), batch_size: config.batch_size });
-        }
         if !dataset.has_labels() {
-            let name = dataset.name(indices[0]).to_owned();
-            return Err(DataError::Unlabelled { name });
+            let first = indices.as_ref().and_then(|indices| indices.first()).copied().unwrap_or(0);
+            return Err(DataError::Unlabelled { name: dataset.name(first).to_owned() });
         }
-        let pool = pool(config.threads)?;
-        let samples = Cache::new(dataset, config.cache_mb << 20);
-        let source = Arc::new(Source { samples, transform, seed, purpose: purpose.to_owned() });
-        Ok(Self { source, indices, config, pool })
-    }
-
-    /// Batches of an epoch. The samples that do not fill a last batch are left out, other ones in every epoch.
-    pub fn batches_per_epoch(&self) -> usize {
-        self.indices.len() / self.config.batch_size
-    }
-
-    /// The batches of epoch number `epoch` from number `from_batch` on. After an error the iterator goes on with the
-    /// next batch.
-    pub fn epoch(
-        &self,
-        epoch: usize,
-        from_batch: usize,
-    ) -> impl Iterator<Item = Result<Batch, DataError>> + Send + use<> {
-        let (source, order) = (self.source.clone(), self.order(epoch));
-        let batch_size = self.config.batch_size;
-        let mut next = from_batch.min(self.batches_per_epoch());
-        let end = self.batches_per_epoch();
-        Prefetch::new(self.pool.clone(), self.config.prefetch, move |spawner, reply| {
-            if next == end {
-                return false;
-            }
-            let first = next * batch_size;
-            let indices = order[first..first + batch_size].to_vec();
-            let assembly = Arc::new(Assembly::new(indices.clone(), source.transform.crop, reply));
-            for (slot, index) in indices.into_iter().enumerate() {
-                let (source, assembly) = (source.clone(), assembly.clone());
-                spawner.spawn(move || assembly.put(slot, source.sample(epoch, first + slot, index)));
-            }
-            next += 1;
-            true
-        })
-    }
-
-    /// The samples in the order of an epoch.
-    fn order(&self, epoch: usize) -> Vec<usize> {
-        let Source { seed, purpose, .. } = &*self.source;
-        let mut order = self.indices.clone();
-        order.shuffle(&mut rng::stream(*seed, &format!("{purpose}/order"), epoch as u64));
-        order
+        let cache = Cache::new(dataset.len(), config.cache_mb << 20);
+        Self::of(Pairs { dataset, cache, transform }, indices, config, seed, purpose)
     }
 }
 
-impl Source {
-    /// Sample `index` as transformed at `position` of an epoch.
-    fn sample(&self, epoch: usize, position: usize, index: usize) -> Result<Cropped, DataError> {
-        let name = self.samples.dataset().name(index);
-        guard(name, || {
-            let sample = self.samples.load(index)?;
-            let label = sample.label.as_ref().ok_or_else(|| DataError::Unlabelled { name: name.to_owned() })?;
-            let id = (epoch as u64) << 32 | position as u64;
-            let mut rng = rng::stream(self.seed, &format!("{}/transform", self.purpose), id);
-            Ok(self.transform.apply(&sample.image, label, &mut rng))
-        })
+impl Source for Pairs {
+    type Item = Cropped;
+    type Batch = Batch;
+
+    fn len(&self) -> usize {
+        self.dataset.len()
+    }
+
+    fn name(&self, index: usize) -> Cow<'_, str> {
+        self.dataset.name(index).into()
+    }
+
+    fn draw(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Cropped, DataError> {
+        let bytes = |sample: &Sample| {
+            sample.image.as_raw().len() + sample.label.as_ref().map_or(0, |label| label.as_raw().len())
+        };
+        let sample = self.cache.load(index, || self.dataset.load(index), bytes)?;
+        let unlabelled = || DataError::Unlabelled { name: self.dataset.name(index).to_owned() };
+        Ok(self.transform.apply(&sample.image, sample.label.as_ref().ok_or_else(unlabelled)?, rng))
+    }
+
+    fn collate(&self, indices: Vec<usize>, items: Vec<Cropped>, _rng: &mut ChaCha8Rng) -> Batch {
+        let size = self.transform.crop;
+        let images: Vec<f32> = items.iter().flat_map(|item| &item.image).copied().collect();
+        let labels: Vec<i64> = items.iter().flat_map(|item| &item.label).map(|id| i64::from(*id)).collect();
+        let dims = [items.len() as i64, size.height().into(), size.width().into()];
+        let images = channels_last(&images, items.len(), size);
+        Batch { images, labels: Tensor::from_slice(&labels).view(dims), indices }
     }
 }
 

@@ -107,7 +107,7 @@ impl Default for TrainTransform {
 
 /// A transformed training sample.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Cropped {
+pub struct Cropped {
     /// Normalised colours, `[crop height, crop width, 3]`.
     pub image: Vec<f32>,
     /// Train ids, `[crop height, crop width]`.

@@ -1,8 +1,12 @@
 //! Image classification: cell and block search spaces, and the proof of the search strategies on a table of trained
 //! networks.
 
+pub mod cells;
 pub mod commands;
 pub mod experiment;
 pub mod model;
 pub mod nasbench201;
 pub mod zero_cost;
+pub mod one_shot;
+pub mod search_net;
+pub mod searching;

@@ -21,6 +21,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Search(commands::search::SearchArgs),
+    Cost(commands::cost::CostArgs),
     Bench(commands::bench::BenchArgs),
     Strategies(commands::strategies::StrategiesArgs),
     #[command(hide = true)]
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     cli::run(move || match &command {
         Command::Search(args) => commands::search::run(args),
         Command::Trial(args) => commands::trial::run(args),
+        Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
         Command::Bench(args) => commands::bench::run(args),
         Command::Strategies(args) => commands::strategies::run(args),
         Command::Completions { shell } => {

@@ -9,6 +9,7 @@ use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::cells::{self, CellSpace, StemKind, published};
 use crate::nasbench201::{Network, NetworkConfig};
 
 /// What a classifier says of a batch.
@@ -42,7 +43,21 @@ pub trait Classifier: fmt::Debug {
 pub enum ModelConfig {
     /// A network of NAS-Bench-201.
     Nasbench201(NasBench201Model),
+    /// Cells in the frame of DARTS.
+    Cells(cells::NetworkConfig),
 }
+
+/// What a network is usually counted and trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// Height and width of the images.
+    pub size: (i64, i64),
+    /// Classes.
+    pub num_classes: i64,
+}
+
+const CIFAR: Reference = Reference { size: (32, 32), num_classes: 10 };
+const IMAGENET: Reference = Reference { size: (224, 224), num_classes: 1000 };
 
 /// A network of NAS-Bench-201.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,7 +69,7 @@ pub struct NasBench201Model {
     #[serde(default = "channels")]
     pub channels: i64,
     /// Cells of each of the three stages.
-    #[serde(default = "cells")]
+    #[serde(default = "cells_per_stage")]
     pub cells: usize,
 }
 
@@ -62,7 +77,7 @@ fn channels() -> i64 {
     NetworkConfig::default().channels
 }
 
-fn cells() -> usize {
+fn cells_per_stage() -> usize {
     NetworkConfig::default().cells
 }
 
@@ -89,6 +104,7 @@ impl ModelConfig {
                 })?;
                 Ok(Box::new(Network::new(vb, &config, arch)?))
             }
+            Self::Cells(config) => Ok(Box::new(cells::Network::new(vb, config, num_classes)?)),
         }
     }
 
@@ -96,6 +112,19 @@ impl ModelConfig {
     pub fn with_arch(self, arch: Architecture) -> Result<Self> {
         match self {
             Self::Nasbench201(config) => Ok(Self::Nasbench201(NasBench201Model { arch, ..config })),
+            Self::Cells(config) => {
+                let space =
+                    CellSpace { form: config.form, share: config.share, layers: config.layers, ..Default::default() };
+                Ok(Self::Cells(cells::NetworkConfig { genotype: space.genotype(&arch)?, ..config }))
+            }
+        }
+    }
+
+    /// What the network is usually counted and trained on: CIFAR-10 or ImageNet.
+    pub fn reference(&self) -> Reference {
+        match self {
+            Self::Cells(config) if config.stem == StemKind::Imagenet => IMAGENET,
+            Self::Nasbench201(_) | Self::Cells(_) => CIFAR,
         }
     }
 }
@@ -104,10 +133,38 @@ impl ModelConfig {
 pub fn presets() -> Vec<(&'static str, ModelConfig)> {
     let nasbench201 = |arch: &str| {
         let arch = arch.parse().expect("an architecture");
-        ModelConfig::Nasbench201(NasBench201Model { arch, channels: channels(), cells: cells() })
+        ModelConfig::Nasbench201(NasBench201Model { arch, channels: channels(), cells: cells_per_stage() })
     };
-    // The benchmark's most accurate cell on CIFAR-10 (index 6111), and its cell of ResNet's form (index 11472).
-    vec![("nasbench201_best_cifar10", nasbench201("3-3-3-1-3-2")), ("nasbench201_resnet", nasbench201("3-0-3-1-0-1"))]
+    let darts = |notation| cells::NetworkConfig { genotype: published::genotype(notation), ..Default::default() };
+    let cifar = |notation| ModelConfig::Cells(darts(notation));
+    // The published ImageNet networks drop no paths.
+    let large = cells::NetworkConfig {
+        channels: 48,
+        layers: 14,
+        stem: StemKind::Imagenet,
+        drop_path: 0.0,
+        ..darts(published::DARTS_V2)
+    };
+    let imagenet = |notation| {
+        ModelConfig::Cells(cells::NetworkConfig { genotype: published::genotype(notation), ..large.clone() })
+    };
+    vec![
+        // The benchmark's most accurate cell on CIFAR-10 (index 6111), and its cell of ResNet's form (index 11472).
+        ("nasbench201_best_cifar10", nasbench201("3-3-3-1-3-2")),
+        ("nasbench201_resnet", nasbench201("3-0-3-1-0-1")),
+        ("darts_v1", cifar(published::DARTS_V1)),
+        ("darts_v2", cifar(published::DARTS_V2)),
+        ("pc_darts", cifar(published::PC_DARTS_CIFAR)),
+        ("nasnet_a", cifar(published::NASNET_A)),
+        ("amoebanet_a", cifar(published::AMOEBANET_A)),
+        ("darts_v1_imagenet", imagenet(published::DARTS_V1)),
+        ("darts_v2_imagenet", imagenet(published::DARTS_V2)),
+        // Found on CIFAR-10, and found on ImageNet itself.
+        ("pc_darts_cifar_imagenet", imagenet(published::PC_DARTS_CIFAR)),
+        ("pc_darts_imagenet", imagenet(published::PC_DARTS_IMAGENET)),
+        ("nasnet_a_imagenet", imagenet(published::NASNET_A)),
+        ("amoebanet_a_imagenet", imagenet(published::AMOEBANET_A)),
+    ]
 }
 
 impl Classifier for Network {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nas_core::config;
-use nas_core::one_shot::FirstOrderConfig;
+use nas_core::one_shot::{DartsConfig, OneShotConfig};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run_dir::read_json;
 use nas_datasets::{DataConfig, LoaderConfig, Size, TrainTransform};
@@ -41,7 +41,8 @@ pub struct SearchExperiment {
     pub eval: EvalConfig,
 }
 
-/// Length and method of a search. Defaults: Auto-DeepLab section 5.1.
+/// Length and method of a search. Defaults: Auto-DeepLab section 5.1. A section `first_order` in the place of `method` is
+/// first-order DARTS with Auto-DeepLab's constants where it gives none.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SearchConfig {
@@ -49,13 +50,13 @@ pub struct SearchConfig {
     pub epochs: usize,
     /// Images per step, for weights and architecture each.
     pub batch_size: usize,
-    /// The bilevel method.
-    pub first_order: FirstOrderConfig,
+    /// The one-shot method.
+    pub method: OneShotConfig,
 }
 
 impl Default for SearchConfig {
     fn default() -> Self {
-        Self { epochs: 40, batch_size: 2, first_order: FirstOrderConfig::default() }
+        Self { epochs: 40, batch_size: 2, method: OneShotConfig::Darts(DartsConfig::auto_deeplab()) }
     }
 }
 
@@ -233,6 +234,9 @@ pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
     if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
         resolve_model(model)?;
     }
+    if let Some(search) = table.get_mut("search").and_then(Value::as_table_mut) {
+        resolve_method(search)?;
+    }
     let models = table.get_mut("models").and_then(Value::as_array_mut);
     for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
         resolve_model(model)?;
@@ -243,6 +247,20 @@ pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
 fn absolute(root: &str) -> Result<String> {
     let path = std::path::absolute(root).with_context(|| format!("data.root = {root:?}"))?;
     path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("data.root: {path:?} is not UTF-8"))
+}
+
+fn resolve_method(search: &mut Table) -> Result<()> {
+    let Some(first_order) = search.remove("first_order") else { return Ok(()) };
+    if search.contains_key("method") {
+        bail!("search.first_order is the older form of search.method; expected one of the two");
+    }
+    let Value::Table(first_order) = first_order else {
+        bail!("search.first_order = {first_order}: expected a section")
+    };
+    let mut method = Table::try_from(OneShotConfig::Darts(DartsConfig::auto_deeplab()))?;
+    method.extend(first_order);
+    search.insert("method".into(), Value::Table(method));
+    Ok(())
 }
 
 fn resolve_model(model: &mut Table) -> Result<()> {
@@ -299,6 +317,18 @@ mod tests {
         assert_eq!((config.filters, config.layers), (4, 12));
         let error = load::<TrainExperiment>(&path, &["model.preset=auto_deeplab_x".into()]).unwrap_err().to_string();
         assert!(error.contains("auto_deeplab_x") && error.contains("auto_deeplab_s"), "{error}");
+    }
+
+    #[test]
+    fn a_section_first_order_is_darts_with_auto_deeplabs_constants() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(dir.path(), &format!("[search.first_order]\ngrad_clip = 2.0\n{DATA}"));
+        let experiment: SearchExperiment = load(&path, &["search.first_order.arch_start_epoch=7".into()]).unwrap();
+        let expected = DartsConfig { grad_clip: 2.0, arch_start_epoch: 7, ..DartsConfig::auto_deeplab() };
+        assert_eq!(experiment.search.method, OneShotConfig::Darts(expected));
+        let both = ["search.method.kind=gdas".to_string()];
+        let error = load::<SearchExperiment>(&path, &both).unwrap_err().to_string();
+        assert!(error.contains("search.first_order"), "{error}");
     }
 
     #[test]

@@ -1,47 +1,48 @@
 //! Search of an Auto-DeepLab architecture, as a job of the training loop.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
-use nas_core::nn::{Mode, VarBuilder};
-use nas_core::one_shot::{BilevelObjective, FirstOrder};
+use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::one_shot::{Objective, OneShot, Part, Problem};
 use nas_core::optim::{Named, named_parameters};
-use nas_core::space::{ArchParameter, Mixture, WeightSharing};
+use nas_core::space::Mixture;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
 use nas_datasets::{EvalTransform, SegDataset, Split, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
-use tch::{Kind, Tensor, nn::VarStore};
+use tch::{Device, Kind, Tensor, nn::VarStore};
 
-use crate::auto_deeplab::{AutoDeepLabSpace, SearchNet};
+use crate::auto_deeplab::SearchNet;
 use crate::evaluation::evaluate;
 use crate::experiment::SearchExperiment;
 use crate::loss::cross_entropy;
+use crate::metric::ConfusionMatrix;
 use crate::training::{Batches, next_batch, val_metrics};
 
 /// A supernet in search. The train set is split once into disjoint random halves: weights see one, the architecture
 /// parameters the other.
 pub struct Searching {
     experiment: SearchExperiment,
-    method: FirstOrder,
-    supernet: Relaxed,
+    method: Box<dyn OneShot>,
+    supernet: Halves,
     weight_data: TrainLoader,
     arch_data: TrainLoader,
     val: Arc<dyn SegDataset>,
 }
 
-/// The supernet under its architecture parameters, and the batches of the running epoch.
-struct Relaxed {
-    space: AutoDeepLabSpace,
+/// The supernet and the batches of the running epoch.
+struct Halves {
     weights: VarStore,
-    arch: VarStore,
     net: SearchNet,
-    parameters: Vec<Tensor>,
     compute: Compute,
-    weight_batches: Option<Batches>,
-    arch_batches: Option<Batches>,
+    num_classes: usize,
+    /// Of the weights, of the architecture.
+    batches: [Option<Batches>; 2],
+    current: [Option<(Tensor, Tensor)>; 2],
 }
 
 impl Searching {
@@ -49,9 +50,16 @@ impl Searching {
     pub fn new(experiment: SearchExperiment, compute: Compute) -> Result<Self> {
         let train = experiment.data.open(Split::Train)?;
         let val = experiment.data.open(Split::Val)?;
-        let supernet = Relaxed::new(&experiment, val.classes().len(), compute)?;
-        let (weights, arch) = (named_parameters(&supernet.weights), named_parameters(&supernet.arch));
-        let method = FirstOrder::new(experiment.search.first_order.clone(), weights, arch, compute.amp);
+        let supernet = Halves::new(&experiment, val.classes().len(), compute);
+        let crop = experiment.augment.crop;
+        let problem = Problem {
+            space: Rc::new(experiment.space.clone()),
+            weights: named_parameters(&supernet.weights),
+            input: Shape::new(3, i64::from(crop.height()), i64::from(crop.width())),
+            amp: compute.amp,
+            seed: experiment.seed,
+        };
+        let method = experiment.search.method.build(problem).context("search")?;
         let (half_a, half_b) = disjoint_halves(train.len(), experiment.seed);
         let loader = |indices, purpose| {
             let config = experiment.loader.with(experiment.search.batch_size, compute.threads);
@@ -62,53 +70,58 @@ impl Searching {
         Ok(Self { experiment, method, supernet, weight_data, arch_data, val })
     }
 
-    /// The most probable architecture under the present architecture parameters.
-    pub fn derive(&self) -> Architecture {
-        let raw: Vec<Tensor> = self.supernet.parameters.iter().map(|raw| raw.detach().to_kind(Kind::Double)).collect();
-        let space = &self.experiment.space;
-        space.discretize(&space.softmax(&raw))
+    /// The architecture that the method has found so far.
+    pub fn derive(&self) -> Option<Architecture> {
+        self.method.derive()
     }
 
     /// Raw architecture parameters by name.
     pub fn arch_parameters(&self) -> Vec<Named> {
-        named_parameters(&self.supernet.arch)
+        self.method.arch_parameters()
     }
 
     fn searches_arch(&self, epoch: usize) -> bool {
-        epoch >= self.experiment.search.first_order.arch_start_epoch
+        self.method.arch_start_epoch().is_some_and(|first| epoch >= first)
     }
 }
 
-impl Relaxed {
-    fn new(experiment: &SearchExperiment, num_classes: usize, compute: Compute) -> Result<Self> {
+impl Halves {
+    fn new(experiment: &SearchExperiment, num_classes: usize, compute: Compute) -> Self {
         tch::manual_seed(rng::torch_seed(experiment.seed, "init", 0));
-        let (weights, arch) = (VarStore::new(compute.device), VarStore::new(compute.device));
+        let weights = VarStore::new(compute.device);
         let net = SearchNet::new(&VarBuilder::new(&weights), &experiment.space, num_classes as i64);
-        let declare = |p: ArchParameter| arch.root().randn(&p.name, &p.dims, 0.0, 1e-3);
-        let parameters = experiment.space.arch_parameters().into_iter().map(declare).collect();
-        let space = experiment.space.clone();
-        Ok(Self { space, weights, arch, net, parameters, compute, weight_batches: None, arch_batches: None })
+        Self { weights, net, compute, num_classes, batches: [None, None], current: [None, None] }
     }
 
-    fn forward(&self, images: &Tensor, mode: Mode) -> Tensor {
-        self.net.forward(images, Mixture::Weights(&self.space.softmax(&self.parameters)), mode)
+    fn batch(&self, part: Part) -> &(Tensor, Tensor) {
+        self.current[part as usize].as_ref().expect("the method took a batch")
+    }
+}
+
+impl Objective for Halves {
+    fn next(&mut self, part: Part) -> Result<usize> {
+        let batch = next_batch(&mut self.batches[part as usize], self.compute.device)?;
+        let images = batch.0.size()[0] as usize;
+        self.current[part as usize] = Some(batch);
+        Ok(images)
     }
 
-    fn loss(&self, images: &Tensor, labels: &Tensor, at: At) -> Tensor {
-        let logits = tch::autocast(self.compute.amp, || self.forward(images, Mode::train(at.progress())));
+    fn loss(&self, part: Part, mixture: Mixture, at: At) -> Tensor {
+        let (images, labels) = self.batch(part);
+        let mode = Mode::train(at.progress());
+        let logits = tch::autocast(self.compute.amp, || self.net.forward(images, mixture, mode));
         cross_entropy(&logits, labels, None)
     }
-}
 
-impl BilevelObjective for Relaxed {
-    fn weight_loss(&mut self, at: At) -> Result<(Tensor, usize)> {
-        let (images, labels) = next_batch(&mut self.weight_batches, self.compute.device)?;
-        Ok((self.loss(&images, &labels, at), images.size()[0] as usize))
-    }
-
-    fn arch_loss(&mut self, at: At) -> Result<Tensor> {
-        let (images, labels) = next_batch(&mut self.arch_batches, self.compute.device)?;
-        Ok(self.loss(&images, &labels, at))
+    fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {
+        let (images, labels) = self.batch(part);
+        let mode = Mode::train(at.progress());
+        let logits = tch::no_grad(|| tch::autocast(self.compute.amp, || self.net.forward(images, mixture, mode)));
+        let ids =
+            |tensor: &Tensor| Vec::<u8>::try_from(tensor.to_kind(Kind::Uint8).to_device(Device::Cpu).flatten(0, -1));
+        let mut matrix = ConfusionMatrix::new(self.num_classes);
+        matrix.add(&ids(labels)?, &ids(&logits.argmax(1, false))?);
+        Ok(matrix.scores().miou)
     }
 }
 
@@ -118,10 +131,8 @@ impl Job for Searching {
     }
 
     fn start_epoch(&mut self, epoch: usize, step: usize) -> Result<()> {
-        self.supernet.weight_batches = Some(Box::new(self.weight_data.epoch(epoch, step)));
-        if self.searches_arch(epoch) {
-            self.supernet.arch_batches = Some(Box::new(self.arch_data.epoch(epoch, step)));
-        }
+        let arch = self.searches_arch(epoch).then(|| Box::new(self.arch_data.epoch(epoch, step)) as Batches);
+        self.supernet.batches = [Some(Box::new(self.weight_data.epoch(epoch, step))), arch];
         Ok(())
     }
 
@@ -130,17 +141,17 @@ impl Job for Searching {
     }
 
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
-        (self.supernet.weight_batches, self.supernet.arch_batches) = (None, None);
+        self.supernet.batches = [None, None];
         let mut metrics = Metrics::new();
         let eval = &self.experiment.eval;
-        if eval.is_due(epoch, last) {
+        if let Some(chosen) = self.method.chosen().filter(|_| eval.is_due(epoch, last)) {
             let transform = EvalTransform::like(&self.experiment.augment, eval.resize);
-            let net = |xs: &Tensor, mode| self.supernet.forward(xs, mode);
+            let net = |xs: &Tensor, mode| self.supernet.net.forward(xs, chosen.as_mixture(), mode);
             let scores = evaluate(&net, &self.val, &transform, eval, self.supernet.compute, || {})?;
             metrics = val_metrics(&scores);
         }
-        if self.searches_arch(epoch) {
-            metrics.insert("architecture".into(), json!(self.derive()));
+        if let Some(arch) = self.derive().filter(|_| self.searches_arch(epoch)) {
+            metrics.insert("architecture".into(), json!(arch));
         }
         Ok(metrics)
     }
@@ -154,15 +165,11 @@ impl Job for Searching {
     }
 
     fn extra_state(&self) -> (Vec<Named>, Value) {
-        let mut tensors = self.method.state();
-        tensors.extend(all_variables(&self.supernet.arch));
-        (tensors, json!({ "scaler": self.method.scaler() }))
+        self.method.state()
     }
 
-    fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+    fn load_state(&mut self, tensors: HashMap<String, Tensor>, json: Value) -> Result<()> {
         copy_into(&self.model(), &tensors)?;
-        copy_into(&all_variables(&self.supernet.arch), &tensors)?;
-        self.method.load_state(&tensors, serde_json::from_value(json["scaler"].take())?);
-        Ok(())
+        self.method.load_state(&tensors, json)
     }
 }

@@ -23,21 +23,23 @@ use nas_core::trial_store::TrialStore;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::{Evaluator, HonestyConfig, Part, SearchExperiment};
+use crate::one_shot::OneShotExperiment;
 
-/// Search an architecture by trials
+/// Search an architecture by trials, or on the shared weights of a supernet
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --out runs/nb201
-  nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --set strategy.kind=tpe --workers 2")]
+  nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --set strategy.kind=tpe --workers 2
+  nas-classify search --config configs/classify/cifar10_darts.toml --set data.root=../shared/data/cifar10")]
 pub struct SearchArgs {
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
     /// Trials side by side, each in a process of its own; without it they run one by one in this process
     #[arg(long, value_name = "N")]
     workers: Option<usize>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    pub(super) format: Format,
 }
 
 /// An architecture and its metrics.
@@ -112,6 +114,10 @@ impl SearchResult {
 
 /// Runs the command.
 pub fn run(args: &SearchArgs) -> Result<()> {
+    if OneShotExperiment::is_at(&args.run.config, &args.run.sets)? {
+        anyhow::ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
+        return super::one_shot::run(args);
+    }
     let experiment: SearchExperiment = nas_core::config::load(&args.run.config, &args.run.sets)?;
     let compute = args.run.compute.resolve()?;
     let evaluator = Evaluator::open(&experiment.evaluator, &experiment)?;

@@ -2,8 +2,10 @@
 
 mod network;
 mod space;
+mod supernet;
 mod table;
 
 pub use network::{Network, NetworkConfig, Trunk};
 pub use space::{NasBench201, OPS, ParseCellError};
+pub use supernet::{NasBench201Nets, NasBench201Supernet};
 pub use table::Table;

@@ -4,14 +4,14 @@
 
 use anyhow::{Result, ensure};
 use nas_core::arch::Architecture;
-use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, probe, relu};
+use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Linear, Mode, Module, Shape, VarBuilder, relu};
 use nas_core::space::{Backbone, ChoiceSpace, Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::space::{EDGES, NasBench201};
 
-const STAGES: usize = 3;
+pub(super) const STAGES: usize = 3;
 
 /// Width and depth of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,7 +195,7 @@ struct Cell {
 impl Cell {
     fn new(vb: &VarBuilder, c: i64, arch: [u16; 6]) -> Self {
         let vb = vb.sub("layers");
-        let edge = |(i, choice)| Edge::new(&vb.sub(i), c, choice);
+        let edge = |(i, choice)| Edge::new(&vb.sub(i), c, choice, BnConfig::default());
         Self { edges: arch.into_iter().enumerate().map(edge).collect() }
     }
 }
@@ -219,7 +219,7 @@ impl Module for Cell {
 }
 
 #[derive(Debug)]
-enum Edge {
+pub(super) enum Edge {
     Zero,
     Skip,
     Conv(ReluConvBn),
@@ -227,12 +227,12 @@ enum Edge {
 }
 
 impl Edge {
-    fn new(vb: &VarBuilder, c: i64, choice: u16) -> Self {
+    pub(super) fn new(vb: &VarBuilder, c: i64, choice: u16, bn: BnConfig) -> Self {
         match choice {
             0 => Edge::Zero,
             1 => Edge::Skip,
-            2 => Edge::Conv(ReluConvBn::new(vb, (c, c), 1, 1)),
-            3 => Edge::Conv(ReluConvBn::new(vb, (c, c), 3, 1)),
+            2 => Edge::Conv(ReluConvBn::new(vb, (c, c), 1, 1, bn)),
+            3 => Edge::Conv(ReluConvBn::new(vb, (c, c), 3, 1, bn)),
             _ => Edge::Pool,
         }
     }
@@ -259,18 +259,15 @@ impl Module for Edge {
 
 /// Rectifier, convolution, batch norm.
 #[derive(Debug)]
-struct ReluConvBn {
+pub(super) struct ReluConvBn {
     conv: Conv2d,
     bn: BatchNorm,
 }
 
 impl ReluConvBn {
-    fn new(vb: &VarBuilder, (c_in, c_out): (i64, i64), ksize: i64, stride: i64) -> Self {
+    fn new(vb: &VarBuilder, (c_in, c_out): (i64, i64), ksize: i64, stride: i64, bn: BnConfig) -> Self {
         let (vb, config) = (vb.sub("op"), ConvConfig { stride, ..Default::default() });
-        Self {
-            conv: Conv2d::new(&vb.sub(1), c_in, c_out, ksize, config),
-            bn: BatchNorm::new(&vb.sub(2), c_out, BnConfig::default()),
-        }
+        Self { conv: Conv2d::new(&vb.sub(1), c_in, c_out, ksize, config), bn: BatchNorm::new(&vb.sub(2), c_out, bn) }
     }
 }
 
@@ -287,17 +284,18 @@ impl Module for ReluConvBn {
 
 /// A residual block of stride 2 whose shortcut is the mean of 2x2 pixels and a 1x1 convolution without a norm.
 #[derive(Debug)]
-struct Reduction {
+pub(super) struct Reduction {
     first: ReluConvBn,
     second: ReluConvBn,
     shortcut: Conv2d,
 }
 
 impl Reduction {
-    fn new(vb: &VarBuilder, c_in: i64, c_out: i64) -> Self {
+    pub(super) fn new(vb: &VarBuilder, c_in: i64, c_out: i64) -> Self {
+        let bn = BnConfig::default();
         Self {
-            first: ReluConvBn::new(&vb.sub("conv_a"), (c_in, c_out), 3, 2),
-            second: ReluConvBn::new(&vb.sub("conv_b"), (c_out, c_out), 3, 1),
+            first: ReluConvBn::new(&vb.sub("conv_a"), (c_in, c_out), 3, 2, bn),
+            second: ReluConvBn::new(&vb.sub("conv_b"), (c_out, c_out), 3, 1, bn),
             shortcut: Conv2d::new(&vb.sub("downsample").sub(1), c_in, c_out, 1, ConvConfig::default()),
         }
     }
@@ -314,37 +312,6 @@ impl Module for Reduction {
         let ys = self.first.cost(xs, cost);
         self.shortcut.cost(ys.with_channels(xs.c), cost);
         self.second.cost(ys, cost)
-    }
-}
-
-/// `xs * weightᵀ + bias`.
-#[derive(Debug)]
-struct Linear {
-    dims: [i64; 2],
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(vb: &VarBuilder, c_in: i64, c_out: i64) -> Self {
-        let dims = [c_out, c_in];
-        Self {
-            dims,
-            weight: vb.weight("weight", &dims, Init::FanIn),
-            bias: vb.weight("bias", &[c_out], Init::Const(0.0)),
-        }
-    }
-
-    /// `[B, c_out]` of `[B, c_in]`.
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        let ys = xs.linear(&self.weight, Some(&self.bias));
-        probe::report(probe::Site::Weighted, &ys);
-        ys
-    }
-
-    fn cost(&self) -> Cost {
-        let [c_out, c_in] = self.dims.map(|n| n as u64);
-        Cost { params: c_out * c_in + c_out, macs: c_out * c_in }
     }
 }
 

@@ -6,4 +6,5 @@ pub mod latency;
 pub mod learning_curve;
 pub mod morphism;
 pub mod predictor;
+pub mod supernet;
 pub mod zero_cost;

@@ -38,6 +38,32 @@ pub struct BatchNorm {
     running_var: Tensor,
     /// While averaging: the batches seen so far.
     averaged: Cell<Option<u64>>,
+    /// Number of the last [`AverageAll`] that reached this norm, and the batches seen in it.
+    in_average: Cell<(u64, u64)>,
+}
+
+thread_local! {
+    /// Number of the present [`AverageAll`], 0 outside of one; and of the last one.
+    static AVERAGE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+}
+
+/// While it lives, every norm that a batch of this thread reaches in training mode holds the plain mean of the batches'
+/// statistics, and nothing of what it held before.
+#[derive(Debug)]
+pub struct AverageAll(());
+
+impl AverageAll {
+    /// Starts averaging.
+    pub fn start() -> Self {
+        AVERAGE.with(|average| average.set((average.get().1 + 1, average.get().1 + 1)));
+        Self(())
+    }
+}
+
+impl Drop for AverageAll {
+    fn drop(&mut self) {
+        AVERAGE.with(|average| average.set((0, average.get().1)));
+    }
 }
 
 impl BatchNorm {
@@ -52,6 +78,7 @@ impl BatchNorm {
             running_mean: vb.buffer("running_mean", &[channels], 0.0),
             running_var: vb.buffer("running_var", &[channels], 1.0),
             averaged: Cell::new(None),
+            in_average: Cell::new((0, 0)),
         }
     }
 
@@ -71,6 +98,13 @@ impl BatchNorm {
 
     /// The weight of the coming batch in the running statistics.
     fn next_momentum(&self) -> f64 {
+        let (average, _) = AVERAGE.get();
+        if average > 0 {
+            let (last, seen) = self.in_average.get();
+            let seen = if last == average { seen + 1 } else { 1 };
+            self.in_average.set((average, seen));
+            return 1.0 / seen as f64;
+        }
         let Some(seen) = self.averaged.get() else { return self.config.momentum };
         self.averaged.set(Some(seen + 1));
         1.0 / (seen + 1) as f64

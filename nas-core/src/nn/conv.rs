@@ -1,5 +1,6 @@
 //! Convolution, and convolution with batch norm and activation.
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{BatchNorm, BnConfig, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
@@ -26,24 +27,44 @@ impl Default for ConvConfig {
     }
 }
 
-/// A square convolution padded by `dilation * (ksize - 1) / 2`: an input of `n` pixels gives `ceil(n / stride)`.
+/// A convolution padded by `dilation * (ksize - 1) / 2`: an input of `n` pixels gives `ceil(n / stride)`.
 #[derive(Debug)]
 pub struct Conv2d {
     c_in: i64,
     c_out: i64,
-    ksize: i64,
-    config: ConvConfig,
+    /// Height and width.
+    ksize: [i64; 2],
+    stride: [i64; 2],
+    dilation: i64,
+    groups: i64,
     weight: Tensor,
     bias: Option<Tensor>,
 }
 
 impl Conv2d {
-    /// A convolution with an odd `ksize`.
+    /// A square convolution with an odd `ksize`.
     pub fn new(vb: &VarBuilder, c_in: i64, c_out: i64, ksize: i64, config: ConvConfig) -> Self {
-        assert!(ksize % 2 == 1 && c_in % config.groups == 0, "odd kernel, groups that divide the input channels");
-        let weight = vb.weight("weight", &[c_out, c_in / config.groups, ksize, ksize], config.init);
+        Self::with_sides(vb, (c_in, c_out), [ksize; 2], [config.stride; 2], config)
+    }
+
+    /// A dense convolution whose `ksize` and `stride` are odd heights and widths of their own.
+    pub fn rectangular(vb: &VarBuilder, channels: (i64, i64), ksize: [i64; 2], stride: [i64; 2]) -> Self {
+        Self::with_sides(vb, channels, ksize, stride, ConvConfig::default())
+    }
+
+    fn with_sides(
+        vb: &VarBuilder,
+        (c_in, c_out): (i64, i64),
+        ksize: [i64; 2],
+        stride: [i64; 2],
+        config: ConvConfig,
+    ) -> Self {
+        let odd = ksize.iter().all(|side| side % 2 == 1);
+        assert!(odd && c_in % config.groups == 0, "odd kernel, groups that divide the input channels");
+        let weight = vb.weight("weight", &[c_out, c_in / config.groups, ksize[0], ksize[1]], config.init);
         let bias = config.bias.then(|| vb.weight("bias", &[c_out], Init::Const(0.0)));
-        Self { c_in, c_out, ksize, config, weight, bias }
+        let ConvConfig { dilation, groups, .. } = config;
+        Self { c_in, c_out, ksize, stride, dilation, groups, weight, bias }
     }
 
     /// A depthwise convolution: one kernel per channel.
@@ -54,27 +75,27 @@ impl Conv2d {
 
 impl Module for Conv2d {
     fn forward(&self, xs: &Tensor, _mode: Mode) -> Tensor {
-        let ConvConfig { stride, dilation, groups, .. } = self.config;
-        let padding = dilation * (self.ksize - 1) / 2;
-        let [stride, padding, dilation] = [stride, padding, dilation].map(|n| [n, n]);
-        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), stride, padding, dilation, groups);
+        let Self { dilation, groups, .. } = *self;
+        let padding = self.ksize.map(|side| dilation * (side - 1) / 2);
+        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), self.stride, padding, [dilation; 2], groups);
         probe::report(Site::Weighted, &ys);
         ys
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
         assert_eq!(xs.c, self.c_in, "channels of the input of a convolution");
-        let out = |n: i64| (n - 1) / self.config.stride + 1;
-        let ys = Shape::new(self.c_out, out(xs.h), out(xs.w));
-        let weights = (self.c_out * self.c_in / self.config.groups * self.ksize * self.ksize) as u64;
-        cost.params += weights + if self.config.bias { self.c_out as u64 } else { 0 };
+        let out = |n: i64, stride: i64| (n - 1) / stride + 1;
+        let ys = Shape::new(self.c_out, out(xs.h, self.stride[0]), out(xs.w, self.stride[1]));
+        let weights = (self.c_out * self.c_in / self.groups * self.ksize[0] * self.ksize[1]) as u64;
+        cost.params += weights + if self.bias.is_some() { self.c_out as u64 } else { 0 };
         cost.macs += weights * (ys.h * ys.w) as u64;
         ys
     }
 }
 
 /// What follows a norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// Nothing.
     Identity,
@@ -82,6 +103,8 @@ pub enum Activation {
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
+    /// `x min(max(x + 3, 0), 6) / 6` (Howard et al. 2019).
+    Hswish,
 }
 
 impl Activation {
@@ -91,8 +114,13 @@ impl Activation {
             Activation::Identity => xs,
             Activation::Relu if probe::is_off() => xs.relu_(),
             Activation::Relu6 if probe::is_off() => xs.relu6_(),
+            Activation::Hswish if probe::is_off() => xs.hardswish_(),
             Activation::Relu => relu(&xs),
-            Activation::Relu6 if probe::is_linear() => xs,
+            Activation::Relu6 | Activation::Hswish if probe::is_linear() => xs,
+            Activation::Hswish => {
+                probe::report(Site::PreActivation, &xs);
+                xs.hardswish()
+            }
             Activation::Relu6 => {
                 probe::report(Site::PreActivation, &xs);
                 xs.relu6()

@@ -4,13 +4,17 @@
 //! be counted without allocating its weights.
 
 mod batch_norm;
+mod cell_convs;
 mod conv;
+mod linear;
 mod ops;
 pub mod probe;
 mod var_builder;
 
-pub use batch_norm::{BatchNorm, BnConfig};
+pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
+pub use cell_convs::{FactorizedReduce, ReluConvBn};
 pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
+pub use linear::Linear;
 pub use ops::{Op, OpConfig, drop_path};
 pub use var_builder::{Init, VarBuilder};
 

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, relu, resize_bilinear};
+use super::cell_convs::{FactorizedConv, ReluConvBn, Separable};
+use super::{BatchNorm, BnConfig, Mode, Module, Shape, VarBuilder};
 use crate::space::Cost;
 
 /// An operator from `c` channels to `c` channels.
@@ -17,17 +18,47 @@ pub enum Op {
     /// 3x3 max pooling.
     #[serde(rename = "max_pool_3x3")]
     MaxPool3x3,
+    /// 5x5 max pooling.
+    #[serde(rename = "max_pool_5x5")]
+    MaxPool5x5,
+    /// 7x7 max pooling.
+    #[serde(rename = "max_pool_7x7")]
+    MaxPool7x7,
     /// 3x3 average pooling; the padding is not counted in the average.
     #[serde(rename = "avg_pool_3x3")]
     AvgPool3x3,
     /// Identity.
     SkipConnect,
+    /// ReLU, 1x1, batch norm.
+    #[serde(rename = "conv_1x1")]
+    Conv1x1,
+    /// ReLU, 3x3, batch norm.
+    #[serde(rename = "conv_3x3")]
+    Conv3x3,
+    /// ReLU, 5x5, batch norm.
+    #[serde(rename = "conv_5x5")]
+    Conv5x5,
+    /// ReLU, 1x3, 3x1, batch norm.
+    #[serde(rename = "conv_3x1_1x3")]
+    Conv3x1And1x3,
+    /// ReLU, 1x7, 7x1, batch norm.
+    #[serde(rename = "conv_7x1_1x7")]
+    Conv7x1And1x7,
     /// ReLU, depthwise 3x3, pointwise, batch norm; twice.
     #[serde(rename = "sep_conv_3x3")]
     SepConv3x3,
     /// ReLU, depthwise 5x5, pointwise, batch norm; twice.
     #[serde(rename = "sep_conv_5x5")]
     SepConv5x5,
+    /// ReLU, depthwise 7x7, pointwise, batch norm; twice.
+    #[serde(rename = "sep_conv_7x7")]
+    SepConv7x7,
+    /// ReLU, depthwise 3x3 of rate 2, pointwise, batch norm: DARTS' dilated convolution.
+    #[serde(rename = "dil_conv_3x3")]
+    DilConv3x3,
+    /// ReLU, depthwise 5x5 of rate 2, pointwise, batch norm.
+    #[serde(rename = "dil_conv_5x5")]
+    DilConv5x5,
     /// ReLU, *dense* 3x3 of rate 2, batch norm: Auto-DeepLab's atrous convolution, which is not separable.
     #[serde(rename = "atrous_conv_3x3")]
     AtrousConv3x3,
@@ -36,18 +67,62 @@ pub enum Op {
     AtrousConv5x5,
 }
 
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(match self {
+impl Op {
+    /// Every operator.
+    pub const ALL: [Op; 18] = [
+        Op::None,
+        Op::MaxPool3x3,
+        Op::MaxPool5x5,
+        Op::MaxPool7x7,
+        Op::AvgPool3x3,
+        Op::SkipConnect,
+        Op::Conv1x1,
+        Op::Conv3x3,
+        Op::Conv5x5,
+        Op::Conv3x1And1x3,
+        Op::Conv7x1And1x7,
+        Op::SepConv3x3,
+        Op::SepConv5x5,
+        Op::SepConv7x7,
+        Op::DilConv3x3,
+        Op::DilConv5x5,
+        Op::AtrousConv3x3,
+        Op::AtrousConv5x5,
+    ];
+
+    /// The operator's name in the literature.
+    pub fn name(self) -> &'static str {
+        match self {
             Op::None => "none",
             Op::MaxPool3x3 => "max_pool_3x3",
+            Op::MaxPool5x5 => "max_pool_5x5",
+            Op::MaxPool7x7 => "max_pool_7x7",
             Op::AvgPool3x3 => "avg_pool_3x3",
             Op::SkipConnect => "skip_connect",
+            Op::Conv1x1 => "conv_1x1",
+            Op::Conv3x3 => "conv_3x3",
+            Op::Conv5x5 => "conv_5x5",
+            Op::Conv3x1And1x3 => "conv_3x1_1x3",
+            Op::Conv7x1And1x7 => "conv_7x1_1x7",
             Op::SepConv3x3 => "sep_conv_3x3",
             Op::SepConv5x5 => "sep_conv_5x5",
+            Op::SepConv7x7 => "sep_conv_7x7",
+            Op::DilConv3x3 => "dil_conv_3x3",
+            Op::DilConv5x5 => "dil_conv_5x5",
             Op::AtrousConv3x3 => "atrous_conv_3x3",
             Op::AtrousConv5x5 => "atrous_conv_5x5",
-        })
+        }
+    }
+
+    /// The operator called `name`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|op| op.name() == name)
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -71,10 +146,20 @@ impl Op {
             Op::None => Box::new(Zero { stride: config.stride }),
             Op::SkipConnect if config.stride == 1 => Box::new(Identity),
             Op::SkipConnect => Box::new(ReluConvBn::new(vb, 1, 1, config)),
-            Op::MaxPool3x3 => Box::new(Pool::new(vb, PoolKind::Max, config)),
-            Op::AvgPool3x3 => Box::new(Pool::new(vb, PoolKind::Average, config)),
-            Op::SepConv3x3 => Box::new(SepConv::new(vb, 3, config)),
-            Op::SepConv5x5 => Box::new(SepConv::new(vb, 5, config)),
+            Op::MaxPool3x3 => Box::new(Pool::new(vb, PoolKind::Max, 3, config)),
+            Op::MaxPool5x5 => Box::new(Pool::new(vb, PoolKind::Max, 5, config)),
+            Op::MaxPool7x7 => Box::new(Pool::new(vb, PoolKind::Max, 7, config)),
+            Op::AvgPool3x3 => Box::new(Pool::new(vb, PoolKind::Average, 3, config)),
+            Op::Conv1x1 => Box::new(ReluConvBn::new(vb, 1, 1, config)),
+            Op::Conv3x3 => Box::new(ReluConvBn::new(vb, 3, 1, config)),
+            Op::Conv5x5 => Box::new(ReluConvBn::new(vb, 5, 1, config)),
+            Op::Conv3x1And1x3 => Box::new(FactorizedConv::new(vb, 3, config)),
+            Op::Conv7x1And1x7 => Box::new(FactorizedConv::new(vb, 7, config)),
+            Op::SepConv3x3 => Box::new(Separable::twice(vb, 3, config)),
+            Op::SepConv5x5 => Box::new(Separable::twice(vb, 5, config)),
+            Op::SepConv7x7 => Box::new(Separable::twice(vb, 7, config)),
+            Op::DilConv3x3 => Box::new(Separable::dilated(vb, 3, config)),
+            Op::DilConv5x5 => Box::new(Separable::dilated(vb, 5, config)),
             Op::AtrousConv3x3 => Box::new(ReluConvBn::atrous(vb, 3, config)),
             Op::AtrousConv5x5 => Box::new(ReluConvBn::atrous(vb, 5, config)),
         }
@@ -91,7 +176,7 @@ pub fn drop_path(xs: &Tensor, keep: f64) -> Tensor {
     xs * ((mask + keep).floor() / keep)
 }
 
-fn strided(n: i64, stride: i64) -> i64 {
+pub(super) fn strided(n: i64, stride: i64) -> i64 {
     (n - 1) / stride + 1
 }
 
@@ -135,23 +220,24 @@ enum PoolKind {
 #[derive(Debug)]
 struct Pool {
     kind: PoolKind,
+    ksize: i64,
     stride: i64,
     bn: Option<BatchNorm>,
 }
 
 impl Pool {
-    fn new(vb: &VarBuilder, kind: PoolKind, config: OpConfig) -> Self {
+    fn new(vb: &VarBuilder, kind: PoolKind, ksize: i64, config: OpConfig) -> Self {
         let bn = config.pool_bn.then(|| BatchNorm::new(&vb.sub("bn"), config.channels, config.bn));
-        Self { kind, stride: config.stride, bn }
+        Self { kind, ksize, stride: config.stride, bn }
     }
 }
 
 impl Module for Pool {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let stride = [self.stride, self.stride];
+        let [ksize, stride, padding] = [self.ksize, self.stride, self.ksize / 2].map(|n| [n, n]);
         let ys = match self.kind {
-            PoolKind::Max => xs.max_pool2d([3, 3], stride, [1, 1], [1, 1], false),
-            PoolKind::Average => xs.avg_pool2d([3, 3], stride, [1, 1], false, false, None),
+            PoolKind::Max => xs.max_pool2d(ksize, stride, padding, [1, 1], false),
+            PoolKind::Average => xs.avg_pool2d(ksize, stride, padding, false, false, None),
         };
         match &self.bn {
             Some(bn) => bn.forward(&ys, mode),
@@ -168,111 +254,14 @@ impl Module for Pool {
     }
 }
 
-/// Two rounds of ReLU, depthwise, pointwise, batch norm; the stride is in the first.
-#[derive(Debug)]
-struct SepConv {
-    rounds: [(Conv2d, Conv2d, BatchNorm); 2],
-}
-
-impl SepConv {
-    fn new(vb: &VarBuilder, ksize: i64, config: OpConfig) -> Self {
-        let c = config.channels;
-        let round = |i: usize, stride| {
-            let vb = vb.sub(i);
-            (
-                Conv2d::depthwise(&vb.sub("depthwise"), c, ksize, ConvConfig { stride, ..Default::default() }),
-                Conv2d::new(&vb.sub("pointwise"), c, c, 1, ConvConfig::default()),
-                BatchNorm::new(&vb.sub("bn"), c, config.bn),
-            )
-        };
-        Self { rounds: [round(0, config.stride), round(1, 1)] }
-    }
-}
-
-impl Module for SepConv {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.rounds.iter().fold(xs.shallow_clone(), |xs, (depthwise, pointwise, bn)| {
-            bn.forward(&pointwise.forward(&depthwise.forward(&relu(&xs), mode), mode), mode)
-        })
-    }
-
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        self.rounds.iter().fold(xs, |xs, (depthwise, pointwise, bn)| {
-            let ys = depthwise.cost(xs, cost);
-            let ys = pointwise.cost(ys, cost);
-            bn.cost(ys, cost)
-        })
-    }
-}
-
-/// ReLU, convolution, batch norm; a strided atrous one halves its input by interpolation and runs at rate 1, as TF's
-/// `nas_cell` does.
-#[derive(Debug)]
-struct ReluConvBn {
-    halve: bool,
-    conv: Conv2d,
-    bn: BatchNorm,
-}
-
-impl ReluConvBn {
-    fn new(vb: &VarBuilder, ksize: i64, dilation: i64, config: OpConfig) -> Self {
-        let conv = ConvConfig { stride: config.stride, dilation, ..Default::default() };
-        Self {
-            halve: false,
-            conv: Conv2d::new(&vb.sub("conv"), config.channels, config.channels, ksize, conv),
-            bn: BatchNorm::new(&vb.sub("bn"), config.channels, config.bn),
-        }
-    }
-
-    fn atrous(vb: &VarBuilder, ksize: i64, config: OpConfig) -> Self {
-        let halve = config.stride == 2;
-        let dilation = if halve { 1 } else { 2 };
-        Self { halve, ..Self::new(vb, ksize, dilation, OpConfig { stride: 1, ..config }) }
-    }
-}
-
-impl Module for ReluConvBn {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let xs = relu(xs);
-        let xs = match self.halve {
-            true => {
-                let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
-                resize_bilinear(&xs, (strided(h, 2), strided(w, 2)))
-            }
-            false => xs,
-        };
-        self.bn.forward(&self.conv.forward(&xs, mode), mode)
-    }
-
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        let xs = match self.halve {
-            true => xs.with_size((strided(xs.h, 2), strided(xs.w, 2))),
-            false => xs,
-        };
-        let ys = self.conv.cost(xs, cost);
-        self.bn.cost(ys, cost)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tch::{Device, Kind, nn};
 
-    const ALL: [Op; 8] = [
-        Op::None,
-        Op::MaxPool3x3,
-        Op::AvgPool3x3,
-        Op::SkipConnect,
-        Op::SepConv3x3,
-        Op::SepConv5x5,
-        Op::AtrousConv3x3,
-        Op::AtrousConv5x5,
-    ];
-
     #[test]
     fn every_operator_counts_what_it_allocates_and_returns_the_shape_it_says() {
-        for (op, stride) in ALL.iter().flat_map(|op| [(op, 1), (op, 2)]) {
+        for (op, stride) in Op::ALL.iter().flat_map(|op| [(op, 1), (op, 2)]) {
             let vs = nn::VarStore::new(Device::Cpu);
             let config = OpConfig { channels: 6, stride, bn: BnConfig::default(), pool_bn: true };
             let layer = op.build(&VarBuilder::new(&vs), config);
@@ -287,8 +276,9 @@ mod tests {
 
     #[test]
     fn names_in_configs_are_the_literature_names() {
-        for op in ALL {
+        for op in Op::ALL {
             assert_eq!(serde_json::to_value(op).unwrap(), op.to_string());
+            assert_eq!(Op::from_name(op.name()), Some(op));
         }
     }
 

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::distribution::draw;
+use super::distribution::{draw, largest, mode_of};
 use super::reinforce::MovingAverage;
 use super::{Asking, Observation, SearchStrategy, draw_valid};
 use crate::arch::Architecture;
@@ -143,11 +143,16 @@ impl Controller {
     }
 
     fn sample(&self, rng: &mut ChaCha8Rng) -> Architecture {
+        self.write(|probabilities| draw(probabilities, rng))
+    }
+
+    /// An architecture whose choices `choose` makes, given their probabilities after the choices before.
+    fn write(&self, mut choose: impl FnMut(&[f64]) -> usize) -> Architecture {
         let mut choices = Vec::new();
         tch::no_grad(|| {
             self.unroll(1, |_, log_probabilities| {
                 let probabilities = Vec::<f64>::try_from(log_probabilities.exp().view([-1]).to_kind(Kind::Double));
-                let choice = draw(&probabilities.expect("a list of numbers"), rng);
+                let choice = choose(&probabilities.expect("a list of numbers"));
                 choices.push(choice as u16);
                 Tensor::from_slice(&[choice as i64])
             })
@@ -203,6 +208,11 @@ impl Controller {
 impl SearchStrategy for Controller {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
         Some(draw_valid(asking.space, rng, |rng| self.sample(rng)).into())
+    }
+
+    /// The likeliest choice after the likeliest choices before.
+    fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        Some(mode_of(space, self.write(largest), |rng| self.sample(rng)))
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {

@@ -5,7 +5,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, largest, mode_of};
 use super::{Asking, Generation, Observation, SearchStrategy, draw_valid};
 use crate::arch::Architecture;
 use crate::space::ChoiceSpace;
@@ -45,11 +45,13 @@ pub(super) struct Ddpnas {
     /// Choices that are left, per decision.
     left: Vec<Vec<Choice>>,
     generation: Generation,
+    /// What was left when the last search ended.
+    survivor: Option<Architecture>,
 }
 
 impl Ddpnas {
     pub fn new(config: DdpnasConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
-        let mut ddpnas = Self { config, left: all_choices(space), generation: Generation::default() };
+        let mut ddpnas = Self { config, left: all_choices(space), generation: Generation::default(), survivor: None };
         ddpnas.propose(space, rng);
         ddpnas
     }
@@ -77,6 +79,15 @@ impl Ddpnas {
             }
         }
         self.generation.next(proposals);
+    }
+
+    /// Of the choices that are left, those with the largest sum of scores.
+    fn likeliest(&self, space: &dyn ChoiceSpace) -> Architecture {
+        let best = |choices: &Vec<Choice>| {
+            choices[largest(&choices.iter().map(|choice| choice.theta).collect::<Vec<_>>())].choice
+        };
+        let arch = Architecture::new(self.left.iter().map(best).collect());
+        mode_of(space, arch, |rng| self.draw_left(space, rng))
     }
 
     fn draw_left(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Architecture {
@@ -117,6 +128,11 @@ impl SearchStrategy for Ddpnas {
         self.generation.get(asking.id)
     }
 
+    /// The survivor of the last search that ended; before the first end the likeliest of what is left.
+    fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        Some(self.survivor.clone().unwrap_or_else(|| self.likeliest(space)))
+    }
+
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
         if let Some(value) = observation.value() {
             for (choices, chosen) in self.left.iter_mut().zip(observation.arch.choices()) {
@@ -129,7 +145,10 @@ impl SearchStrategy for Ddpnas {
         if self.generation.end_one() {
             match self.left.iter().any(|choices| choices.len() > 1) {
                 true => self.prune(),
-                false => self.left = all_choices(space),
+                false => {
+                    self.survivor = Some(self.likeliest(space));
+                    self.left = all_choices(space);
+                }
             }
             self.propose(space, rng);
         }

@@ -27,12 +27,33 @@ impl Distribution {
         Self(logits.iter().map(one).collect())
     }
 
+    /// The most probable architecture, or where it is not valid one that is drawn.
+    pub fn mode(&self, space: &dyn ChoiceSpace) -> Architecture {
+        let mode = Architecture::new(self.0.iter().map(|probabilities| largest(probabilities) as u16).collect());
+        mode_of(space, mode, |rng| self.sample(space, rng))
+    }
+
     /// A valid architecture drawn from the distribution.
     pub fn sample(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Architecture {
         draw_valid(space, rng, |rng| {
             Architecture::new(self.0.iter().map(|probabilities| draw(probabilities, rng) as u16).collect())
         })
     }
+}
+
+/// `arch` if the space accepts it, else the first draw that it accepts.
+pub(super) fn mode_of(
+    space: &dyn ChoiceSpace,
+    arch: Architecture,
+    mut draw: impl FnMut(&mut ChaCha8Rng) -> Architecture,
+) -> Architecture {
+    let mut mode = Some(arch);
+    draw_valid(space, &mut nas_datasets::rng::stream(0, "mode", 0), |rng| mode.take().unwrap_or_else(|| draw(rng)))
+}
+
+/// Index of the largest weight, the first of equal ones.
+pub(super) fn largest(weights: &[f64]) -> usize {
+    (0..weights.len()).rev().max_by(|a, b| weights[*a].total_cmp(&weights[*b])).expect("a decision has choices")
 }
 
 /// An index drawn with the given weights, which need not sum to 1.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
 use super::{Asking, Observation, SearchStrategy};
+use crate::arch::Architecture;
 use crate::space::ChoiceSpace;
 use crate::trial::Proposal;
 
@@ -50,6 +51,10 @@ impl Mdenas {
 impl SearchStrategy for Mdenas {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
         Some(self.distribution.sample(asking.space, rng).into())
+    }
+
+    fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        Some(self.distribution.mode(space))
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {

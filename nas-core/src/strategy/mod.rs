@@ -117,6 +117,11 @@ pub trait SearchStrategy: fmt::Debug {
     /// The next trial. `None` while a running trial must end first; `None` while nothing runs ends the search.
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal>;
 
+    /// The most probable architecture, where the strategy learns a distribution.
+    fn most_probable(&self, _space: &dyn ChoiceSpace) -> Option<Architecture> {
+        None
+    }
+
     /// Takes a trial that has ended.
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng);
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
 use super::{Asking, Observation, SearchStrategy};
+use crate::arch::Architecture;
 use crate::space::ChoiceSpace;
 use crate::trial::Proposal;
 
@@ -47,6 +48,10 @@ impl Reinforce {
 impl SearchStrategy for Reinforce {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
         Some(Distribution::softmax(&self.logits).sample(asking.space, rng).into())
+    }
+
+    fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        Some(Distribution::softmax(&self.logits).mode(space))
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {

@@ -152,6 +152,10 @@ impl SearchStrategy for Sng {
         Some(self.distribution.sample(asking.space, rng).into())
     }
 
+    fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        Some(self.distribution.mode(space))
+    }
+
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
         let Some(value) = observation.value() else { return };
         self.batch.push((observation.arch.clone(), value));

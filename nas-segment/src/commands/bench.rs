@@ -1,17 +1,18 @@
 //! `nas-segment bench`: time and memory of a search step.
 
 use std::fmt;
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use nas_core::cli::{Compute, ComputeArgs, Format, print};
 use nas_core::device::peak_memory_bytes;
-use nas_core::nn::{Mode, VarBuilder, channels_last};
-use nas_core::one_shot::{BilevelObjective, FirstOrder, FirstOrderConfig};
-use nas_core::optim::named_parameters;
-use nas_core::space::{ArchParameter, Mixture, WeightSharing};
-use nas_core::train::At;
+use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
+use nas_core::one_shot::{DartsConfig, Objective, OneShot, OneShotConfig, Part, Problem};
+use nas_core::optim::{Named, named_parameters};
+use nas_core::space::Mixture;
+use nas_core::train::{At, scalar};
 use serde::Serialize;
 use tch::{Kind, Tensor, nn::VarStore};
 
@@ -72,26 +73,26 @@ impl fmt::Display for BenchReport {
 }
 
 /// A supernet on one random batch.
-pub(super) struct RandomBatch {
-    space: AutoDeepLabSpace,
+struct RandomBatch {
     net: SearchNet,
-    parameters: Vec<Tensor>,
     images: Tensor,
     labels: Tensor,
     amp: bool,
 }
 
-impl BilevelObjective for RandomBatch {
-    fn weight_loss(&mut self, at: At) -> Result<(Tensor, usize)> {
-        let mode = Mode::train(at.progress());
-        let weights = self.space.softmax(&self.parameters);
-        let mixture = Mixture::Weights(&weights);
-        let logits = tch::autocast(self.amp, || self.net.forward(&self.images, mixture, mode));
-        Ok((cross_entropy(&logits, &self.labels, None), self.images.size()[0] as usize))
+impl Objective for RandomBatch {
+    fn next(&mut self, _: Part) -> Result<usize> {
+        Ok(self.images.size()[0] as usize)
     }
 
-    fn arch_loss(&mut self, at: At) -> Result<Tensor> {
-        self.weight_loss(at).map(|(loss, _)| loss)
+    fn loss(&self, _: Part, mixture: Mixture, at: At) -> Tensor {
+        let mode = Mode::train(at.progress());
+        let logits = tch::autocast(self.amp, || self.net.forward(&self.images, mixture, mode));
+        cross_entropy(&logits, &self.labels, None)
+    }
+
+    fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {
+        Ok(-scalar(&tch::no_grad(|| self.loss(part, mixture, at))))
     }
 }
 
@@ -99,9 +100,7 @@ impl BilevelObjective for RandomBatch {
 pub(super) struct SearchStep {
     /// The supernet's weights.
     pub weights: VarStore,
-    /// The architecture parameters.
-    pub arch: VarStore,
-    method: FirstOrder,
+    method: Box<dyn OneShot>,
     batch: RandomBatch,
 }
 
@@ -110,20 +109,28 @@ impl SearchStep {
     pub fn new(space: &AutoDeepLabSpace, batch: i64, crop: i64, compute: Compute) -> Self {
         const NUM_CLASSES: i64 = 19;
         tch::manual_seed(0);
-        let (mut weights, mut arch) = (VarStore::new(tch::Device::Cpu), VarStore::new(tch::Device::Cpu));
+        let mut weights = VarStore::new(tch::Device::Cpu);
         let net = SearchNet::new(&VarBuilder::new(&weights), space, NUM_CLASSES);
-        let declare = |p: ArchParameter| arch.root().randn(&p.name, &p.dims, 0.0, 1e-3);
-        let parameters: Vec<Tensor> = space.arch_parameters().into_iter().map(declare).collect();
         let images = Tensor::randn([batch, 3, crop, crop], (Kind::Float, tch::Device::Cpu));
         let labels = Tensor::randint(NUM_CLASSES, [batch, crop, crop], (Kind::Int64, tch::Device::Cpu));
         weights.set_device(compute.device);
-        arch.set_device(compute.device);
-        let config = FirstOrderConfig { arch_start_epoch: 0, ..Default::default() };
-        let method = FirstOrder::new(config, named_parameters(&weights), named_parameters(&arch), compute.amp);
+        let config = DartsConfig { arch_start_epoch: 0, ..DartsConfig::auto_deeplab() };
+        let problem = Problem {
+            space: Rc::new(space.clone()),
+            weights: named_parameters(&weights),
+            input: Shape::new(3, crop, crop),
+            amp: compute.amp,
+            seed: 0,
+        };
+        let method = OneShotConfig::Darts(config).build(problem).expect("first-order DARTS serves the space");
         let images = channels_last(&images.to_device(compute.device));
         let labels = labels.to_device(compute.device);
-        let space = space.clone();
-        Self { weights, arch, method, batch: RandomBatch { space, net, parameters, images, labels, amp: compute.amp } }
+        Self { weights, method, batch: RandomBatch { net, images, labels, amp: compute.amp } }
+    }
+
+    /// The architecture parameters.
+    pub fn arch(&self) -> Vec<Named> {
+        self.method.arch_parameters()
     }
 
     /// One step; returns the loss of the weights' half.

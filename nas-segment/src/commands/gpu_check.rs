@@ -9,7 +9,7 @@ use nas_core::cli::{Compute, Format, print};
 use nas_core::device::{DeviceChoice, describe, peak_memory_bytes};
 use nas_core::optim::{Named, named_parameters};
 use serde::Serialize;
-use tch::{Device, Kind, nn::VarStore};
+use tch::{Device, Kind};
 
 use super::bench::SearchStep;
 use crate::auto_deeplab::AutoDeepLabSpace;
@@ -117,15 +117,15 @@ struct FirstStep {
 }
 
 fn first_step(mut search: SearchStep) -> Result<FirstStep> {
-    let before = [&search.weights, &search.arch].map(snapshot);
+    let before = snapshots(&search);
     let loss = search.step()?;
-    let after = [&search.weights, &search.arch].map(snapshot);
+    let after = snapshots(&search);
     Ok(FirstStep { search, loss, before, after })
 }
 
-fn snapshot(vs: &VarStore) -> Vec<Named> {
+fn snapshots(search: &SearchStep) -> [Vec<Named>; 2] {
     let copy = |(name, tensor): Named| (name, tensor.detach().to_device(Device::Cpu).copy());
-    named_parameters(vs).into_iter().map(copy).collect()
+    [named_parameters(&search.weights), search.arch()].map(|tensors| tensors.into_iter().map(copy).collect())
 }
 
 /// Euclidean distance of two lists of tensors.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
@@ -71,7 +71,7 @@ fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Resul
     let settings = loop_config(experiment.search.epochs, experiment.seed);
     let mut searching = Searching::new(experiment, compute)?;
     let summary = train::run(&mut searching, "search", dir, settings)?;
-    let architecture = searching.derive();
+    let architecture = searching.derive().context("search.method: it only trains the supernet")?;
     write_tensors(&dir.path("arch_parameters.safetensors"), searching.arch_parameters())?;
     let result = SearchResult {
         genotype: genotype(&space, &architecture)?.to_string(),

@@ -1,0 +1,173 @@
+//! `nas-classify search` of an experiment with a section `one_shot`: a supernet, then an architecture.
+
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context, Result};
+use nas_core::arch::Architecture;
+use nas_core::cli::{Compute, RunArgs, open_run, print};
+use nas_core::config::to_toml;
+use nas_core::goals::{Goals, Restricted};
+use nas_core::nn::{Shape, VarBuilder};
+use nas_core::one_shot::SecondStage;
+use nas_core::plot::{self, Series};
+use nas_core::progress::Progress;
+use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::space::Cost;
+use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
+use nas_core::trial::{Outcome, Record, Values};
+use nas_datasets::Split;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use super::search::SearchArgs;
+use crate::one_shot::{OneShotExperiment, Retraining};
+use crate::searching::{Searching, input};
+
+/// `result.json` of a search on shared weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OneShotResult {
+    /// Name of the method.
+    pub method: String,
+    /// The architecture, as configs and `--arch` take it.
+    pub architecture: Architecture,
+    /// In the literature's notation.
+    pub notation: String,
+    /// Cost of its network in the search's size, on one image of the search.
+    #[serde(flatten)]
+    pub cost: Cost,
+    /// Accuracy by the supernet's weights on held-out training images, where candidates were compared by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supernet_acc: Option<f64>,
+    /// Metrics of the supernet after the last epoch.
+    pub metrics: Metrics,
+    /// Seconds in search steps of the supernet's training.
+    pub search_secs: f64,
+    /// What trains the architecture.
+    pub train: String,
+    /// The run folder.
+    pub run: String,
+}
+
+impl fmt::Display for OneShotResult {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Cost { params, macs } = self.cost;
+        writeln!(f, "{}: architecture {}\n{}", self.method, self.architecture, self.notation)?;
+        writeln!(f, "params {params}, macs {macs}")?;
+        self.supernet_acc.iter().try_for_each(|acc| writeln!(f, "accuracy by the supernet {:.2} %", 100.0 * acc))?;
+        writeln!(f, "supernet trained in {:.0} s", self.search_secs)?;
+        write!(f, "train it: {}\neverything is in {}", self.train, self.run)
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &SearchArgs) -> Result<()> {
+    let RunArgs { config, sets, .. } = &args.run;
+    let experiment = OneShotExperiment::load(config, sets)?;
+    // Refused before anything is created.
+    let space = experiment.space.build()?;
+    experiment
+        .one_shot
+        .method
+        .check(&*space, input(&experiment))
+        .with_context(|| format!("{}: one_shot", config.display()))?;
+    let compute = args.run.compute.resolve()?;
+    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
+    let result = match dir.result()? {
+        Some(result) => result,
+        None => search(&dir, experiment, compute)?,
+    };
+    print(&result, args.format)
+}
+
+fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Result<OneShotResult> {
+    let (epochs, seed) = (experiment.one_shot.epochs, experiment.seed);
+    let settings = LoopConfig { epochs, seed, checkpoint_every: Duration::from_secs(60) };
+    let mut searching = Searching::new(experiment.clone(), compute)?;
+    let summary = train::run(&mut searching, "search", dir, settings)?;
+    let (architecture, supernet_acc) = match experiment.one_shot.method.second_stage() {
+        None => (searching.derive().context("the method has found no architecture")?, None),
+        Some(stage) => {
+            let best = second_stage(dir, &experiment, &stage, &mut searching)?;
+            let accuracy = best.metric(ACCURACY);
+            (best.trial.arch, accuracy)
+        }
+    };
+    let parameters = searching.arch_parameters();
+    if !parameters.is_empty() {
+        write_tensors(&dir.path("arch_parameters.safetensors"), parameters)?;
+    }
+    draw(dir)?;
+    let model = experiment.space.derive(&architecture)?;
+    let OneShotExperiment { data, augment, .. } = &experiment;
+    let retraining = Retraining { seed, model, data, augment };
+    let config = dir.path("train.toml");
+    write_atomic(&config, to_toml(&retraining).as_bytes())?;
+    let result = OneShotResult {
+        method: experiment.one_shot.method.info().kind.to_string(),
+        notation: experiment.notation(&architecture)?,
+        cost: cost(&experiment, data.open(Split::Train)?.classes().len(), &architecture)?,
+        architecture,
+        supernet_acc,
+        metrics: summary.metrics,
+        search_secs: summary.train_secs,
+        train: format!("nas-classify train --config {}", config.display()),
+        run: dir.root().display().to_string(),
+    };
+    write_atomic(&dir.path("architecture.txt"), format!("{result}\n").as_bytes())?;
+    dir.finish(&result)?;
+    Ok(result)
+}
+
+/// The metric of a candidate.
+const ACCURACY: &str = "supernet_acc";
+
+fn second_stage(
+    dir: &RunDir,
+    experiment: &OneShotExperiment,
+    stage: &SecondStage,
+    searching: &mut Searching,
+) -> Result<Record> {
+    let num_classes = experiment.data.open(Split::Train)?.classes().len();
+    let folder = dir.path("supernet_search");
+    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+    let space = experiment.space.build()?;
+    let of = |arch: &Architecture| -> Values {
+        let Cost { params, macs } = cost(experiment, num_classes, arch).expect("the architecture is of the space");
+        [("params".to_string(), params as f64), ("macs".to_string(), macs as f64)].into()
+    };
+    let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
+    let candidates = searching.evaluator(stage.recalibration_batches)?;
+    let evaluate = |arch: &Architecture, images| {
+        let mut metrics = of(arch);
+        metrics.insert(ACCURACY.into(), candidates.accuracy(arch, images)?);
+        Ok(metrics)
+    };
+    let mut progress = Progress::new("supernet search", stage.num_trials as usize, 0, Some(&dir.path("run.log")))?;
+    let on_end = |record: &Record| {
+        if let Outcome::Failed(reason) = &record.outcome {
+            progress.line(format!("trial {} failed: {reason}", record.trial.id));
+        }
+        progress.step(|| format!("trial {}", record.trial.id));
+    };
+    let goals = Goals::maximize(ACCURACY);
+    Ok(stage.run(&restricted, &goals, experiment.seed, &folder, evaluate, on_end)?.1)
+}
+
+fn cost(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Result<Cost> {
+    let Shape { c, h, w } = input(experiment);
+    let net = experiment.space.derive(arch)?.build(&VarBuilder::dry(), num_classes as i64)?;
+    Ok(net.cost(Shape { c, h, w }))
+}
+
+/// Draws loss and accuracy over epochs.
+fn draw(dir: &RunDir) -> Result<()> {
+    let path = dir.path("metrics.jsonl");
+    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let lines: Vec<Metrics> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let series = ["loss", "val_acc"].map(|name| {
+        let point = |line: &Metrics| Some((line.get("epoch")?.as_f64()?, line.get(name)?.as_f64()?));
+        Series { name: name.to_string(), points: lines.iter().filter_map(point).collect() }
+    });
+    plot::lines(&dir.path("curves.svg"), "supernet", "epoch", "loss, accuracy", &series)
+}

@@ -1,0 +1,120 @@
+//! `[sections]` of an experiment file of `nas-classify search` that trains a supernet.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nas_core::arch::Architecture;
+use nas_core::config;
+use nas_core::goals::Constraint;
+use nas_core::one_shot::OneShotConfig;
+use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
+use serde::{Deserialize, Serialize};
+use toml::Value;
+
+use crate::model::ModelConfig;
+use crate::nasbench201::NasBench201;
+use crate::search_net::SpaceConfig;
+
+/// A search on shared weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneShotExperiment {
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to search.
+    pub space: SpaceConfig,
+    /// How to search.
+    pub one_shot: OneShotSection,
+    /// Bounds of `params` and `macs` of what a search over the trained supernet may propose.
+    #[serde(default)]
+    pub constraints: Vec<Constraint>,
+    /// Images and classes.
+    pub data: ClassifyDataConfig,
+    /// What is done to training images.
+    #[serde(default)]
+    pub augment: ClassifyTransform,
+}
+
+/// `[one_shot]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneShotSection {
+    /// The method and its parameters.
+    pub method: OneShotConfig,
+    /// Passes over the weights' part of the train split. Default: DARTS's.
+    #[serde(default = "default_epochs")]
+    pub epochs: usize,
+    /// Images per step, for weights and architecture each. Default: DARTS's.
+    #[serde(default = "default_batch_size")]
+    pub batch_size: usize,
+    /// Epochs between validations; the last epoch always has one. 0: only the last.
+    #[serde(default)]
+    pub eval_every: usize,
+}
+
+fn default_epochs() -> usize {
+    50
+}
+
+fn default_batch_size() -> usize {
+    64
+}
+
+impl OneShotExperiment {
+    /// Reads an experiment file; the path of the data becomes absolute.
+    pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
+        let mut table = config::read_table(path, sets)?;
+        if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
+            let path = std::path::absolute(&*root).with_context(|| format!("data.root = {root:?}"))?;
+            let path = path.into_os_string().into_string();
+            *root = path.map_err(|path| anyhow!("data.root: {path:?} is not UTF-8"))?;
+        }
+        let experiment: Self = config::from_table(table, &path.display().to_string())?;
+        experiment.check().with_context(|| path.display().to_string())?;
+        Ok(experiment)
+    }
+
+    /// Whether the file at `path` is one of these: whether it has a section `one_shot`.
+    pub fn is_at(path: &Path, sets: &[String]) -> Result<bool> {
+        Ok(config::read_table(path, sets)?.contains_key("one_shot"))
+    }
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.one_shot.epochs > 0, "one_shot.epochs = 0; expected at least 1");
+        ensure!(self.one_shot.batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
+        let second = self.one_shot.method.second_stage().is_some();
+        ensure!(
+            self.constraints.is_empty() || second,
+            "constraints bound what a search over a trained supernet proposes (spos, random_nas_ws); {} has none",
+            self.one_shot.method.info().kind
+        );
+        for Constraint { metric, upper, lower } in &self.constraints {
+            let known = ["params", "macs"].contains(&metric.as_str());
+            ensure!(known, "constraints: unknown metric {metric:?}; expected params or macs");
+            ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+        }
+        Ok(())
+    }
+
+    /// An architecture in the literature's notation.
+    pub fn notation(&self, arch: &Architecture) -> Result<String> {
+        Ok(match &self.space {
+            SpaceConfig::Nasbench201(_) => NasBench201::notation(arch),
+            SpaceConfig::Cells(space) => space.genotype(arch)?.to_string(),
+        })
+    }
+}
+
+/// The experiment of `nas-classify train` that trains what a search has found.
+#[derive(Debug, Serialize)]
+pub struct Retraining<'a> {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The network.
+    pub model: ModelConfig,
+    /// As in the search.
+    pub data: &'a ClassifyDataConfig,
+    /// As in the search.
+    pub augment: &'a ClassifyTransform,
+}

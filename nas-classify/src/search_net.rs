@@ -1,0 +1,104 @@
+//! Supernets that classify, and the section `[space]` of their searches.
+
+use anyhow::Result;
+use nas_core::arch::Architecture;
+use nas_core::nn::{Linear, Mode, Shape, VarBuilder};
+use nas_core::space::{Backbone, Cost, Mixture, Supernet, WeightSharing};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::cells::CellSpace;
+use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model};
+use crate::nasbench201::NasBench201Nets;
+
+/// A space with a supernet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SpaceConfig {
+    /// NAS-Bench-201.
+    Nasbench201(NasBench201Nets),
+    /// DARTS, PC-DARTS, NASNet, ENAS and AmoebaNet cells.
+    Cells(CellSpace),
+}
+
+impl SpaceConfig {
+    /// The space. A value that no space can be made of is an error that names the key.
+    pub fn build(&self) -> Result<Box<dyn WeightSharing>> {
+        match self {
+            Self::Nasbench201(space) => {
+                space.check()?;
+                Ok(Box::new(*space))
+            }
+            Self::Cells(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
+        }
+    }
+
+    /// The classifier of an architecture of the space, in the space's own size.
+    pub fn derive(&self, arch: &Architecture) -> Result<ModelConfig> {
+        self.build()?.validate(arch)?;
+        match self {
+            Self::Nasbench201(NasBench201Nets { channels, cells }) => {
+                let (arch, channels, cells) = (arch.clone(), *channels, *cells);
+                Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells }))
+            }
+            Self::Cells(space) => Ok(ModelConfig::Cells(space.network(arch)?)),
+        }
+    }
+}
+
+/// A supernet with a linear classifier over the mean of its last map.
+#[derive(Debug)]
+pub struct SearchNet {
+    supernet: Box<dyn Supernet>,
+    classifier: Linear,
+}
+
+impl SearchNet {
+    /// The supernet of `space` for `num_classes`.
+    pub fn new(vb: &VarBuilder, space: &dyn WeightSharing, num_classes: i64) -> Self {
+        let supernet = space.supernet(vb);
+        let channels = supernet.feature_info().pop().expect("a supernet has a last map").channels;
+        Self { supernet, classifier: Linear::new(&vb.sub("classifier"), channels, num_classes) }
+    }
+
+    /// Logits `[B, K]` of images `[B, 3, H, W]`.
+    pub fn forward(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Tensor {
+        let features = self.supernet.features(xs, mixture, mode);
+        self.classifier.forward(&pixel_mean(&features[features.len() - 1]))
+    }
+}
+
+/// A backbone with a linear classifier over the mean of its last map.
+#[derive(Debug)]
+pub struct BackboneClassifier {
+    backbone: Box<dyn Backbone>,
+    classifier: Linear,
+}
+
+impl BackboneClassifier {
+    /// The classifier for `num_classes`.
+    pub fn new(vb: &VarBuilder, backbone: Box<dyn Backbone>, num_classes: i64) -> Self {
+        let channels = backbone.feature_info().pop().expect("a backbone has a last map").channels;
+        Self { backbone, classifier: Linear::new(&vb.sub("classifier"), channels, num_classes) }
+    }
+}
+
+impl Classifier for BackboneClassifier {
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
+        let features = self.backbone.features(xs, mode);
+        Logits { main: self.classifier.forward(&pixel_mean(&features[features.len() - 1])), aux: None }
+    }
+
+    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
+        let (mut parts, _) = self.backbone.cost_parts(input);
+        parts.push(("classifier".to_string(), self.classifier.cost()));
+        parts
+    }
+}
+
+fn pixel_mean(xs: &Tensor) -> Tensor {
+    xs.mean_dim([2i64, 3].as_slice(), false, None)
+}

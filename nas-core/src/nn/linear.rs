@@ -1,0 +1,39 @@
+//! The linear layer.
+
+use tch::Tensor;
+
+use super::{Init, VarBuilder, probe};
+use crate::space::Cost;
+
+/// `xs * weightᵀ + bias`.
+#[derive(Debug)]
+pub struct Linear {
+    dims: [i64; 2],
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Linear {
+    /// A layer with torchvision's variable names.
+    pub fn new(vb: &VarBuilder, c_in: i64, c_out: i64) -> Self {
+        let dims = [c_out, c_in];
+        Self {
+            dims,
+            weight: vb.weight("weight", &dims, Init::FanIn),
+            bias: vb.weight("bias", &[c_out], Init::Const(0.0)),
+        }
+    }
+
+    /// `[B, c_out]` of `[B, c_in]`.
+    pub fn forward(&self, xs: &Tensor) -> Tensor {
+        let ys = xs.linear(&self.weight, Some(&self.bias));
+        probe::report(probe::Site::Weighted, &ys);
+        ys
+    }
+
+    /// Parameters and multiply-adds for one image.
+    pub fn cost(&self) -> Cost {
+        let [c_out, c_in] = self.dims.map(|n| n as u64);
+        Cost { params: c_out * c_in + c_out, macs: c_out * c_in }
+    }
+}

@@ -1,0 +1,97 @@
+//! The expected cost of a relaxed architecture as a part of its loss.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use super::Problem;
+use crate::space::WeightSharing;
+
+/// How the expected multiply-adds `E` change the loss `L` of the architecture parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum CostTermConfig {
+    /// `L`.
+    #[default]
+    None,
+    /// `alpha * L * (ln E / ln reference)^beta`: ProxylessNAS's `mul#log`; FBNet's equation 4 where `reference` is e.
+    LogPower {
+        /// Factor.
+        alpha: f64,
+        /// Exponent.
+        beta: f64,
+        /// Multiply-adds at which the power is 1; without it the power is that of `ln E`.
+        reference: Option<f64>,
+    },
+    /// `L + lambda * (E / reference - 1)`: ProxylessNAS's `add#linear`.
+    Linear {
+        /// Weight of the term.
+        lambda: f64,
+        /// Multiply-adds at which it is 0.
+        reference: f64,
+    },
+}
+
+impl CostTermConfig {
+    /// Says which value cannot be served, or that the space has no table of costs.
+    pub(super) fn check(&self, space: &dyn WeightSharing, problem_input: crate::nn::Shape) -> Result<()> {
+        let above_one = |name: &str, value: f64| {
+            ensure!(value > 1.0 && value.is_finite(), "method.cost.{name} = {value}; expected more than 1");
+            Ok(())
+        };
+        match self {
+            Self::None => return Ok(()),
+            Self::LogPower { alpha, reference, .. } => {
+                ensure!(*alpha > 0.0, "method.cost.alpha = {alpha}; expected more than 0");
+                reference.map_or(Ok(()), |reference| above_one("reference", reference))?;
+            }
+            Self::Linear { reference, .. } => above_one("reference", *reference)?,
+        }
+        let table = space.macs_table(problem_input);
+        table.map(drop).with_context(|| {
+            format!(
+                "method.cost: the cost of the space {} is no sum over its choices; expected cost.kind = \"none\"",
+                space.name()
+            )
+        })
+    }
+
+    pub(super) fn open(self, problem: &Problem) -> Result<CostTerm> {
+        self.check(&*problem.space, problem.input)?;
+        let table = match self {
+            Self::None => None,
+            _ => problem.space.macs_table(problem.input),
+        };
+        Ok(CostTerm { config: self, table })
+    }
+}
+
+/// The term over a space's table of costs.
+#[derive(Debug)]
+pub(super) struct CostTerm {
+    config: CostTermConfig,
+    table: Option<(u64, Vec<Vec<f64>>)>,
+}
+
+impl CostTerm {
+    /// `loss` with the term, for candidates weighed by `weights`.
+    pub fn apply(&self, loss: Tensor, weights: &[Tensor]) -> Tensor {
+        let Some((fixed, table)) = &self.table else { return loss };
+        let one = |(weights, macs): (&Tensor, &Vec<f64>)| {
+            let macs = Tensor::from_slice(macs).view(&weights.size()[..]).to_device(weights.device());
+            (weights.to_kind(Kind::Double) * macs).sum(Kind::Double)
+        };
+        let expected = weights.iter().zip(table).map(one).fold(Tensor::from(*fixed as f64), |sum, macs| macs + sum);
+        let kind = loss.kind();
+        match self.config {
+            CostTermConfig::None => loss,
+            CostTermConfig::LogPower { alpha, beta, reference } => {
+                let power = (expected.log() / reference.map_or(1.0, f64::ln)).pow_tensor_scalar(beta);
+                loss * (power * alpha).to_kind(kind)
+            }
+            CostTermConfig::Linear { lambda, reference } => {
+                loss + ((expected / reference - 1.0) * lambda).to_kind(kind)
+            }
+        }
+    }
+}

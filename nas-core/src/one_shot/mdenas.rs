@@ -1,0 +1,42 @@
+//! MdeNAS on shared weights (Zheng et al. 2019, arXiv 1905.07529): paths are drawn from a multinomial distribution that learns
+//! from how often each operator was trained and how it scores.
+
+use super::Problem;
+use super::paths::{Learned, paths_config};
+use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::strategy::{MdenasConfig as Distribution, StrategyConfig};
+
+paths_config! {
+    /// Parameters of MdeNAS on shared weights; weights as DARTS's.
+    MdenasConfig {
+        /// First epoch, from 0, in which the distribution is learned; before it paths are drawn uniformly.
+        arch_start_epoch: usize,
+        /// Probability that moves between two choices in one update.
+        lr: f64,
+        /// Decay of the moving average of a choice's scores; 0 keeps the last alone, as the authors do.
+        memory: f64,
+    }
+}
+
+impl Default for MdenasConfig {
+    fn default() -> Self {
+        Self {
+            arch_start_epoch: 0,
+            lr: 0.01,
+            memory: 0.5,
+            weights: OptimizerConfig::Sgd(SgdConfig::default()),
+            schedule: Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.001 } },
+            grad_clip: 5.0,
+        }
+    }
+}
+
+impl MdenasConfig {
+    pub(super) fn strategy(&self) -> StrategyConfig {
+        StrategyConfig::Mdenas(Distribution { lr: self.lr, memory: self.memory })
+    }
+
+    pub(super) fn method(&self, problem: Problem) -> Learned {
+        Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)
+    }
+}

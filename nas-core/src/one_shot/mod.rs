@@ -1,0 +1,140 @@
+//! One-shot search methods, one file each: the weights of a supernet are trained, and with them or afterwards an
+//! architecture is found. A method sees a supernet's loss and score on batches of two halves of the data, never a file, a
+//! data set or a head.
+
+mod asng;
+mod config;
+mod cost_term;
+mod darts;
+mod ddpnas;
+mod drnas;
+mod enas;
+mod fbnet;
+mod gdas;
+mod gumbel;
+mod mdenas;
+mod paths;
+mod pc_darts;
+mod proxyless_nas;
+mod random_nas_ws;
+mod relaxed;
+mod second_stage;
+mod snas;
+mod spos;
+mod weights;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+use serde_json::Value;
+use tch::Tensor;
+
+pub use asng::AsngConfig;
+pub use config::{OneShotConfig, OneShotInfo};
+pub use cost_term::CostTermConfig;
+pub use darts::{DartsConfig, Order};
+pub use ddpnas::DdpnasConfig;
+pub use drnas::DrnasConfig;
+pub use enas::EnasConfig;
+pub use fbnet::FbnetConfig;
+pub use gdas::GdasConfig;
+pub use gumbel::straight_through;
+pub use mdenas::MdenasConfig;
+pub use pc_darts::PcDartsConfig;
+pub use proxyless_nas::ProxylessNasConfig;
+pub use random_nas_ws::RandomNasWsConfig;
+pub use second_stage::{Images, SecondStage};
+pub use snas::SnasConfig;
+pub use spos::SposConfig;
+pub use weights::descend;
+
+use crate::arch::Architecture;
+use crate::nn::Shape;
+use crate::optim::Named;
+use crate::space::{Mixture, WeightSharing};
+use crate::train::{At, Step};
+
+/// A half of the training data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Trains the weights.
+    Weights,
+    /// Trains the architecture.
+    Arch,
+}
+
+/// A supernet on batches of both halves of the data. A method may ask for several losses and scores of one batch.
+pub trait Objective {
+    /// Takes the next batch of `part`; returns its number of images.
+    fn next(&mut self, part: Part) -> Result<usize>;
+
+    /// Loss of the supernet under `mixture` on the current batch of `part`.
+    fn loss(&self, part: Part, mixture: Mixture, at: At) -> Tensor;
+
+    /// Accuracy, mIOU or another fraction that is better when larger, of the supernet under `mixture` with batch statistics,
+    /// on the current batch of `part`.
+    fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64>;
+}
+
+/// What a method is built on.
+#[derive(Debug)]
+pub struct Problem {
+    /// The space.
+    pub space: Rc<dyn WeightSharing>,
+    /// Trained tensors of the supernet.
+    pub weights: Vec<Named>,
+    /// Shape of an image, for the cost of architectures.
+    pub input: Shape,
+    /// Forward passes run in half precision; losses are scaled.
+    pub amp: bool,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+/// The candidates that a method would keep at present.
+#[derive(Debug)]
+pub enum Chosen {
+    /// All of them by weight.
+    Weights(Vec<Tensor>),
+    /// One architecture.
+    Path(Architecture),
+}
+
+impl Chosen {
+    /// As a supernet takes it.
+    pub fn as_mixture(&self) -> Mixture<'_> {
+        match self {
+            Self::Weights(weights) => Mixture::Weights(weights),
+            Self::Path(arch) => Mixture::Path(arch),
+        }
+    }
+}
+
+/// A method at work. All it draws comes from libtorch's generator, which the loop seeds for every step, or from
+/// `rng::stream`.
+pub trait OneShot {
+    /// One step of the weights and, where it is their turn, of the architecture. It takes one batch of [`Part::Weights`] and,
+    /// from [`OneShot::arch_start_epoch`] on, one of [`Part::Arch`], so that a resumed search finds its place in both.
+    fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step>;
+
+    /// First epoch, from 0, that takes batches of [`Part::Arch`]; `None` where none does.
+    fn arch_start_epoch(&self) -> Option<usize>;
+
+    /// What a validation of the supernet runs; `None` where nothing distinguishes the candidates.
+    fn chosen(&self) -> Option<Chosen>;
+
+    /// The architecture found so far; `None` for methods that leave the choice to a search over the trained supernet.
+    fn derive(&self) -> Option<Architecture>;
+
+    /// Raw architecture parameters by name; empty for methods without them.
+    fn arch_parameters(&self) -> Vec<Named> {
+        Vec::new()
+    }
+
+    /// All that a resume needs besides the supernet's weights.
+    fn state(&self) -> (Vec<Named>, Value);
+
+    /// Takes back [`OneShot::state`].
+    fn load_state(&mut self, tensors: &HashMap<String, Tensor>, json: Value) -> Result<()>;
+}

@@ -1,0 +1,164 @@
+//! Methods that train the weights of one architecture per step.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use nas_datasets::rng::stream;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tch::Tensor;
+
+use super::weights::{Recipe, WeightTraining};
+use super::{Chosen, Objective, OneShot, Part, Problem};
+use crate::arch::Architecture;
+use crate::optim::{GradScaler, Named};
+use crate::space::{Mixture, WeightSharing};
+use crate::strategy::{Asking, Observation, SearchStrategy, StrategyConfig};
+use crate::train::{At, Step, scalar};
+
+/// Declares the config of a method that trains one path per step: as `relaxed_config`, without architecture parameters.
+macro_rules! paths_config {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $type,)*
+            /// Update rule of the weights.
+            pub weights: $crate::optim::OptimizerConfig,
+            /// Learning rate of the weights over the run.
+            pub schedule: $crate::optim::Schedule,
+            /// Largest norm of the gradient of the weights; 0 for no limit.
+            pub grad_clip: f64,
+        }
+
+        impl $name {
+            pub(super) fn recipe(&self) -> $crate::one_shot::weights::Recipe {
+                let Self { weights, schedule, grad_clip, .. } = self.clone();
+                $crate::one_shot::weights::Recipe { weights, schedule, grad_clip }
+            }
+        }
+    };
+}
+pub(super) use paths_config;
+
+/// Weights trained path by path.
+pub(super) struct Paths {
+    pub space: Rc<dyn WeightSharing>,
+    pub seed: u64,
+    training: WeightTraining,
+}
+
+impl Paths {
+    pub fn new(recipe: Recipe, problem: Problem) -> Self {
+        let training = WeightTraining::new(recipe, problem.weights, problem.amp);
+        Self { space: problem.space, seed: problem.seed, training }
+    }
+
+    /// A path drawn uniformly for the step.
+    pub fn uniform(&self, at: At) -> Architecture {
+        self.space.sample(&mut stream(self.seed, "path", at.global_step as u64))
+    }
+
+    /// One step of the weights of `arch`.
+    pub fn train(&mut self, arch: &Architecture, at: At, objective: &mut dyn Objective) -> Result<Step> {
+        let images = objective.next(Part::Weights)?;
+        let loss = objective.loss(Part::Weights, Mixture::Path(arch), at);
+        self.training.descend(&loss, at);
+        Ok(Step { loss: scalar(&loss), images })
+    }
+
+    pub fn state(&self) -> (Vec<Named>, Value) {
+        (self.training.optimizer.state(), json!({ "scaler": self.training.scaler }))
+    }
+
+    pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, json: &mut Value) -> Result<()> {
+        let scaler: Option<GradScaler> = serde_json::from_value(json["scaler"].take())?;
+        self.training.load_state(tensors, scaler);
+        Ok(())
+    }
+}
+
+/// What a strategy was told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Told {
+    arch: Architecture,
+    score: f64,
+}
+
+/// A strategy of searches by trials on shared weights: a trial is a step of the weights of the proposed architecture and then
+/// its score on a batch of the other half. Its state is the list of what it was told.
+pub(super) struct Learned {
+    paths: Paths,
+    config: StrategyConfig,
+    strategy: Box<dyn SearchStrategy>,
+    told: Vec<Told>,
+    /// First epoch in which the strategy proposes; before it paths are drawn uniformly.
+    start_epoch: usize,
+}
+
+impl Learned {
+    pub fn new(config: StrategyConfig, start_epoch: usize, recipe: Recipe, problem: Problem) -> Self {
+        let paths = Paths::new(recipe, problem);
+        let strategy = config.build(&*paths.space, &mut strategy_rng(paths.seed));
+        Self { paths, config, strategy, told: Vec::new(), start_epoch }
+    }
+
+    fn tell(&mut self, Told { arch, score }: Told) {
+        let id = self.told.len() as u64;
+        let values = Some(vec![score]);
+        let observation = Observation { id, arch: arch.clone(), epochs: None, parent: None, values, violation: 0.0 };
+        self.strategy.tell(&*self.paths.space, &observation, &mut stream(self.paths.seed, "tell", id));
+        self.told.push(Told { arch, score });
+    }
+}
+
+fn strategy_rng(seed: u64) -> ChaCha8Rng {
+    stream(seed, "strategy", 0)
+}
+
+impl OneShot for Learned {
+    fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step> {
+        if at.epoch < self.start_epoch {
+            return self.paths.train(&self.paths.uniform(at), at, objective);
+        }
+        let id = self.told.len() as u64;
+        let asking = Asking { space: &*self.paths.space, id, running: &[] };
+        let proposal = self.strategy.ask(&asking, &mut stream(self.paths.seed, "ask", id));
+        let arch = proposal.context("the strategy has no architecture left to propose")?.arch;
+        let step = self.paths.train(&arch, at, objective)?;
+        objective.next(Part::Arch)?;
+        let score = objective.score(Part::Arch, Mixture::Path(&arch), at)?;
+        self.tell(Told { arch, score });
+        Ok(step)
+    }
+
+    fn arch_start_epoch(&self) -> Option<usize> {
+        Some(self.start_epoch)
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        self.derive().map(Chosen::Path)
+    }
+
+    fn derive(&self) -> Option<Architecture> {
+        self.strategy.most_probable(&*self.paths.space)
+    }
+
+    fn state(&self) -> (Vec<Named>, Value) {
+        let (tensors, mut json) = self.paths.state();
+        json["told"] = json!(self.told);
+        (tensors, json)
+    }
+
+    fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        self.paths.load_state(tensors, &mut json)?;
+        let told: Vec<Told> = serde_json::from_value(json["told"].take())?;
+        self.strategy = self.config.build(&*self.paths.space, &mut strategy_rng(self.paths.seed));
+        self.told.clear();
+        told.into_iter().for_each(|told| self.tell(told));
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! Methods that train raw architecture parameters by gradients, in turn with the weights.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tch::{Kind, Tensor};
+
+use super::weights::{Recipe, WeightTraining, descend};
+use super::{Chosen, Objective, Part, Problem};
+use crate::arch::Architecture;
+use crate::optim::{Named, Optimizer, OptimizerConfig, gradients};
+use crate::space::{ArchParameter, Choice, WeightSharing};
+use crate::train::{At, Step, copy_into, scalar};
+
+/// How weights and architecture parameters are trained.
+pub(super) struct Bilevel {
+    pub recipe: Recipe,
+    pub arch: OptimizerConfig,
+    pub arch_start_epoch: usize,
+}
+
+/// Declares the config of a method: the fields that all relaxed methods share, and its own. Each method gives the
+/// defaults, so that a file which sets one key keeps the paper's other values.
+macro_rules! relaxed_config {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: $type,)*
+            /// Update rule of the weights.
+            pub weights: $crate::optim::OptimizerConfig,
+            /// Learning rate of the weights over the run.
+            pub schedule: $crate::optim::Schedule,
+            /// Largest norm of the gradient of the weights; 0 for no limit.
+            pub grad_clip: f64,
+            /// Update rule of the architecture parameters.
+            pub arch: $crate::optim::OptimizerConfig,
+            /// First epoch, from 0, in which the architecture parameters are updated.
+            pub arch_start_epoch: usize,
+        }
+
+        impl $name {
+            fn bilevel(&self) -> $crate::one_shot::relaxed::Bilevel {
+                let Self { weights, schedule, grad_clip, arch, arch_start_epoch, .. } = self.clone();
+                let recipe = $crate::one_shot::weights::Recipe { weights, schedule, grad_clip };
+                $crate::one_shot::relaxed::Bilevel { recipe, arch, arch_start_epoch }
+            }
+        }
+    };
+}
+pub(super) use relaxed_config;
+
+/// Raw architecture parameters of a space.
+#[derive(Debug)]
+pub(super) struct Parameters {
+    pub space: Rc<dyn WeightSharing>,
+    pub list: Vec<ArchParameter>,
+    pub raw: Vec<Tensor>,
+}
+
+impl Parameters {
+    /// `N(0, 0.001²)`, in the kind and on the device of the weights.
+    fn new(problem: &Problem) -> Self {
+        const STDEV: f64 = 1e-3;
+        let list = problem.space.arch_parameters();
+        let like = problem.weights.first().map(|(_, weight)| (weight.kind(), weight.device()));
+        let options = like.unwrap_or((Kind::Float, tch::Device::Cpu));
+        let draw = |p: &ArchParameter| (Tensor::randn(&p.dims[..], options) * STDEV).set_requires_grad(true);
+        let raw = list.iter().map(draw).collect();
+        Self { space: problem.space.clone(), list, raw }
+    }
+
+    /// Weights by `of` for the operators, by softmax for the connections.
+    pub fn weights(&self, mut of: impl FnMut(&ArchParameter, &Tensor) -> Tensor) -> Vec<Tensor> {
+        let weight = |(p, raw): (&ArchParameter, &Tensor)| match p.choice {
+            Choice::Operator => of(p, raw),
+            Choice::Connection => p.softmax(raw),
+        };
+        self.list.iter().zip(&self.raw).map(weight).collect()
+    }
+
+    pub fn softmax(&self) -> Vec<Tensor> {
+        self.space.softmax(&self.raw)
+    }
+
+    pub fn named(&self) -> Vec<Named> {
+        let name = |(p, raw): (&ArchParameter, &Tensor)| (p.name.clone(), raw.shallow_clone());
+        self.list.iter().zip(&self.raw).map(name).collect()
+    }
+
+    /// The most probable architecture.
+    pub fn derive(&self) -> Architecture {
+        let raw: Vec<Tensor> = self.raw.iter().map(|raw| raw.detach().to_kind(Kind::Double)).collect();
+        self.space.discretize(&self.space.softmax(&raw))
+    }
+}
+
+/// Weights and architecture parameters in training.
+pub(super) struct Relaxed {
+    pub parameters: Parameters,
+    pub training: WeightTraining,
+    pub arch: Box<dyn Optimizer>,
+    pub arch_lr: f64,
+    pub arch_start_epoch: usize,
+}
+
+impl Relaxed {
+    pub fn new(Bilevel { recipe, arch, arch_start_epoch }: Bilevel, problem: Problem) -> Self {
+        let parameters = Parameters::new(&problem);
+        let optimizer = arch.build(parameters.named());
+        let training = WeightTraining::new(recipe, problem.weights, problem.amp);
+        Self { parameters, training, arch: optimizer, arch_lr: arch.lr(), arch_start_epoch }
+    }
+
+    /// A step of the weights on one half of the data and then, after the warm-up, one of the architecture parameters on the
+    /// other, each with the other part held fixed. `loss` is asked for the loss of a half.
+    pub fn alternate(
+        &mut self,
+        at: At,
+        objective: &mut dyn Objective,
+        mut loss: impl FnMut(&Parameters, &dyn Objective, Part) -> Tensor,
+    ) -> Result<Step> {
+        let images = objective.next(Part::Weights)?;
+        let of_weights = loss(&self.parameters, objective, Part::Weights);
+        self.training.descend(&of_weights, at);
+        if at.epoch >= self.arch_start_epoch {
+            objective.next(Part::Arch)?;
+            self.descend_arch(&loss(&self.parameters, objective, Part::Arch));
+        }
+        Ok(Step { loss: scalar(&of_weights), images })
+    }
+
+    pub fn descend_arch(&mut self, loss: &Tensor) {
+        descend(loss, self.arch.as_mut(), self.arch_lr, 0.0, self.training.scaler.as_mut());
+    }
+
+    /// A step of weights and architecture parameters down one loss.
+    pub fn descend_both(&mut self, loss: &Tensor, at: At) {
+        if !scalar(loss).is_finite() {
+            return;
+        }
+        let lr = self.training.lr(at);
+        let Relaxed { training, arch, arch_lr, .. } = self;
+        let all: Vec<Named> = training.optimizer.parameters().iter().chain(arch.parameters()).map(share).collect();
+        let mut grads = match &training.scaler {
+            Some(scaler) => gradients(&scaler.scale(loss), &all),
+            None => gradients(loss, &all),
+        };
+        if training.scaler.as_mut().is_some_and(|scaler| !scaler.unscale(&mut grads)) {
+            return;
+        }
+        let of_arch = grads.split_off(training.optimizer.parameters().len());
+        training.step(&mut grads, lr);
+        arch.step(&of_arch, *arch_lr);
+    }
+
+    pub fn chosen_weights(&self) -> Option<Chosen> {
+        Some(Chosen::Weights(tch::no_grad(|| self.parameters.softmax())))
+    }
+
+    pub fn chosen_path(&self) -> Option<Chosen> {
+        Some(Chosen::Path(self.parameters.derive()))
+    }
+
+    pub fn state(&self) -> (Vec<Named>, Value) {
+        let mut tensors = self.training.optimizer.state();
+        tensors.extend(self.arch.state());
+        tensors.extend(self.parameters.named());
+        (tensors, json!({ "scaler": self.training.scaler }))
+    }
+
+    pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        copy_into(&self.parameters.named(), tensors)?;
+        self.training.load_state(tensors, serde_json::from_value(json["scaler"].take())?);
+        self.arch.load_state(tensors);
+        Ok(())
+    }
+}
+
+/// The same tensor under the same name.
+pub(super) fn share((name, tensor): &Named) -> Named {
+    (name.clone(), tensor.shallow_clone())
+}
+
+/// The methods of [`super::OneShot`] that all relaxed methods share. `$chosen` names what stands for the supernet.
+macro_rules! relaxed_methods {
+    ($chosen:ident) => {
+        $crate::one_shot::relaxed::relaxed_methods!($chosen, Some(0));
+    };
+    ($chosen:ident, $halves:expr) => {
+        fn arch_start_epoch(&self) -> Option<usize> {
+            let first: Option<usize> = $halves;
+            first.map(|_| self.relaxed.arch_start_epoch)
+        }
+
+        fn chosen(&self) -> Option<$crate::one_shot::Chosen> {
+            self.relaxed.$chosen()
+        }
+
+        fn derive(&self) -> Option<$crate::arch::Architecture> {
+            Some(self.relaxed.parameters.derive())
+        }
+
+        fn arch_parameters(&self) -> Vec<$crate::optim::Named> {
+            self.relaxed.parameters.named()
+        }
+
+        fn state(&self) -> (Vec<$crate::optim::Named>, serde_json::Value) {
+            self.relaxed.state()
+        }
+
+        fn load_state(
+            &mut self,
+            tensors: &std::collections::HashMap<String, tch::Tensor>,
+            json: serde_json::Value,
+        ) -> anyhow::Result<()> {
+            self.relaxed.load_state(tensors, json)
+        }
+    };
+}
+pub(super) use relaxed_methods;

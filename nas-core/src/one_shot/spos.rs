@@ -1,0 +1,88 @@
+//! SPOS (Guo et al. 2019, arXiv 1904.00420): the supernet is trained on paths that are drawn uniformly; afterwards a strategy
+//! searches over it, with batch-norm statistics computed anew for every candidate.
+
+use std::collections::HashMap;
+
+use anyhow::Result;
+use serde_json::Value;
+use tch::Tensor;
+
+use super::paths::{Paths, paths_config};
+use super::{Chosen, Objective, OneShot, Problem, SecondStage};
+use crate::arch::Architecture;
+use crate::optim::{Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use crate::strategy::{GeneticConfig, StrategyConfig};
+use crate::train::{At, Step};
+
+paths_config! {
+    /// Parameters of SPOS; the defaults are its authors', but for the rate of the weights, which suits batches of 64.
+    SposConfig {
+        /// What searches over the trained supernet.
+        strategy: StrategyConfig,
+        /// Candidates of that search.
+        num_trials: u64,
+        /// Batches that a candidate's batch-norm statistics are computed from; 0 leaves the supernet's.
+        recalibration_batches: usize,
+    }
+}
+
+impl Default for SposConfig {
+    fn default() -> Self {
+        Self {
+            strategy: StrategyConfig::Genetic(GeneticConfig::default()),
+            num_trials: 1000,
+            recalibration_batches: 200,
+            weights: OptimizerConfig::Sgd(SgdConfig { lr: 0.05, weight_decay: 4e-5, ..SgdConfig::default() }),
+            schedule: Schedule { warmup_steps: 0, decay: Decay::Poly { power: 1.0 } },
+            grad_clip: 0.0,
+        }
+    }
+}
+
+impl SposConfig {
+    pub(super) fn second_stage(&self) -> SecondStage {
+        let Self { num_trials, recalibration_batches, .. } = *self;
+        SecondStage { strategy: self.strategy.clone(), num_trials, recalibration_batches, finalists: 0 }
+    }
+}
+
+/// Trains a supernet on uniform paths.
+pub(super) struct Uniform(Paths);
+
+impl Uniform {
+    pub fn new(paths: Paths) -> Self {
+        Self(paths)
+    }
+}
+
+impl SposConfig {
+    pub(super) fn method(&self, problem: Problem) -> Uniform {
+        Uniform::new(Paths::new(self.recipe(), problem))
+    }
+}
+
+impl OneShot for Uniform {
+    fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step> {
+        self.0.train(&self.0.uniform(at), at, objective)
+    }
+
+    fn arch_start_epoch(&self) -> Option<usize> {
+        None
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        None
+    }
+
+    fn derive(&self) -> Option<Architecture> {
+        None
+    }
+
+    fn state(&self) -> (Vec<Named>, Value) {
+        self.0.state()
+    }
+
+    fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        self.0.load_state(tensors, &mut json)
+    }
+}

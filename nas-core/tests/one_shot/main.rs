@@ -1,0 +1,150 @@
+//! Every one-shot method on a toy whose best operators are known. In a binary of its own, one test at a time: the methods
+//! draw from libtorch's generator, which all tests of a process share.
+
+mod toy;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use nas_core::arch::Architecture;
+use nas_core::one_shot::{
+    AsngConfig, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig, GdasConfig,
+    MdenasConfig, OneShotConfig, Order, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig, SnasConfig, SposConfig,
+};
+use nas_core::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::train::{all_variables, copy_into};
+use toy::Search;
+
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn weights() -> OptimizerConfig {
+    OptimizerConfig::Sgd(SgdConfig { lr: 0.02, momentum: 0.5, weight_decay: 0.0, nesterov: false })
+}
+
+fn arch(lr: f64) -> OptimizerConfig {
+    OptimizerConfig::Adam(AdamConfig { lr, beta1: 0.5, ..Default::default() })
+}
+
+fn constant() -> Schedule {
+    Schedule { warmup_steps: 0, decay: Decay::Constant }
+}
+
+/// Sets the fields that concern rates: a toy of a few steps needs larger ones.
+macro_rules! quick {
+    ($config:ident { $($field:ident: $value:expr),* }) => {
+        $config { $($field: $value,)* weights: weights(), schedule: constant(), ..Default::default() }
+    };
+}
+
+/// All methods; what is not about rates is the methods' own.
+fn methods() -> Vec<OneShotConfig> {
+    use OneShotConfig::*;
+    let cost = CostTermConfig::LogPower { alpha: 1.0, beta: 0.1, reference: Some(2000.0) };
+    vec![
+        Darts(quick!(DartsConfig { arch: arch(0.05) })),
+        Darts(quick!(DartsConfig { arch: arch(0.05), order: Order::Second })),
+        PcDarts(quick!(PcDartsConfig { arch: arch(0.05) })),
+        Snas(quick!(SnasConfig { arch: arch(0.05) })),
+        Gdas(quick!(GdasConfig { arch: arch(0.05) })),
+        Drnas(quick!(DrnasConfig { arch: arch(0.05) })),
+        ProxylessNas(quick!(ProxylessNasConfig {
+            arch: proxyless(0.1),
+            arch_every: 1,
+            arch_start_epoch: 2,
+            cost: cost
+        })),
+        Fbnet(quick!(FbnetConfig { arch: arch(0.05), arch_start_epoch: 2, cost: cost })),
+        Enas(quick!(EnasConfig { arch_start_epoch: 2, controller_lr: 0.02 })),
+        Mdenas(quick!(MdenasConfig { arch_start_epoch: 40, memory: 0.98, lr: 0.03 })),
+        Ddpnas(quick!(DdpnasConfig { arch_start_epoch: 20, rounds: 20 })),
+        Asng(quick!(AsngConfig { arch_start_epoch: 2 })),
+        Spos(quick!(SposConfig { num_trials: 200 })),
+        RandomNasWs(quick!(RandomNasWsConfig { num_trials: 3000 })),
+    ]
+}
+
+fn proxyless(lr: f64) -> OptimizerConfig {
+    OptimizerConfig::Adam(AdamConfig { lr, beta1: 0.0, ..Default::default() })
+}
+
+/// Steps within which a method has to find the best: 300, and 1500 for those whose operators compete one sample at a time
+/// on weights that must be trained before.
+fn steps(config: &OneShotConfig) -> usize {
+    if matches!(config, OneShotConfig::Mdenas(_) | OneShotConfig::Ddpnas(_)) { 1500 } else { 300 }
+}
+
+fn finds(config: &OneShotConfig, seed: u64) -> bool {
+    // Edge weights on half of the seeds, and always where the method needs them.
+    let connections = seed % 2 == 0 || matches!(config, OneShotConfig::PcDarts(_));
+    let mut search = Search::new(config, connections, seed);
+    search.run(0, steps(config), steps(config));
+    let found = match config.second_stage() {
+        Some(stage) => search.second_stage(&stage),
+        None => search.method.derive().unwrap(),
+    };
+    found == search.best
+}
+
+#[test]
+fn every_method_finds_the_best_operators_on_nine_of_ten_seeds() {
+    let _alone = alone();
+    let mut failed = Vec::new();
+    for config in
+        methods().into_iter().filter(|c| std::env::var("ONLY").map_or(true, |only| only.contains(c.info().kind)))
+    {
+        let started = std::time::Instant::now();
+        let (kind, found) = (config.info().kind, (0..10).filter(|seed| finds(&config, *seed)).count());
+        eprintln!("{kind}: {found} of 10 in {:.1} s", started.elapsed().as_secs_f64());
+        failed.extend((found < 9).then(|| format!("{kind}: {found} of 10")));
+    }
+    assert!(failed.is_empty(), "{}", failed.join(", "));
+}
+
+#[test]
+fn a_random_choice_does_not_find_them() {
+    use nas_core::space::ChoiceSpace;
+    let toy = toy::Toy { connections: false };
+    let best = Architecture::new(vec![1; toy::EDGES]);
+    let hits = (0..10).filter(|seed| toy.sample(&mut nas_datasets::rng::stream(*seed, "random", 0)) == best).count();
+    assert!(hits <= 1, "{hits} of 10");
+}
+
+fn everything(search: &Search) -> Vec<Named> {
+    let mut all = search.method.state().0;
+    all.extend(all_variables(&search.vs));
+    all.into_iter().map(|(name, tensor)| (name, tensor.detach().copy())).collect()
+}
+
+#[test]
+fn a_resumed_search_has_the_bits_of_one_that_was_not_interrupted() {
+    let _alone = alone();
+    for (i, config) in methods().iter().enumerate() {
+        let name = config.info().kind;
+        let mut straight = Search::new(config, true, 3);
+        straight.run(0, 40, 40);
+        let stop = 7 + 5 * i % 29;
+        let mut before = Search::new(config, true, 3);
+        before.run(0, stop, 40);
+        let (tensors, json) = before.method.state();
+        let json = serde_json::from_str(&json.to_string()).unwrap();
+        let mut saved: HashMap<String, tch::Tensor> = tensors.into_iter().map(|(n, t)| (n, t.copy())).collect();
+        saved.extend(all_variables(&before.vs).into_iter().map(|(n, t)| (n, t.copy())));
+        // Another seed's weights: what is not restored would show.
+        let mut after = Search::new(config, true, 3);
+        after.run(0, 3, 40);
+        copy_into(&all_variables(&after.vs), &saved).unwrap();
+        after.method.load_state(&saved, json).unwrap();
+        after.run(stop, 40, 40);
+        let (straight_all, after_all) = (everything(&straight), everything(&after));
+        assert_eq!(straight_all.len(), after_all.len(), "{name}");
+        for ((name_a, a), (_, b)) in straight_all.iter().zip(&after_all) {
+            assert!(a.equal(b), "{name}: {name_a} differs");
+        }
+        assert_eq!(straight.method.state().1, after.method.state().1, "{name}");
+        assert_eq!(straight.method.derive(), after.method.derive(), "{name}");
+    }
+}
