@@ -4,6 +4,7 @@
 pub mod cells;
 pub mod commands;
 pub mod experiment;
+pub mod mobile;
 pub mod model;
 pub mod nasbench201;
 pub mod search_net;
