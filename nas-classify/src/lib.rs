@@ -2,6 +2,7 @@
 //! networks.
 
 pub mod cells;
+pub mod chain;
 pub mod commands;
 pub mod experiment;
 pub mod mobile;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::cells::CellSpace;
+use crate::chain::ChainSpace;
 use crate::mobile::MobileSpace;
 use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model, SearchedModel};
 use crate::nasbench201::NasBench201Nets;
@@ -20,6 +21,8 @@ pub enum SpaceConfig {
     Nasbench201(NasBench201Nets),
     /// DARTS, PC-DARTS, NASNet, ENAS and AmoebaNet cells.
     Cells(CellSpace),
+    /// ENAS' macro space.
+    Chain(ChainSpace),
     /// Inverted residuals.
     Mobile(MobileSpace),
 }
@@ -35,6 +38,10 @@ impl SpaceConfig {
             Self::Cells(space) => {
                 space.check()?;
                 Ok(Box::new(space.clone()))
+            }
+            Self::Chain(space) => {
+                space.check()?;
+                Ok(Box::new(*space))
             }
             Self::Mobile(space) => {
                 space.check()?;
@@ -52,7 +59,9 @@ impl SpaceConfig {
                 Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells }))
             }
             Self::Cells(space) => Ok(ModelConfig::Cells(space.network(arch)?)),
-            Self::Mobile(_) => Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() })),
+            Self::Chain(_) | Self::Mobile(_) => {
+                Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() }))
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ mod frame;
 mod genotype;
 mod network;
 mod notation;
+mod plan;
 pub mod published;
 mod space;
 mod supernet;

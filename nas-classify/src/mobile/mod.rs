@@ -6,12 +6,14 @@ mod network;
 mod published;
 mod resnet;
 mod space;
+mod supernet;
 
 pub use block::{BlockConfig, Gate, InvertedResidual, Naming};
 pub use network::{Head, Layout, Network, Trunk};
 pub use published::Published;
 pub use resnet::ResNet;
 pub use space::{MobilePreset, MobileSpace, Stage};
+pub use supernet::MobileSupernet;
 
 #[cfg(test)]
 mod tests;

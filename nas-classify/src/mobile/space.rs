@@ -3,19 +3,19 @@
 
 use anyhow::{Result, ensure};
 use nas_core::arch::Architecture;
-use nas_core::nn::{Activation, BnConfig, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{Activation, BnConfig, Module, Shape, VarBuilder};
 use nas_core::space::{
-    ArchParameter, Backbone, Choice, ChoiceSpace, Cost, FeatureInfo, InvalidArchitecture, Mixture, SearchSpace,
-    Supernet, WeightSharing,
+    ArchParameter, Backbone, Choice, ChoiceSpace, Cost, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::block::{BlockConfig, ConvNorm, Gate, InvertedResidual, Naming};
+use super::block::{BlockConfig, Gate, InvertedResidual, Naming};
 use super::network::{Layout, Trunk};
+use super::supernet::{Ends, MobileSupernet};
 use crate::cells::check_choices;
 
-const BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
+pub(super) const BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
 
 /// Layers of equal width.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -186,7 +186,7 @@ impl MobileSpace {
     }
 
     /// Candidates of each layer; the last one of `None` leaves the layer out.
-    fn layers(&self) -> Vec<Vec<Option<BlockConfig>>> {
+    pub(super) fn layers(&self) -> Vec<Vec<Option<BlockConfig>>> {
         let Self { mut stem, stages, .. } = self.resolved();
         let mut layers = Vec::new();
         for stage in stages {
@@ -201,7 +201,7 @@ impl MobileSpace {
         layers
     }
 
-    fn layout(&self, blocks: Vec<BlockConfig>) -> Layout {
+    pub(super) fn layout(&self, blocks: Vec<BlockConfig>) -> Layout {
         let Self { stem, stem_stride, last, stages, .. } = self.resolved();
         let activation = |stage: Option<&Stage>| stage.map_or(Activation::Relu, |stage| stage.activations[0]);
         let last_stage = stages.last().and_then(|stage| stage.activations.last());
@@ -313,91 +313,5 @@ impl WeightSharing for MobileSpace {
         }
         ends.last.cost(xs, &mut fixed);
         Some((fixed.macs, vec![table]))
-    }
-}
-
-/// The convolutions that no choice changes.
-#[derive(Debug)]
-struct Ends {
-    stem: ConvNorm,
-    last: ConvNorm,
-}
-
-impl Ends {
-    fn new(vb: &VarBuilder, space: &MobileSpace) -> Self {
-        let Layout { stem: (channels, stride, activation), last, .. } = space.layout(Vec::new());
-        let vb = vb.sub("features");
-        let conv = ConvConfig { init: Init::KaimingFanOut, ..Default::default() };
-        let c_in = space.resolved().stages.last().map_or(channels, |stage| stage.channels);
-        let stem = ConvConfig { stride, ..conv };
-        Self {
-            stem: ConvNorm::new(&vb.sub("stem"), (3, channels), 3, stem, BN, activation),
-            last: ConvNorm::new(&vb.sub("last"), (c_in, last.0), 1, conv, BN, last.1),
-        }
-    }
-}
-
-/// All candidates of all layers. Feature: the last convolution's output.
-#[derive(Debug)]
-pub struct MobileSupernet {
-    ends: Ends,
-    /// Candidates; `None` leaves the layer out.
-    layers: Vec<Vec<Option<InvertedResidual>>>,
-    info: FeatureInfo,
-}
-
-impl MobileSupernet {
-    fn new(vb: &VarBuilder, space: &MobileSpace) -> Self {
-        let layers = space.layers();
-        let resolved = space.resolved();
-        let stride = resolved.stages.iter().map(|stage| stage.stride).product::<i64>() * resolved.stem_stride;
-        let layer = |(l, layer): (usize, &Vec<Option<BlockConfig>>)| {
-            let vb = vb.sub("layers").sub(l);
-            let block = |(i, block): (usize, &Option<BlockConfig>)| {
-                block.as_ref().map(|block| InvertedResidual::new(&vb.sub(i), block, Naming::V3, BN))
-            };
-            layer.iter().enumerate().map(block).collect()
-        };
-        Self {
-            ends: Ends::new(vb, space),
-            layers: layers.iter().enumerate().map(layer).collect(),
-            info: FeatureInfo { channels: resolved.last, stride },
-        }
-    }
-
-    /// The candidates of each layer that count, with their weights; no weight stands for 1.
-    fn plan(&self, mixture: Mixture) -> Vec<Vec<(usize, Option<Tensor>)>> {
-        let (weights, active) = match mixture {
-            Mixture::Path(arch) => {
-                return arch.choices().iter().map(|choice| vec![(usize::from(*choice), None)]).collect();
-            }
-            Mixture::Weights(weights) => (&weights[0], None),
-            Mixture::Sampled { weights, active } => (&weights[0], Some(&active[0])),
-        };
-        let width = weights.size()[1] as usize;
-        let scalars = weights.reshape([-1]).unbind(0);
-        let layer = |(l, layer): (usize, &Vec<_>)| {
-            let counts = (0..layer.len()).filter(|i| active.is_none_or(|active| active[l * width + i]));
-            counts.map(|i| (i, Some(scalars[l * width + i].shallow_clone()))).collect()
-        };
-        self.layers.iter().enumerate().map(layer).collect()
-    }
-}
-
-impl Supernet for MobileSupernet {
-    fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
-        let mut xs = self.ends.stem.forward(xs, mode);
-        for (layer, planned) in self.layers.iter().zip(self.plan(mixture)) {
-            let terms = planned.into_iter().map(|(i, weight)| {
-                let ys = layer[i].as_ref().map_or_else(|| xs.shallow_clone(), |block| block.forward(&xs, mode));
-                weight.map_or_else(|| ys.shallow_clone(), |weight| &ys * weight)
-            });
-            xs = terms.reduce(|a, b| a + b).expect("a layer has an active candidate");
-        }
-        vec![self.ends.last.forward(&xs, mode)]
-    }
-
-    fn feature_info(&self) -> Vec<FeatureInfo> {
-        vec![self.info]
     }
 }

@@ -231,6 +231,53 @@ fn partial_channels_pass_around_the_operators() {
 }
 
 #[test]
+fn one_hot_chains_are_the_derived_network() {
+    let space = ChainSpace { layers: 6, channels: 4 };
+    let vs = VarStore::new(Device::Cpu);
+    let supernet = space.supernet(&VarBuilder::new(&vs));
+    let mut rng = stream(0, "chain", 0);
+    for _ in 0..4 {
+        let arch = space.sample(&mut rng);
+        let derived = VarStore::new(Device::Cpu);
+        let net = space.build(&VarBuilder::new(&derived), &arch).unwrap();
+        let mut chosen = vec![Vec::new(), Vec::new()];
+        let mut ops = Vec::new();
+        let mut choices = arch.choices().iter().map(|choice| i64::from(*choice));
+        for to in 0..6 {
+            ops.push(choices.next().unwrap() as usize);
+            chosen[0].push((to, ops[to as usize] as i64));
+            chosen[1].extend((0..to).map(|from| (to * (to - 1) / 2 + from, choices.next().unwrap())));
+        }
+        let names = ["conv_3x3", "conv_5x5", "sep_conv_3x3", "sep_conv_5x5", "avg_pool_3x3", "max_pool_3x3"];
+        inherit(&derived, &vs, |name| {
+            let parts: Vec<&str> = name.split('.').collect();
+            match parts[2] {
+                "op" => {
+                    let op = names[ops[parts[1].parse::<usize>().unwrap()]];
+                    (format!("layers.{}.ops.{op}.{}", parts[1], parts[3..].join(".")), None)
+                }
+                _ => (name.to_string(), None),
+            }
+        });
+        let weights = one_hot(&space, &chosen);
+        assert_eq!(space.discretize(&weights), arch);
+        let xs = images(16);
+        let maps = net.features(&xs, Mode::train(0.0));
+        let (parts, shapes) = net.cost_parts(Shape::new(3, 16, 16));
+        for (map, shape) in maps.iter().zip(&shapes) {
+            assert_eq!(map.size(), [2, shape.c, shape.h, shape.w]);
+        }
+        let allocated: usize = derived.trainable_variables().iter().map(Tensor::numel).sum();
+        assert_eq!(parts.iter().map(|(_, cost)| cost.params).sum::<u64>(), allocated as u64);
+        for mixture in [Mixture::Weights(&weights), Mixture::Path(&arch)] {
+            let found = supernet.features(&xs, mixture, Mode::train(0.0)).pop().unwrap();
+            assert!(difference(&found, &maps[2]) < 1e-4, "{arch}: {}", difference(&found, &maps[2]));
+        }
+    }
+    assert_inactive_candidates_do_not_count(&space, supernet.as_ref(), 0.5, 16);
+}
+
+#[test]
 fn one_hot_mobile_blocks_are_the_derived_network() {
     let stage = |channels, layers, stride| Stage {
         channels,
@@ -318,6 +365,7 @@ fn configs_build_classify_and_derive() {
         r#"{"kind": "cells", "layers": 3, "channels": 4}"#,
         r#"{"kind": "cells", "form": "pc_darts", "layers": 3, "channels": 4}"#,
         r#"{"kind": "cells", "form": "enas", "layers": 3, "channels": 4, "share": "none"}"#,
+        r#"{"kind": "chain", "layers": 3, "channels": 4}"#,
         r#"{"kind": "mobile", "preset": "tiny"}"#,
     ] {
         let config = parse(text);
