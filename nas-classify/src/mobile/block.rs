@@ -90,6 +90,13 @@ impl InvertedResidual {
     }
 }
 
+impl InvertedResidual {
+    /// Whether the output has the input as a term.
+    pub(super) fn adds_input(&self) -> bool {
+        self.adds_input
+    }
+}
+
 impl Module for InvertedResidual {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let ys = self.expand.as_ref().map_or_else(|| xs.shallow_clone(), |conv| conv.forward(xs, mode));

@@ -17,19 +17,19 @@ use crate::cells::check_choices;
 
 pub(super) const BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
 
-/// Layers of equal width.
+/// Layers of equal width; the width is one choice, each layer another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
     /// Channels of its layers.
-    pub channels: i64,
+    pub channels: Vec<i64>,
     /// Layers.
     pub layers: usize,
     /// Stride of the first.
     pub stride: i64,
     /// Sides of depthwise kernels.
     pub kernels: Vec<i64>,
-    /// Hidden channels per channel of a layer's input.
+    /// Hidden channels per channel of a layer's input, where that is widest.
     pub expansions: Vec<i64>,
     /// Whether layers have a squeeze-and-excitation.
     #[serde(default = "without")]
@@ -40,6 +40,30 @@ pub struct Stage {
     /// Layers after the first may be left out.
     #[serde(default)]
     pub skip: bool,
+    /// All layers have the first one's block; those after it choose only whether they are there.
+    #[serde(default)]
+    pub shared: bool,
+}
+
+/// The options of one layer: blocks, or, after the first of a shared stage, to be there; then to be left out.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    pub(super) stage: usize,
+    pub(super) blocks: Vec<BlockConfig>,
+    /// The layer whose block this one has.
+    pub(super) leader: Option<usize>,
+    pub(super) skip: bool,
+}
+
+impl Layer {
+    /// Options to be there.
+    pub(super) fn present(&self) -> usize {
+        if self.leader.is_some() { 1 } else { self.blocks.len() }
+    }
+
+    fn options(&self) -> usize {
+        self.present() + usize::from(self.skip)
+    }
 }
 
 fn without() -> Vec<bool> {
@@ -120,6 +144,7 @@ impl MobilePreset {
         };
         let stage = |(i, &(channels, layers, stride)): (usize, &(i64, usize, i64))| {
             let (squeeze, activations, skip) = (squeeze.to_vec(), activations.to_vec(), layers > 1);
+            let (channels, shared) = (vec![channels], false);
             match i {
                 // The first block is the same in all forms.
                 0 => Stage {
@@ -131,6 +156,7 @@ impl MobilePreset {
                     squeeze: without(),
                     activations: activations[..1].to_vec(),
                     skip,
+                    shared,
                 },
                 _ => Stage {
                     channels,
@@ -141,6 +167,7 @@ impl MobilePreset {
                     squeeze,
                     activations,
                     skip,
+                    shared,
                 },
             }
         };
@@ -170,7 +197,15 @@ impl MobileSpace {
         ensure!((1..=8192).contains(&last), "space.last = {last}: expected 1 to 8192");
         for (i, stage) in stages.iter().enumerate() {
             let at = format!("space.stages[{i}]");
-            ensure!((1..=4096).contains(&stage.channels), "{at}.channels = {}: expected 1 to 4096", stage.channels);
+            let widths = &stage.channels;
+            let sound = !widths.is_empty() && widths.iter().all(|c| (1..=4096).contains(c));
+            ensure!(sound, "{at}.channels = {widths:?}: expected 1 to 4096");
+            let choosable = widths.len() > 1 || i > 0 && stages[i - 1].channels.len() > 1;
+            ensure!(
+                !choosable || stage.expansions.iter().all(|e| *e > 1),
+                "{at}.expansions = {:?}: expected 2 or more where the width of the input is a choice",
+                stage.expansions
+            );
             ensure!((1..=32).contains(&stage.layers), "{at}.layers = {}: expected 1 to 32", stage.layers);
             ensure!((1..=2).contains(&stage.stride), "{at}.stride = {}: expected 1 or 2", stage.stride);
             let odd = |ksize: &i64| (1..=15).contains(ksize) && ksize % 2 == 1;
@@ -178,24 +213,29 @@ impl MobileSpace {
             let positive = stage.expansions.iter().all(|e| (1..=16).contains(e));
             ensure!(positive, "{at}.expansions = {:?}: expected 1 to 16", stage.expansions);
             ensure!(
-                !stage.candidates((1, 1), 1).is_empty(),
+                !stage.candidates((1, 1), 1, 1).is_empty(),
                 "{at}: expected one of kernels, expansions, squeeze, activations"
             );
         }
         Ok(())
     }
 
-    /// Candidates of each layer; the last one of `None` leaves the layer out.
-    pub(super) fn layers(&self) -> Vec<Vec<Option<BlockConfig>>> {
-        let Self { mut stem, stages, .. } = self.resolved();
-        let mut layers = Vec::new();
-        for stage in stages {
+    /// The layers at full width, or at the widths of an architecture.
+    pub(super) fn layers(&self, arch: Option<&Architecture>) -> Vec<Layer> {
+        let Self { stem, stages, .. } = self.resolved();
+        let (mut before, mut widest_before) = (stem, stem);
+        let first_width = stages.iter().map(|stage| stage.layers).sum::<usize>();
+        let mut layers: Vec<Layer> = Vec::new();
+        for (s, stage) in stages.iter().enumerate() {
+            let widest = stage.widest();
+            let width = arch.map_or(widest, |arch| stage.channels[usize::from(arch.choices()[first_width + s])]);
+            let leader = layers.len();
             for i in 0..stage.layers {
                 let stride = if i == 0 { stage.stride } else { 1 };
-                let channels = (std::mem::replace(&mut stem, stage.channels), stage.channels);
-                let mut candidates: Vec<_> = stage.candidates(channels, stride).into_iter().map(Some).collect();
-                candidates.extend((stage.skip && i > 0).then_some(None));
-                layers.push(candidates);
+                let blocks = stage.candidates((before, width), widest_before, stride);
+                (before, widest_before) = (width, widest);
+                let leader = (stage.shared && i > 0).then_some(leader);
+                layers.push(Layer { stage: s, blocks, leader, skip: stage.skip && i > 0 });
             }
         }
         layers
@@ -216,20 +256,26 @@ impl MobileSpace {
     }
 
     fn blocks(&self, arch: &Architecture) -> Vec<BlockConfig> {
-        let layers = self.layers();
-        layers.iter().zip(arch.choices()).filter_map(|(layer, choice)| layer[usize::from(*choice)]).collect()
+        let choice = |layer: usize| usize::from(arch.choices()[layer]);
+        let layers = self.layers(Some(arch));
+        let there = layers.iter().enumerate().filter(|(i, layer)| choice(*i) < layer.present());
+        there.map(|(i, layer)| layer.blocks[choice(layer.leader.unwrap_or(i))]).collect()
     }
 }
 
 impl Stage {
+    pub(super) fn widest(&self) -> i64 {
+        self.channels.iter().copied().max().unwrap_or(1)
+    }
+
     /// All combinations, kernels slowest, activations fastest.
-    fn candidates(&self, channels: (i64, i64), stride: i64) -> Vec<BlockConfig> {
+    fn candidates(&self, channels: (i64, i64), widest_input: i64, stride: i64) -> Vec<BlockConfig> {
         let mut candidates = Vec::new();
         for (&ksize, &expansion) in self.kernels.iter().flat_map(|k| self.expansions.iter().map(move |e| (k, e))) {
             for (&squeezes, &activation) in
                 self.squeeze.iter().flat_map(|s| self.activations.iter().map(move |a| (s, a)))
             {
-                let hidden = channels.0 * expansion;
+                let hidden = widest_input * expansion;
                 let squeeze = squeezes.then_some(((hidden / 4).max(1), Gate::HardSigmoid));
                 let (groups, bias, residual) = (1, false, true);
                 candidates.push(BlockConfig {
@@ -255,7 +301,8 @@ impl ChoiceSpace for MobileSpace {
     }
 
     fn decisions(&self) -> Vec<u16> {
-        self.layers().iter().map(|layer| layer.len() as u16).collect()
+        let layers = self.layers(None).into_iter().map(|layer| layer.options() as u16);
+        layers.chain(self.resolved().stages.iter().map(|stage| stage.channels.len() as u16)).collect()
     }
 
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
@@ -275,36 +322,44 @@ impl WeightSharing for MobileSpace {
         Box::new(MobileSupernet::new(vb, self))
     }
 
-    /// `blocks [layers, candidates]`: the candidates in the order of the choices.
+    /// `blocks [layers, options]`: blocks in the order of the choices and, where a layer can be left out, that;
+    /// `width [stages, widths]`.
     fn arch_parameters(&self) -> Vec<ArchParameter> {
         let decisions = self.decisions();
-        let width = decisions.iter().copied().max().unwrap_or(1);
-        let parameter = ArchParameter::new("blocks", &[decisions.len() as i64, i64::from(width)], Choice::Operator);
-        let exists: Vec<bool> = decisions.iter().flat_map(|n| (0..width).map(move |i| i < *n)).collect();
-        vec![ArchParameter { exists, ..parameter }]
+        let (blocks, widths) = decisions.split_at(self.layers(None).len());
+        let parameter = |name: &str, rows: &[u16]| {
+            let width = rows.iter().copied().max().unwrap_or(1);
+            let exists = rows.iter().flat_map(|n| (0..width).map(move |i| i < *n)).collect();
+            let dims = [rows.len() as i64, i64::from(width)];
+            ArchParameter { exists, ..ArchParameter::new(name, &dims, Choice::Operator) }
+        };
+        vec![parameter("blocks", blocks), parameter("width", widths)]
     }
 
     fn discretize(&self, weights: &[Tensor]) -> Architecture {
-        let rows = Vec::<Vec<f64>>::try_from(&weights[0]).expect("a matrix of numbers");
-        let best = |(row, options): (&Vec<f64>, u16)| {
-            (0..options)
-                .rev()
-                .max_by(|a, b| row[usize::from(*a)].total_cmp(&row[usize::from(*b)]))
-                .expect("a candidate")
+        let rows = weights.iter().flat_map(|w| Vec::<Vec<f64>>::try_from(w).expect("a matrix of numbers"));
+        let best = |(row, options): (Vec<f64>, u16)| {
+            let ranked = (0..options).rev().max_by(|a, b| row[usize::from(*a)].total_cmp(&row[usize::from(*b)]));
+            ranked.expect("a candidate")
         };
-        Architecture::new(rows.iter().zip(self.decisions()).map(best).collect())
+        Architecture::new(rows.zip(self.decisions()).map(best).collect())
     }
 
     fn macs_table(&self, input: Shape) -> Option<(u64, Vec<Vec<f64>>)> {
-        let layers = self.layers();
-        let width = layers.iter().map(Vec::len).max().unwrap_or(1);
+        let (layers, stages) = (self.layers(None), self.resolved().stages);
+        let additive =
+            layers.iter().all(|layer| layer.leader.is_none()) && stages.iter().all(|s| s.channels.len() == 1);
+        if !additive {
+            return None;
+        }
+        let width = layers.iter().map(Layer::options).max().unwrap_or(1);
         let ends = Ends::new(&VarBuilder::dry(), self);
         let mut fixed = Cost::default();
         let mut xs = ends.stem.cost(input, &mut fixed);
         let mut table = vec![0.0; layers.len() * width];
         for (row, layer) in layers.iter().enumerate() {
             let mut ys = xs;
-            for (i, block) in layer.iter().enumerate().filter_map(|(i, block)| Some((i, block.as_ref()?))) {
+            for (i, block) in layer.blocks.iter().enumerate() {
                 let mut cost = Cost::default();
                 ys = InvertedResidual::new(&VarBuilder::dry(), block, Naming::V3, BN).cost(xs, &mut cost);
                 table[row * width + i] = cost.macs as f64;
@@ -312,6 +367,6 @@ impl WeightSharing for MobileSpace {
             xs = ys;
         }
         ends.last.cost(xs, &mut fixed);
-        Some((fixed.macs, vec![table]))
+        Some((fixed.macs, vec![table, vec![0.0; stages.len()]]))
     }
 }

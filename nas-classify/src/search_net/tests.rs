@@ -36,7 +36,8 @@ fn inherit(derived: &VarStore, supernet: &VarStore, source: impl Fn(&str) -> (St
         };
         let value = match channels {
             Some(channels) if found.size() != variable.size() => found.index_select(1, &Tensor::from_slice(&channels)),
-            _ => found.shallow_clone(),
+            // A narrower layer has the first of the channels.
+            _ => (0..).zip(variable.size()).fold(found.shallow_clone(), |found, (dim, n)| found.narrow(dim, 0, n)),
         };
         tch::no_grad(|| variable.shallow_clone().copy_(&value));
     }
@@ -277,46 +278,50 @@ fn one_hot_chains_are_the_derived_network() {
     assert_inactive_candidates_do_not_count(&space, supernet.as_ref(), 0.5, 16);
 }
 
-#[test]
-fn one_hot_mobile_blocks_are_the_derived_network() {
-    let stage = |channels, layers, stride| Stage {
-        channels,
+fn stage(channels: &[i64], layers: usize, stride: i64, shared: bool) -> Stage {
+    Stage {
+        channels: channels.to_vec(),
         layers,
         stride,
         kernels: vec![3, 5],
-        expansions: vec![1, 3],
+        expansions: vec![2, 3],
         squeeze: vec![false, true],
         activations: vec![nas_core::nn::Activation::Relu, nas_core::nn::Activation::Hswish],
         skip: true,
-    };
-    let stages = vec![stage(8, 2, 1), stage(12, 3, 2)];
+        shared,
+    }
+}
+
+fn assert_one_hot_mobile(stages: Vec<Stage>, additive: bool) {
     let space = MobileSpace { preset: MobilePreset::Tiny, stages, last: 24, ..Default::default() };
     space.check().unwrap();
     let vs = VarStore::new(Device::Cpu);
     let supernet = space.supernet(&VarBuilder::new(&vs));
+    let leaders = [0, if space.stages[0].shared { 0 } else { 1 }, 2, 3, 4];
     let mut rng = stream(0, "mobile", 0);
     for _ in 0..4 {
         let arch = space.sample(&mut rng);
+        let choice = |layer: usize| arch.choices()[layer];
         let derived = VarStore::new(Device::Cpu);
         let net = space.build(&VarBuilder::new(&derived), &arch).unwrap();
-        let decisions = space.decisions();
-        // Layers that are there; a layer after a stage's first has a last choice that leaves it out.
-        let present: Vec<usize> = (0..5).filter(|l| decisions[*l] == 16 || arch.choices()[*l] < 16).collect();
+        // A layer after a stage's first has a last choice that leaves it out.
+        let options = space.decisions();
+        let present: Vec<usize> = (0..5).filter(|l| [0, 2].contains(l) || choice(*l) + 1 < options[*l]).collect();
         inherit(&derived, &vs, |name| {
             let (index, rest) = name.strip_prefix("features.").unwrap().split_once('.').unwrap();
             let index: usize = index.parse().unwrap();
-            let place = match index {
-                0 => "stem".to_string(),
-                index if index > present.len() => "last".to_string(),
+            match index {
+                0 => (format!("features.stem.{rest}"), None),
+                index if index > present.len() => (format!("features.last.{rest}"), None),
                 index => {
                     let layer = present[index - 1];
-                    return (format!("layers.{layer}.{}.{rest}", arch.choices()[layer]), None);
+                    (format!("layers.{layer}.{}.{rest}", choice(leaders[layer])), None)
                 }
-            };
-            (format!("features.{place}.{rest}"), None)
+            }
         });
-        let chosen = arch.choices().iter().enumerate().map(|(layer, i)| (layer as i64, i64::from(*i))).collect();
-        let weights = one_hot(&space, &[chosen]);
+        let rows = |choices: &[u16]| (0..).zip(choices).map(|(row, i)| (row, i64::from(*i))).collect();
+        let (layers, widths) = arch.choices().split_at(5);
+        let weights = one_hot(&space, &[rows(layers), rows(widths)]);
         assert_eq!(space.discretize(&weights), arch);
         let xs = images(16);
         let expected = net.features(&xs, Mode::train(0.0)).pop().unwrap();
@@ -324,11 +329,26 @@ fn one_hot_mobile_blocks_are_the_derived_network() {
             let found = supernet.features(&xs, mixture, Mode::train(0.0)).pop().unwrap();
             assert!(difference(&found, &expected) < 1e-4, "{arch}: {}", difference(&found, &expected));
         }
-        let (fixed, table) = space.macs_table(Shape::new(3, 32, 32)).unwrap();
-        let sum: f64 = arch.choices().iter().enumerate().map(|(layer, i)| table[0][layer * 17 + usize::from(*i)]).sum();
-        assert_eq!(fixed + sum as u64, space.cost(&arch, Shape::new(3, 32, 32)).unwrap().macs);
+        let input = Shape::new(3, 32, 32);
+        let table = space.macs_table(input);
+        assert_eq!(table.is_some(), additive);
+        if let Some((fixed, table)) = table {
+            let sum: f64 =
+                layers.iter().enumerate().map(|(l, i)| table[0][l * table[0].len() / 5 + usize::from(*i)]).sum();
+            assert_eq!(fixed + sum as u64, space.cost(&arch, input).unwrap().macs);
+        }
     }
     assert_inactive_candidates_do_not_count(&space, supernet.as_ref(), 0.5, 16);
+}
+
+#[test]
+fn one_hot_mobile_blocks_are_the_derived_network() {
+    assert_one_hot_mobile(vec![stage(&[8], 2, 1, false), stage(&[12], 3, 2, false)], true);
+}
+
+#[test]
+fn one_hot_widths_and_shared_blocks_are_the_derived_network() {
+    assert_one_hot_mobile(vec![stage(&[8, 4], 2, 1, true), stage(&[8, 12, 16], 3, 2, false)], false);
 }
 
 #[test]
