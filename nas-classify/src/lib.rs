@@ -2,8 +2,10 @@
 //! networks.
 
 pub mod cells;
+pub mod chain;
 pub mod commands;
 pub mod experiment;
+pub mod mobile;
 pub mod model;
 pub mod nasbench201;
 pub mod zero_cost;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::space::Cost;
@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::cells::{self, CellSpace, StemKind, published};
+use crate::mobile::{self, Published, ResNet};
 use crate::nasbench201::{Network, NetworkConfig};
+use crate::search_net::{BackboneClassifier, SpaceConfig};
 
 /// What a classifier says of a batch.
 #[derive(Debug)]
@@ -45,6 +47,57 @@ pub enum ModelConfig {
     Nasbench201(NasBench201Model),
     /// Cells in the frame of DARTS.
     Cells(cells::NetworkConfig),
+    /// A published network of inverted residuals.
+    Mobile(MobileModel),
+    /// ResNet-18 for ImageNet, ResNet-20 for CIFAR.
+    Resnet(ResNetModel),
+    /// An architecture of a search space, with a linear classifier.
+    Searched(SearchedModel),
+}
+
+/// A published network of inverted residuals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MobileModel {
+    /// Which.
+    pub network: Published,
+    /// Share of the last layer's inputs that is dropped while training, in place of the published one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f64>,
+    /// The first convolution has stride 1, for images of 32 or 64 pixels.
+    #[serde(default)]
+    pub small_images: bool,
+}
+
+/// A ResNet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetModel {
+    /// 18 or 20.
+    pub depth: u32,
+}
+
+/// An architecture of a search space.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchedModel {
+    /// The choices.
+    pub arch: Architecture,
+    /// The space.
+    pub space: SpaceConfig,
+}
+
+impl MobileModel {
+    fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<mobile::Network> {
+        let (mut layout, mut head) = self.network.layout();
+        if self.small_images {
+            layout.stem.1 = 1;
+        }
+        head.dropout = self.dropout.unwrap_or(head.dropout);
+        let dropout = head.dropout;
+        ensure!((0.0..1.0).contains(&dropout), "model.dropout = {dropout}: expected 0 up to but not 1");
+        Ok(mobile::Network::new(vb, &layout, head, num_classes))
+    }
 }
 
 /// What a network is usually counted and trained on.
@@ -105,6 +158,14 @@ impl ModelConfig {
                 Ok(Box::new(Network::new(vb, &config, arch)?))
             }
             Self::Cells(config) => Ok(Box::new(cells::Network::new(vb, config, num_classes)?)),
+            Self::Mobile(config) => Ok(Box::new(config.build(vb, num_classes)?)),
+            Self::Resnet(ResNetModel { depth: 18 }) => Ok(Box::new(ResNet::new_18(vb, num_classes))),
+            Self::Resnet(ResNetModel { depth: 20 }) => Ok(Box::new(ResNet::new_20(vb, num_classes))),
+            Self::Resnet(ResNetModel { depth }) => bail!("model.depth = {depth}: expected 18 or 20"),
+            Self::Searched(SearchedModel { arch, space }) => {
+                let backbone = space.build()?.build(vb, arch).context("model.arch")?;
+                Ok(Box::new(BackboneClassifier::new(vb, backbone, num_classes)))
+            }
         }
     }
 
@@ -117,6 +178,8 @@ impl ModelConfig {
                     CellSpace { form: config.form, share: config.share, layers: config.layers, ..Default::default() };
                 Ok(Self::Cells(cells::NetworkConfig { genotype: space.genotype(&arch)?, ..config }))
             }
+            Self::Searched(config) => Ok(Self::Searched(SearchedModel { arch, ..config })),
+            Self::Mobile(_) | Self::Resnet(_) => bail!("a published network has no architecture to choose"),
         }
     }
 
@@ -124,7 +187,14 @@ impl ModelConfig {
     pub fn reference(&self) -> Reference {
         match self {
             Self::Cells(config) if config.stem == StemKind::Imagenet => IMAGENET,
-            Self::Nasbench201(_) | Self::Cells(_) => CIFAR,
+            Self::Mobile(config) if !config.small_images => IMAGENET,
+            Self::Resnet(ResNetModel { depth: 18 }) => IMAGENET,
+            Self::Searched(SearchedModel { space: SpaceConfig::Mobile(space), .. })
+                if space.resolved().stem_stride > 1 =>
+            {
+                IMAGENET
+            }
+            _ => CIFAR,
         }
     }
 }
@@ -135,6 +205,7 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         let arch = arch.parse().expect("an architecture");
         ModelConfig::Nasbench201(NasBench201Model { arch, channels: channels(), cells: cells_per_stage() })
     };
+    let mobile = |network| ModelConfig::Mobile(MobileModel { network, dropout: None, small_images: false });
     let darts = |notation| cells::NetworkConfig { genotype: published::genotype(notation), ..Default::default() };
     let cifar = |notation| ModelConfig::Cells(darts(notation));
     // The published ImageNet networks drop no paths.
@@ -164,6 +235,16 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("pc_darts_imagenet", imagenet(published::PC_DARTS_IMAGENET)),
         ("nasnet_a_imagenet", imagenet(published::NASNET_A)),
         ("amoebanet_a_imagenet", imagenet(published::AMOEBANET_A)),
+        ("mobilenet_v2", mobile(Published::MobilenetV2)),
+        ("mobilenet_v3_large", mobile(Published::MobilenetV3Large)),
+        ("mobilenet_v3_small", mobile(Published::MobilenetV3Small)),
+        ("mnasnet_a1", mobile(Published::MnasnetA1)),
+        ("fbnet_a", mobile(Published::FbnetA)),
+        ("fbnet_b", mobile(Published::FbnetB)),
+        ("fbnet_c", mobile(Published::FbnetC)),
+        ("proxyless_gpu", mobile(Published::ProxylessGpu)),
+        ("resnet18", ModelConfig::Resnet(ResNetModel { depth: 18 })),
+        ("resnet20", ModelConfig::Resnet(ResNetModel { depth: 20 })),
     ]
 }
 

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::cells::CellSpace;
-use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model};
+use crate::chain::ChainSpace;
+use crate::mobile::MobileSpace;
+use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model, SearchedModel};
 use crate::nasbench201::NasBench201Nets;
 
 /// A space with a supernet.
@@ -19,6 +21,10 @@ pub enum SpaceConfig {
     Nasbench201(NasBench201Nets),
     /// DARTS, PC-DARTS, NASNet, ENAS and AmoebaNet cells.
     Cells(CellSpace),
+    /// ENAS' macro space.
+    Chain(ChainSpace),
+    /// Inverted residuals.
+    Mobile(MobileSpace),
 }
 
 impl SpaceConfig {
@@ -30,6 +36,14 @@ impl SpaceConfig {
                 Ok(Box::new(*space))
             }
             Self::Cells(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
+            Self::Chain(space) => {
+                space.check()?;
+                Ok(Box::new(*space))
+            }
+            Self::Mobile(space) => {
                 space.check()?;
                 Ok(Box::new(space.clone()))
             }
@@ -45,6 +59,9 @@ impl SpaceConfig {
                 Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells }))
             }
             Self::Cells(space) => Ok(ModelConfig::Cells(space.network(arch)?)),
+            Self::Chain(_) | Self::Mobile(_) => {
+                Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() }))
+            }
         }
     }
 }
@@ -102,3 +119,6 @@ impl Classifier for BackboneClassifier {
 fn pixel_mean(xs: &Tensor) -> Tensor {
     xs.mean_dim([2i64, 3].as_slice(), false, None)
 }
+
+#[cfg(test)]
+mod tests;

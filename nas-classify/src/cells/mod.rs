@@ -5,6 +5,7 @@ mod frame;
 mod genotype;
 mod network;
 mod notation;
+mod plan;
 pub mod published;
 mod space;
 mod supernet;
@@ -12,6 +13,7 @@ mod supernet;
 pub use frame::{FrameConfig, Place, StemKind};
 pub use genotype::{Cell, Edge, Genotype, ParseGenotypeError};
 pub use network::{Network, NetworkConfig, Trunk};
+pub(crate) use space::check_choices;
 pub use space::{CellForm, CellSpace, Share};
 pub use supernet::CellSupernet;
 

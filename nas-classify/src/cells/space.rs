@@ -300,7 +300,7 @@ impl ChoiceSpace for CellSpace {
 }
 
 /// Whether the choices have the number and the ranges of `decisions`.
-pub(super) fn check_choices(space: &str, decisions: &[u16], arch: &Architecture) -> Result<(), InvalidArchitecture> {
+pub(crate) fn check_choices(space: &str, decisions: &[u16], arch: &Architecture) -> Result<(), InvalidArchitecture> {
     let choices = arch.choices();
     let reason = if choices.len() != decisions.len() {
         format!("{} choices, expected {}", choices.len(), decisions.len())

@@ -9,8 +9,8 @@ use nas_core::space::{ArchParameter, Choice, Cost, FeatureInfo, Mixture, Superne
 use tch::Tensor;
 
 use super::frame::{Frame, Place};
-use super::genotype::Cell;
 use super::network::operator;
+use super::plan::{Output, Plan, PlannedEdge};
 use super::space::{CellForm, CellSpace};
 
 /// Norms of relaxed cells learn no scale: it would undo the architecture weights.
@@ -18,20 +18,20 @@ const SEARCH_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: false }
 
 /// Where the edges into a node, or into one of its two inputs, are in the architecture parameters.
 #[derive(Clone, Copy, Debug)]
-struct Bank {
-    node: usize,
-    first_edge: usize,
+pub(super) struct Bank {
+    pub(super) node: usize,
+    pub(super) first_edge: usize,
 }
 
 impl Bank {
-    fn states(self) -> usize {
+    pub(super) fn states(self) -> usize {
         2 + self.node
     }
 }
 
 impl CellSpace {
     /// One bank for each node, or two where its inputs are chosen apart.
-    fn banks(&self) -> Vec<Bank> {
+    pub(super) fn banks(&self) -> Vec<Bank> {
         let mut first_edge = 0;
         let slots = if self.form.is_darts() { 1 } else { 2 };
         let nodes = (0..self.form.nodes()).flat_map(|node| std::iter::repeat_n(node, slots));
@@ -49,11 +49,11 @@ impl CellSpace {
     }
 
     /// Columns before the operators: DARTS' `none`.
-    fn none_columns(&self) -> usize {
+    pub(super) fn none_columns(&self) -> usize {
         usize::from(self.form.is_darts())
     }
 
-    fn columns(&self) -> usize {
+    pub(super) fn columns(&self) -> usize {
         self.none_columns() + self.form.ops().len()
     }
 
@@ -162,86 +162,6 @@ impl CellSpace {
         }
         node_shape.with_channels(self.form.nodes() as i64 * place.channels)
     }
-}
-
-/// What a forward pass computes in the cells of one structure. A weight of `None` stands for 1.
-#[derive(Debug)]
-struct Plan {
-    /// `[bank]`: the states it takes.
-    banks: Vec<Vec<PlannedEdge>>,
-    /// Scale of each node in the output.
-    outputs: Vec<Output>,
-}
-
-#[derive(Debug)]
-struct PlannedEdge {
-    state: usize,
-    weight: Option<Tensor>,
-    /// Operators, without `none`.
-    ops: Vec<(usize, Option<Tensor>)>,
-}
-
-#[derive(Debug)]
-enum Output {
-    Whole,
-    Zero,
-    Scaled(Tensor),
-}
-
-impl Plan {
-    /// The plan of `group` of `groups` under `mixture`.
-    fn new(space: &CellSpace, mixture: Mixture, group: usize, groups: usize, cell: Option<&Cell>) -> Self {
-        let (weights, active) = match mixture {
-            Mixture::Path(_) => return Self::path(space, cell.expect("a path has cells")),
-            Mixture::Weights(weights) => (weights, None),
-            Mixture::Sampled { weights, active } => (weights, Some(active)),
-        };
-        let is_active = |tensor: usize, i: usize| active.is_none_or(|active| active[tensor][i]);
-        let scalars = |tensor: usize| weights.get(tensor).map(|weights| weights.reshape([-1]).unbind(0));
-        let alpha = scalars(group).expect("weights of the operators");
-        let beta = scalars(groups + group);
-        let (columns, nones, width) = (space.columns(), space.none_columns(), 1 + space.form.nodes());
-        let bank = |(row, bank): (usize, Bank)| {
-            let states =
-                (0..bank.states()).filter(|state| beta.is_none() || is_active(groups + group, row * width + state));
-            let edges = states.map(|state| {
-                let first = (bank.first_edge + state) * columns + nones;
-                let ops = (0..columns - nones).filter(|op| is_active(group, first + op));
-                PlannedEdge {
-                    state,
-                    weight: beta.as_ref().map(|beta| beta[row * width + state].shallow_clone()),
-                    ops: ops.map(|op| (op, Some(alpha[first + op].shallow_clone()))).collect(),
-                }
-            });
-            edges.collect()
-        };
-        let banks = space.banks().into_iter().enumerate().map(bank).collect();
-        let outputs = (0..space.form.nodes()).map(|node| match (&beta, space.form.is_darts()) {
-            (Some(beta), false) => unused(space, beta, width, node),
-            _ => Output::Whole,
-        });
-        Self { banks, outputs: outputs.collect() }
-    }
-
-    fn path(space: &CellSpace, cell: &Cell) -> Self {
-        let planned = |edge: &super::genotype::Edge| {
-            let op = space.form.ops().iter().position(|op| *op == edge.op).expect("an operator of the space");
-            PlannedEdge { state: edge.state, weight: None, ops: vec![(op, None)] }
-        };
-        let banks = match space.form.is_darts() {
-            true => cell.nodes.iter().map(|edges| edges.iter().map(planned).collect()).collect(),
-            false => cell.nodes.iter().flatten().map(|edge| vec![planned(edge)]).collect(),
-        };
-        let output = |state| if cell.concat.contains(&state) { Output::Whole } else { Output::Zero };
-        Self { banks, outputs: (2..2 + cell.nodes.len()).map(output).collect() }
-    }
-}
-
-/// The probability that no later input takes `node`, where inputs are drawn by their weights.
-fn unused(space: &CellSpace, beta: &[Tensor], width: usize, node: usize) -> Output {
-    let later = space.banks().into_iter().enumerate().filter(|(_, bank)| bank.node > node);
-    let product = later.map(|(row, _)| 1.0 - &beta[row * width + 2 + node]).reduce(|a, b| a * b);
-    product.map_or(Output::Whole, Output::Scaled)
 }
 
 /// All cells of a [`CellSpace`] at once. Features as those of the derived networks; a node that is not in a cell's output
