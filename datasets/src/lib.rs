@@ -31,6 +31,6 @@ mod prefetch;
 pub use config::DataConfig;
 pub use dataset::{Classes, IGNORE, Sample, SegDataset, Split, check};
 pub use error::{DataError, Problem};
-pub use files::read_label;
+pub use files::{image_files, read_image, read_label};
 pub use loader::{Batch, EvalSample, LoaderConfig, Source, TrainLoader, disjoint_halves, eval_samples};
 pub use transform::{EvalTransform, Size, TrainTransform};

@@ -2,6 +2,11 @@
 //! networks.
 
 pub mod commands;
+pub mod evaluation;
 pub mod experiment;
+pub mod loss;
+pub mod metric;
 pub mod model;
 pub mod nasbench201;
+pub mod train_experiment;
+pub mod training;
