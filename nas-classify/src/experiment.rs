@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
+use nas_core::cli::Compute;
 use nas_core::executor::{Limits, die_with_parent};
 use nas_core::goals::{Constraint, Goals, Objective};
 use nas_core::space::ChoiceSpace;
@@ -13,6 +14,7 @@ use nas_core::trial::{Budget, Trial, Values};
 use serde::{Deserialize, Serialize};
 
 use crate::nasbench201::{NasBench201, Table};
+use crate::trial_training::{self, TrainEvaluator};
 
 /// A search by trials.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -118,6 +120,8 @@ pub enum EvaluatorConfig {
         /// Names of the metrics.
         metrics: Vec<String>,
     },
+    /// Trains the space's network; the metrics are `top1`, `top5`, `params`, `macs`.
+    Train(Box<TrainEvaluator>),
 }
 
 /// An evaluator that is ready.
@@ -141,6 +145,15 @@ pub enum Evaluator {
         /// Seed of the run.
         seed: u64,
     },
+    /// See [`EvaluatorConfig::Train`].
+    Train {
+        /// What is trained and how.
+        config: Box<TrainEvaluator>,
+        /// How much of the full evaluation a trial gets where its strategy does not choose.
+        budget: Budget,
+        /// Seed of the run.
+        seed: u64,
+    },
 }
 
 impl Evaluator {
@@ -159,6 +172,14 @@ impl Evaluator {
                 let (space, seed) = (experiment.space, experiment.seed);
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed })
             }
+            EvaluatorConfig::Train(config) => {
+                experiment.budget.check()?;
+                let sample = experiment.space.open().sample(&mut sample_rng());
+                // What cannot be trained is said now, not by every trial.
+                config.experiment(&sample, &experiment.budget, experiment.seed)?.check().context("evaluator")?;
+                config.cost(&sample, &experiment.budget).context("evaluator")?;
+                Ok(Self::Train { config: config.clone(), budget: experiment.budget, seed: experiment.seed })
+            }
         }
     }
 
@@ -167,6 +188,7 @@ impl Evaluator {
         match self {
             Self::Table { table, .. } => table.columns().iter().map(String::as_str).collect(),
             Self::Command { metrics, .. } => metrics.iter().map(String::as_str).collect(),
+            Self::Train { .. } => trial_training::METRICS.to_vec(),
         }
     }
 
@@ -177,17 +199,21 @@ impl Evaluator {
                 cost.iter().map(|column| (table.columns()[*column].clone(), table.get(arch, *column))).collect()
             }
             Self::Command { .. } => Values::new(),
+            Self::Train { config, budget, .. } => {
+                config.cost(arch, budget).expect("as for the sample when the evaluator was opened")
+            }
         }
     }
 
-    /// Runs a trial.
-    pub fn evaluate(&self, trial: &Trial) -> Result<Values> {
+    /// Runs a trial, whose own folder is `folder`.
+    pub fn evaluate(&self, trial: &Trial, folder: &Path, compute: Compute) -> Result<Values> {
         match self {
             Self::Table { table, .. } => {
                 let names = table.columns().iter().enumerate();
                 Ok(names.map(|(column, name)| (name.clone(), table.get(&trial.arch, column))).collect())
             }
             Self::Command { space, command, metrics, seed } => run_program(command, metrics, *space, *seed, trial),
+            Self::Train { config, seed, .. } => config.evaluate(trial, folder, *seed, compute),
         }
     }
 }

@@ -10,3 +10,4 @@ pub mod model;
 pub mod nasbench201;
 pub mod train_experiment;
 pub mod training;
+pub mod trial_training;

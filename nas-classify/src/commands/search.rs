@@ -6,9 +6,9 @@ use std::fs;
 use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::{Format, RunArgs, open_run, print};
+use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::estimator::honesty::HonestyReport;
-use nas_core::executor::{Executor, InProcess, Processes};
+use nas_core::executor::{Executor, InProcess, Processes, trial_folder};
 use nas_core::goals::{Goal, Goals, Restricted};
 use nas_core::pareto::{Point, fronts};
 use nas_core::plot::{self, Series};
@@ -16,7 +16,7 @@ use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::search::{SearchLoop, Searcher};
 use nas_core::strategy::{NoParameters, StrategyConfig};
-use nas_core::trial::{Outcome, Record, Values};
+use nas_core::trial::{Outcome, Record, Trial, Values};
 use nas_core::trial_store::TrialStore;
 use serde::{Deserialize, Serialize};
 
@@ -112,7 +112,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     let result = match dir.result()? {
         Some(result) => result,
-        None => search(&dir, &experiment, &evaluator, args.workers)?,
+        None => search(&dir, &experiment, &evaluator, args.workers, compute)?,
     };
     print(&result, args.format)
 }
@@ -122,10 +122,11 @@ fn search(
     experiment: &SearchExperiment,
     evaluator: &Evaluator,
     workers: Option<usize>,
+    compute: Compute,
 ) -> Result<SearchResult> {
     let goals = experiment.goals();
     let num_trials = experiment.num_trials;
-    let job = Job { dir, experiment, evaluator, workers };
+    let job = Job { dir, experiment, evaluator, workers, compute };
     let records = job.run(&experiment.strategy, goals.clone(), Part { name: "", seed: 0, num_trials })?;
     let mut result = job.result(&experiment.strategy, &goals, &records);
     let mut curves = vec![best_so_far(&result.strategy, &goals, &records)];
@@ -155,6 +156,7 @@ struct Job<'a> {
     experiment: &'a SearchExperiment,
     evaluator: &'a Evaluator,
     workers: Option<usize>,
+    compute: Compute,
 }
 
 /// One of the searches of a run.
@@ -168,7 +170,7 @@ struct Part {
 
 impl Job<'_> {
     fn run(&self, strategy: &StrategyConfig, goals: Goals, part: Part) -> Result<Vec<Record>> {
-        let Self { dir, experiment, evaluator, workers } = *self;
+        let Self { dir, experiment, evaluator, workers, compute } = *self;
         let (folder, seed) = (dir.path(part.name), experiment.seed + part.seed);
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let cost = |arch: &Architecture| evaluator.cost(arch);
@@ -186,7 +188,11 @@ impl Job<'_> {
         };
         let mut search = SearchLoop::new(searcher, store, records, part.num_trials);
         match workers {
-            None => search.run(&mut InProcess::new(|trial| evaluator.evaluate(trial)), Vec::new(), on_end)?,
+            None => {
+                let trials = folder.join("trials");
+                let evaluate = |trial: &Trial| evaluator.evaluate(trial, &trial_folder(&trials, trial.id), compute);
+                search.run(&mut InProcess::new(evaluate), Vec::new(), on_end)?
+            }
             Some(workers) => {
                 let mut processes = Processes::new(folder.join("trials"), workers, experiment.limits)?;
                 let started = processes.started()?;
