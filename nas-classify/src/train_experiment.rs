@@ -325,6 +325,27 @@ mod tests {
     }
 
     #[test]
+    fn the_committed_experiments_are_read() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/classify");
+        let is_search = |text: &str| text.contains("[space]");
+        // Presets have tests of their own.
+        let preset = ["model.preset=nasbench201_resnet".to_string()];
+        let mut read = 0;
+        for entry in std::fs::read_dir(configs).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            let outcome = match &text {
+                text if is_search(text) => continue,
+                text if text.contains("[[models]]") => load::<CompareExperiment>(&path, &[]).map(drop),
+                _ => load::<TrainExperiment>(&path, &preset).and_then(|experiment| experiment.check()),
+            };
+            outcome.unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
+            read += 1;
+        }
+        assert!(read >= 5, "{read} experiments");
+    }
+
+    #[test]
     fn senseless_recipes_are_refused_by_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = write(dir.path(), &format!("[model]\npreset = 'nasbench201_resnet'\n{DATA}"));

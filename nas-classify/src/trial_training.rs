@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
-use nas_core::config::to_toml;
+use nas_core::config::{self, to_toml};
 use nas_core::executor::trial_folder;
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::run_dir::{RunDir, write_atomic_with};
@@ -23,7 +23,7 @@ use toml::{Table, Value};
 
 use crate::commands::train::{TrainResult, train};
 use crate::model::ModelConfig;
-use crate::train_experiment::{self, EvalConfig, LoaderSection, TrainConfig, TrainExperiment};
+use crate::train_experiment::{EvalConfig, LoaderSection, TrainConfig, TrainExperiment};
 
 /// `[evaluator]` of kind `train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl TrainEvaluator {
         let stored = run.join("config.toml");
         // What a resumed trial started with: the best value so far may be another one by now.
         let experiment: TrainExperiment = match stored.exists() {
-            true => train_experiment::load(&stored, &[])?,
+            true => config::load(&stored, &[])?,
             false => self.with_best(self.experiment(&trial.arch, &trial.budget, seed)?, folder)?,
         };
         let dir = RunDir::open(&run, &to_toml(&experiment), true, trial)?;
@@ -155,7 +155,7 @@ fn go_on_from(parent: &Path, run: &Path, experiment: &TrainExperiment) -> Result
     if last(run).exists() {
         return Ok(());
     }
-    let theirs: TrainExperiment = train_experiment::load(&parent.join("config.toml"), &[])?;
+    let theirs: TrainExperiment = config::load(&parent.join("config.toml"), &[])?;
     if theirs.model != experiment.model {
         return Ok(());
     }
