@@ -52,6 +52,27 @@ fn is_cut(jpeg: &[u8]) -> bool {
     true
 }
 
+/// The image files among `paths`: files as they are, and what folders hold of PNG and JPEG files.
+pub fn image_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let is_image = |file: &PathBuf| {
+            let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+            ["png", "jpg", "jpeg"].contains(&&*extension)
+        };
+        let before = files.len();
+        files.extend(list(path, "a folder of images")?.into_iter().filter(is_image));
+        if files.len() == before {
+            return Err(Problem::new(path, "no image", "PNG or JPEG files").into());
+        }
+    }
+    Ok(files)
+}
+
 /// Raw pixel values of a one-channel PNG file: grey levels, or palette indices as annotation tools write them. Values
 /// are not scaled, whatever the bit depth (1 to 8).
 pub fn read_label(path: &Path, expected: &str) -> Result<GrayImage, DataError> {

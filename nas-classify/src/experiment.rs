@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_core::arch::Architecture;
+use nas_core::cli::Compute;
 use nas_core::estimator::predictor::{Predictor, PredictorConfig};
 use nas_core::executor::{Limits, die_with_parent};
 use nas_core::goals::{Constraint, Goal, Goals, Objective};
@@ -16,6 +17,7 @@ use nas_core::trial_store;
 use serde::{Deserialize, Serialize};
 
 use crate::nasbench201::{NasBench201, Table};
+use crate::trial_training::{self, TrainEvaluator};
 use crate::zero_cost::{LATENCY, ZeroCostConfig};
 
 /// A search by trials.
@@ -148,6 +150,8 @@ pub enum EvaluatorConfig {
     },
     /// Scores of the untrained network.
     ZeroCost(ZeroCostConfig),
+    /// Trains the space's network; the metrics are `top1`, `top5`, `params`, `macs`.
+    Train(Box<TrainEvaluator>),
 }
 
 /// What a trial is part of; its folder in the run folder.
@@ -218,6 +222,15 @@ pub enum Evaluator {
     },
     /// The metrics of both.
     Both(Box<[Evaluator; 2]>),
+    /// See [`EvaluatorConfig::Train`].
+    Train {
+        /// What is trained and how.
+        config: Box<TrainEvaluator>,
+        /// How much of the full evaluation a trial gets where its strategy does not choose.
+        budget: Budget,
+        /// Seed of the run.
+        seed: u64,
+    },
 }
 
 impl Evaluator {
@@ -280,6 +293,14 @@ impl Evaluator {
                 let (config, seed) = (config.clone(), experiment.seed);
                 Ok(Self::ZeroCost { config, metrics: metrics.into_iter().collect(), seed })
             }
+            EvaluatorConfig::Train(config) => {
+                experiment.budget.check()?;
+                let sample = experiment.space.open().sample(&mut sample_rng());
+                // What cannot be trained is said now, not by every trial.
+                config.experiment(&sample, &experiment.budget, experiment.seed)?.check().context("evaluator")?;
+                config.cost(&sample, &experiment.budget).context("evaluator")?;
+                Ok(Self::Train { config: config.clone(), budget: experiment.budget, seed: experiment.seed })
+            }
         }
     }
 
@@ -292,6 +313,7 @@ impl Evaluator {
             }
             Self::Predicted { inner, .. } => [PREDICTED].into_iter().chain(inner.metrics()).collect(),
             Self::Both(both) => both.iter().flat_map(Self::metrics).collect(),
+            Self::Train { .. } => trial_training::METRICS.to_vec(),
         }
     }
 
@@ -305,11 +327,14 @@ impl Evaluator {
             Self::ZeroCost { config, .. } => config.cost(arch),
             Self::Predicted { inner, .. } => inner.cost(arch),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
+            Self::Train { config, budget, .. } => {
+                config.cost(arch, budget).expect("as for the sample when the evaluator was opened")
+            }
         }
     }
 
-    /// Runs a trial.
-    pub fn evaluate(&self, trial: &Trial) -> Result<Values> {
+    /// Runs a trial, whose own folder is `folder`.
+    pub fn evaluate(&self, trial: &Trial, folder: &Path, compute: Compute) -> Result<Values> {
         match self {
             Self::Table { table, .. } => {
                 let names = table.columns().iter().enumerate();
@@ -323,10 +348,11 @@ impl Evaluator {
                 Ok(values)
             }
             Self::Both(both) => {
-                let mut values = both[0].evaluate(trial)?;
-                values.extend(both[1].evaluate(trial)?);
+                let mut values = both[0].evaluate(trial, folder, compute)?;
+                values.extend(both[1].evaluate(trial, folder, compute)?);
                 Ok(values)
             }
+            Self::Train { config, seed, .. } => config.evaluate(trial, folder, *seed, compute),
         }
     }
 }
@@ -421,11 +447,12 @@ impl SearchExperiment {
         for strategy in [Some(&self.strategy), self.baseline.as_ref()].into_iter().flatten() {
             strategy.check()?;
             let info = strategy.info();
-            let fixed = !matches!(self.evaluator, EvaluatorConfig::Command { .. }) || self.predictor.is_some();
+            let trains = matches!(self.evaluator, EvaluatorConfig::Command { .. } | EvaluatorConfig::Train(_));
+            let fixed = !trains || self.predictor.is_some();
             ensure!(
                 !(info.multi_fidelity && fixed),
                 "strategy.kind = {}: it chooses the epochs of its trials, and a table, a proxy or a predictor knows none; use \
-                 `nas-classify bench --low-fidelity COLUMN` or an evaluator of kind command",
+                 `nas-classify bench --low-fidelity COLUMN` or an evaluator of kind command or train",
                 info.kind
             );
             if strategy == &self.strategy {

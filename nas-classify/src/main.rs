@@ -22,6 +22,13 @@ struct Cli {
 enum Command {
     Search(commands::search::SearchArgs),
     Cost(commands::cost::CostArgs),
+    Train(commands::train::TrainArgs),
+    Eval(commands::eval::EvalArgs),
+    Compare(commands::compare::CompareArgs),
+    Predict(commands::predict::PredictArgs),
+    Report(commands::report::ReportArgs),
+    Export(commands::export::ExportArgs),
+    Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     Strategies(commands::strategies::StrategiesArgs),
     #[command(hide = true)]
@@ -37,6 +44,13 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
         Command::Search(args) => commands::search::run(args),
+        Command::Train(args) => commands::train::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Compare(args) => commands::compare::run(args),
+        Command::Predict(args) => commands::predict::run(args),
+        Command::Report(args) => commands::report::run(args),
+        Command::Export(args) => commands::export::run(args),
+        Command::Data(args) => commands::data::run(args),
         Command::Trial(args) => commands::trial::run(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
         Command::Bench(args) => commands::bench::run(args),

@@ -102,6 +102,7 @@ impl OneShotExperiment {
         Ok(match &self.space {
             SpaceConfig::Nasbench201(_) => NasBench201::notation(arch),
             SpaceConfig::Cells(space) => space.genotype(arch)?.to_string(),
+            SpaceConfig::Chain(_) | SpaceConfig::Mobile(_) => arch.to_string(),
         })
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod arch;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod device;
 pub mod estimator;
@@ -15,6 +16,7 @@ pub mod optim;
 pub mod pareto;
 pub mod plot;
 pub mod progress;
+pub mod report;
 pub mod run_dir;
 pub mod search;
 pub mod space;

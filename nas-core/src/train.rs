@@ -65,6 +65,11 @@ pub trait Job {
     /// Metrics after the last step of an epoch; `last` is set for the last epoch.
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics>;
 
+    /// Whether the job ends before its last epoch. Asked after each epoch; a resumed job must answer as it did before.
+    fn is_done(&self) -> bool {
+        false
+    }
+
     /// The metric, higher is better, that chooses `best.safetensors`; absent from the metrics of epochs that do not
     /// measure it.
     fn best_metric(&self) -> &'static str;
@@ -128,7 +133,7 @@ pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> 
         progress.line(format!("resumed at epoch {}, step {} of {steps}", state.epoch + 1, state.step));
     }
     let mut metrics = last_metrics(&dir.path("metrics.jsonl"))?;
-    while state.epoch < config.epochs {
+    while state.epoch < config.epochs && !job.is_done() {
         train_epoch(job, dir, config, &mut state, &mut progress)?;
         metrics = finish_epoch(job, dir, config, &mut state, &mut lines)?;
         progress.line(describe(&metrics, config.epochs));

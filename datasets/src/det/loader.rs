@@ -1,16 +1,17 @@
 //! Batches of images with boxes: shuffled and augmented for training, in order for evaluation.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tch::Tensor;
 
 use super::transform::{DetTransform, Prepared};
 use super::{DetDataset, DetSample, Object};
-use crate::cache::{Cache, Source};
-use crate::epochs::{Epochs, Recipe, in_order};
+use crate::cache::Cache;
 use crate::error::DataError;
-use crate::loader::LoaderConfig;
-use crate::rng::ChaCha8Rng;
+use crate::loader::{LoaderConfig, Source, TrainLoader, assemble};
+use crate::prefetch::pool;
+use crate::rng::{self, ChaCha8Rng};
 use crate::transform::{Size, channels_last};
 
 /// What is to be found in one image of a batch.
@@ -33,49 +34,41 @@ pub struct DetBatch {
     pub indices: Vec<usize>,
 }
 
-/// Shuffled, augmented batches of a data set or a part of it.
-pub struct DetTrainLoader(Epochs<Training>);
-
-struct Training {
-    samples: Cache<dyn DetDataset>,
+/// Images with boxes, transformed for training; [`det_train_loader`] makes one.
+pub struct Boxes {
+    dataset: Arc<dyn DetDataset>,
+    cache: Cache<DetSample>,
     transform: DetTransform,
 }
 
-impl Source for dyn DetDataset {
-    type Sample = DetSample;
+/// Shuffled, augmented batches of a data set or a part of it.
+pub type DetTrainLoader = TrainLoader<Boxes>;
 
-    fn count(&self) -> usize {
-        self.len()
-    }
-
-    fn decode(&self, i: usize) -> Result<DetSample, DataError> {
-        self.load(i)
-    }
-
-    fn bytes(sample: &DetSample) -> usize {
-        sample.image.as_raw().len() + size_of_val(&*sample.objects)
-    }
-}
-
-impl Recipe for Training {
-    type Prepared = Prepared;
+impl Source for Boxes {
+    type Item = Prepared;
     type Batch = DetBatch;
 
-    fn name(&self, index: usize) -> &str {
-        self.samples.dataset().name(index)
+    fn len(&self) -> usize {
+        self.dataset.len()
     }
 
-    fn prepare(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Prepared, DataError> {
-        Ok(self.transform.train(&*self.samples.load(index)?, rng))
+    fn name(&self, index: usize) -> Cow<'_, str> {
+        self.dataset.name(index).into()
     }
 
-    fn collate(&self, indices: &[usize], samples: Vec<Prepared>) -> DetBatch {
+    fn draw(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Prepared, DataError> {
+        let bytes = |sample: &DetSample| sample.image.as_raw().len() + size_of_val(&*sample.objects);
+        let sample = self.cache.load(index, || self.dataset.load(index), bytes)?;
+        Ok(self.transform.train(&sample, rng))
+    }
+
+    fn collate(&self, indices: Vec<usize>, samples: Vec<Prepared>, _: &mut ChaCha8Rng) -> DetBatch {
         let images = pad(&samples, self.transform.pad_multiple);
         let target = |sample: &Prepared| {
             let boxes = Tensor::from_slice(sample.boxes.as_flattened()).view([sample.labels.len() as i64, 4]);
             DetTarget { boxes, labels: Tensor::from_slice(&sample.labels) }
         };
-        DetBatch { images, targets: samples.iter().map(target).collect(), indices: indices.to_vec() }
+        DetBatch { images, targets: samples.iter().map(target).collect(), indices }
     }
 }
 
@@ -97,44 +90,24 @@ fn pad(samples: &[Prepared], multiple: u32) -> Tensor {
     channels_last(&values, samples.len(), size)
 }
 
-impl DetTrainLoader {
-    /// A loader of the samples `indices` (all if `None`). Two loaders of one run differ in their `purpose`.
-    ///
-    /// # Errors
-    /// If there are fewer samples than a batch needs, or a setting of `transform` makes no sense.
-    ///
-    /// # Panics
-    /// If an index lies outside the set.
-    pub fn new(
-        dataset: Arc<dyn DetDataset>,
-        indices: Option<Vec<usize>>,
-        transform: DetTransform,
-        config: LoaderConfig,
-        seed: u64,
-        purpose: &str,
-    ) -> Result<Self, DataError> {
-        transform.validate()?;
-        let len = dataset.len();
-        let indices = indices.unwrap_or_else(|| (0..len).collect());
-        assert!(indices.iter().all(|i| *i < len), "an index outside the {len} samples of the set");
-        let samples = Cache::new(dataset, config.cache_mb << 20);
-        Ok(Self(Epochs::new(Training { samples, transform }, indices, config, seed, purpose)?))
-    }
-
-    /// Batches of an epoch. The samples that do not fill a last batch are left out, other ones in every epoch.
-    pub fn batches_per_epoch(&self) -> usize {
-        self.0.batches_per_epoch()
-    }
-
-    /// The batches of epoch number `epoch` from number `from_batch` on. After an error the iterator goes on with the
-    /// next batch.
-    pub fn epoch(
-        &self,
-        epoch: usize,
-        from_batch: usize,
-    ) -> impl Iterator<Item = Result<DetBatch, DataError>> + Send + use<> {
-        self.0.epoch(epoch, from_batch)
-    }
+/// A loader of the samples `indices` (all if `None`). Two loaders of one run differ in their `purpose`.
+///
+/// # Errors
+/// If there are fewer samples than a batch needs, or a setting of `transform` makes no sense.
+///
+/// # Panics
+/// If an index lies outside the set.
+pub fn det_train_loader(
+    dataset: Arc<dyn DetDataset>,
+    indices: Option<Vec<usize>>,
+    transform: DetTransform,
+    config: LoaderConfig,
+    seed: u64,
+    purpose: &str,
+) -> Result<DetTrainLoader, DataError> {
+    transform.validate()?;
+    let cache = Cache::new(dataset.len(), config.cache_mb << 20);
+    TrainLoader::of(Boxes { dataset, cache, transform }, indices, config, seed, purpose)
 }
 
 /// Images to be scored.
@@ -176,8 +149,12 @@ pub fn det_eval_batches(
     config: &LoaderConfig,
 ) -> Result<impl Iterator<Item = Result<DetEvalBatch, DataError>> + Send + use<>, DataError> {
     transform.validate()?;
-    let len = dataset.len();
-    in_order(Evaluation { dataset, transform }, len, config)
+    let (len, size) = (dataset.len(), config.batch_size.max(1));
+    let batches = (0..len).step_by(size).map(move |first| (first, (first..len.min(first + size)).collect()));
+    let source = Arc::new(Evaluation { dataset, transform });
+    // Nothing is random here.
+    let streams = |_: &str, _: usize| rng::stream(0, "eval", 0);
+    Ok(assemble(source, batches, pool(config.threads)?, config.prefetch, streams))
 }
 
 struct Evaluation {
@@ -185,15 +162,19 @@ struct Evaluation {
     transform: DetTransform,
 }
 
-impl Recipe for Evaluation {
-    type Prepared = (Prepared, DetEvalSample);
+impl Source for Evaluation {
+    type Item = (Prepared, DetEvalSample);
     type Batch = DetEvalBatch;
 
-    fn name(&self, index: usize) -> &str {
-        self.dataset.name(index)
+    fn len(&self) -> usize {
+        self.dataset.len()
     }
 
-    fn prepare(&self, index: usize, _: &mut ChaCha8Rng) -> Result<Self::Prepared, DataError> {
+    fn name(&self, index: usize) -> Cow<'_, str> {
+        self.dataset.name(index).into()
+    }
+
+    fn draw(&self, index: usize, _: &mut ChaCha8Rng) -> Result<Self::Item, DataError> {
         let sample = self.dataset.load(index)?;
         let prepared = self.transform.eval(&sample);
         let original = Size::new(sample.image.height(), sample.image.width());
@@ -201,7 +182,7 @@ impl Recipe for Evaluation {
         Ok((prepared, DetEvalSample { index, original, scaled, objects: sample.objects }))
     }
 
-    fn collate(&self, _: &[usize], samples: Vec<Self::Prepared>) -> DetEvalBatch {
+    fn collate(&self, _: Vec<usize>, samples: Vec<Self::Item>, _: &mut ChaCha8Rng) -> DetEvalBatch {
         let (images, samples): (Vec<Prepared>, Vec<DetEvalSample>) = samples.into_iter().unzip();
         DetEvalBatch { images: pad(&images, self.transform.pad_multiple), samples }
     }

@@ -21,7 +21,9 @@ pub mod voc;
 mod file_set;
 
 pub use config::{CocoSplit, DetDataConfig};
-pub use loader::{DetBatch, DetEvalBatch, DetEvalSample, DetTarget, DetTrainLoader, det_eval_batches};
+pub use loader::{
+    DetBatch, DetEvalBatch, DetEvalSample, DetTarget, DetTrainLoader, det_eval_batches, det_train_loader,
+};
 pub use transform::DetTransform;
 
 /// The classes of a set, both lists in the order of class indices.

@@ -57,7 +57,7 @@ impl Default for DetTransform {
 
 /// A sample that only lacks padding.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Prepared {
+pub struct Prepared {
     /// Normalised colours, `[height, width, 3]`.
     pub image: Vec<f32>,
     /// Height and width.

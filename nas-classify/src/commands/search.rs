@@ -8,9 +8,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::{Format, RunArgs, open_run, print};
+use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::estimator::honesty::HonestyReport;
-use nas_core::executor::{Executor, InProcess, Processes};
+use nas_core::executor::{Executor, InProcess, Processes, trial_folder};
 use nas_core::goals::{Goal, Goals, Restricted};
 use nas_core::pareto::{Point, fronts};
 use nas_core::plot::{self, Mark, Series};
@@ -125,13 +125,18 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     let result = match dir.result()? {
         Some(result) => result,
-        None => search(&dir, &experiment, args.workers)?,
+        None => search(&dir, &experiment, args.workers, compute)?,
     };
     print(&result, args.format)
 }
 
-fn search(dir: &RunDir, experiment: &SearchExperiment, workers: Option<usize>) -> Result<SearchResult> {
-    let job = Job { dir, experiment, workers };
+fn search(
+    dir: &RunDir,
+    experiment: &SearchExperiment,
+    workers: Option<usize>,
+    compute: Compute,
+) -> Result<SearchResult> {
+    let job = Job { dir, experiment, workers, compute };
     let strategy = &experiment.strategy;
     let random = StrategyConfig::Random(NoParameters {});
     let seed = |offset: u64| experiment.seed + offset;
@@ -181,6 +186,7 @@ struct Job<'a> {
     dir: &'a RunDir,
     experiment: &'a SearchExperiment,
     workers: Option<usize>,
+    compute: Compute,
 }
 
 impl Job<'_> {
@@ -193,7 +199,7 @@ impl Job<'_> {
         num_trials: u64,
         given: Vec<Trial>,
     ) -> Result<Vec<Record>> {
-        let Self { dir, experiment, workers } = *self;
+        let Self { dir, experiment, workers, compute } = *self;
         let evaluator = Evaluator::of_part(experiment, part, dir.root())?;
         let folder = dir.path(part.folder());
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
@@ -212,7 +218,11 @@ impl Job<'_> {
         };
         let mut search = SearchLoop::new(searcher, store, records, num_trials);
         match workers {
-            None => search.run(&mut InProcess::new(|trial| evaluator.evaluate(trial)), given, on_end)?,
+            None => {
+                let trials = folder.join("trials");
+                let evaluate = |trial: &Trial| evaluator.evaluate(trial, &trial_folder(&trials, trial.id), compute);
+                search.run(&mut InProcess::new(evaluate), given, on_end)?
+            }
             Some(workers) => {
                 let mut processes = Processes::new(folder.join("trials"), workers, experiment.limits)?;
                 let mut started = processes.started()?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use nas_core::cli::Compute;
 use nas_core::executor::{outcome_of, read_trial, write_record};
 use nas_core::trial::Record;
 
@@ -22,8 +23,11 @@ pub struct TrialArgs {
 
 /// Runs the command.
 pub fn run(args: &TrialArgs) -> Result<()> {
-    tch::set_num_threads(args.threads.max(1) as i32);
+    let threads = args.threads.max(1);
+    tch::set_num_threads(threads as i32);
+    // Children that share the machine compute on the CPU.
+    let compute = Compute { device: tch::Device::Cpu, threads, amp: false };
     let trial = read_trial(&args.folder)?;
-    let outcome = outcome_of(|| of_trial(&args.folder)?.evaluate(&trial));
+    let outcome = outcome_of(|| of_trial(&args.folder)?.evaluate(&trial, &args.folder, compute));
     write_record(&args.folder, &Record { trial, outcome })
 }

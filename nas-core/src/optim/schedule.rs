@@ -26,6 +26,11 @@ pub enum Decay {
         /// Rate at the end.
         min_lr: f64,
     },
+    /// `end^progress`, the smooth form of a factor per epoch.
+    Exponential {
+        /// Rate at the end as a share of the start; a factor of 0.97 in each of 250 epochs is 4.93e-4.
+        end: f64,
+    },
     /// `(1 - progress)^power`, DeepLab's choice with power 0.9.
     Poly {
         /// Exponent.
@@ -44,6 +49,7 @@ impl Schedule {
         match self.decay {
             Decay::Constant => lr,
             Decay::Cosine { min_lr } => min_lr + (lr - min_lr) * (1.0 + (PI * progress).cos()) / 2.0,
+            Decay::Exponential { end } => lr * end.powf(progress),
             Decay::Poly { power } => lr * (1.0 - progress).powf(power),
         }
     }
@@ -69,6 +75,12 @@ mod tests {
     fn poly_equals_its_closed_form() {
         let poly = schedule(0, Decay::Poly { power: 0.9 });
         assert!((poly.lr(0.05, 25, 100) - 0.05 * 0.75f64.powf(0.9)).abs() < 1e-15);
+    }
+
+    #[test]
+    fn exponential_decay_is_a_factor_per_epoch() {
+        let exponential = schedule(0, Decay::Exponential { end: 0.97f64.powi(250) });
+        assert!((exponential.lr(0.1, 100, 250) - 0.1 * 0.97f64.powi(100)).abs() < 1e-12);
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn bits(batch: &DetBatch) -> Bits {
 #[test]
 fn batches_depend_on_seed_and_epoch_alone() {
     let dataset: Arc<dyn DetDataset> = Arc::new(ShapesDataset::new(11, 0, Split::Train).unwrap());
-    let loader = |config, seed| DetTrainLoader::new(dataset.clone(), None, transform(), config, seed, "train").unwrap();
+    let loader = |config, seed| det_train_loader(dataset.clone(), None, transform(), config, seed, "train").unwrap();
     let epoch = |loader: &DetTrainLoader, epoch, from| -> Vec<_> {
         loader.epoch(epoch, from).map(|batch| bits(&batch.unwrap())).collect()
     };
@@ -90,7 +90,7 @@ fn batches_depend_on_seed_and_epoch_alone() {
 #[test]
 fn images_are_padded_to_a_common_size_and_empty_ones_stay() {
     let transform = DetTransform { short: 40, long: 64, pad_multiple: 16, ..DetTransform::default() };
-    let loader = DetTrainLoader::new(mixed(5), None, transform, config(5, 2, 1, 0), 0, "train").unwrap();
+    let loader = det_train_loader(mixed(5), None, transform, config(5, 2, 1, 0), 0, "train").unwrap();
     let batch = loader.epoch(0, 0).next().unwrap().unwrap();
     let (n, channels, height, width) = batch.images.size4().unwrap();
     assert_eq!((n, channels, height % 16, width % 16), (5, 3, 0, 0));
@@ -136,12 +136,12 @@ fn evaluation_keeps_order_crowds_and_the_way_back() {
 
 #[test]
 fn a_broken_sample_is_named_and_the_others_follow() {
-    let loader = DetTrainLoader::new(mixed(8), None, transform(), config(2, 2, 4, 0), 0, "train").unwrap();
+    let loader = det_train_loader(mixed(8), None, transform(), config(2, 2, 4, 0), 0, "train").unwrap();
     let batches: Vec<_> = loader.epoch(0, 0).collect();
     let errors: Vec<String> = batches.iter().filter_map(|b| b.as_ref().err().map(ToString::to_string)).collect();
     assert_eq!((batches.len(), errors), (4, vec!["five.png: nothing, expected an image".to_owned()]));
 
-    let refused = |config| DetTrainLoader::new(mixed(3), None, transform(), config, 0, "train").err().unwrap();
+    let refused = |config| det_train_loader(mixed(3), None, transform(), config, 0, "train").err().unwrap();
     assert!(refused(config(4, 1, 0, 0)).to_string().contains("3 training samples do not fill one batch of 4"));
     assert!(refused(config(0, 1, 0, 0)).to_string().contains("batch_size = 0"));
 }

@@ -1,0 +1,100 @@
+//! `nas-classify data`: check a data set.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use nas_core::cli::{Format, print};
+use nas_datasets::Split;
+use nas_datasets::classify::{ClassifyDataConfig, check};
+use serde::{Deserialize, Serialize};
+
+use crate::train_experiment;
+
+/// Check a data set
+#[derive(Clone, Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    command: DataCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum DataCommand {
+    Check(CheckArgs),
+}
+
+/// Read every sample of an experiment's data set and list the broken ones
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Example:
+  nas-classify data check --config configs/classify/cifar10_small.toml --set data.root=/data/cifar10")]
+struct CheckArgs {
+    /// Experiment file; only its [data] section is used
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Replace a key of the experiment file; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// How to print the findings
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// The part of an experiment that a check needs.
+#[derive(Deserialize)]
+struct WithData {
+    data: ClassifyDataConfig,
+}
+
+#[derive(Serialize)]
+struct CheckReport {
+    splits: Vec<SplitReport>,
+}
+
+#[derive(Serialize)]
+struct SplitReport {
+    split: String,
+    samples: usize,
+    /// Samples of each class, in the order of the set.
+    classes: Vec<(String, usize)>,
+    problems: Vec<String>,
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        for (i, SplitReport { split, samples, classes, problems }) in self.splits.iter().enumerate() {
+            let newline = if i == 0 { "" } else { "\n" };
+            let counts = classes.iter().map(|(_, count)| *count);
+            let (least, most) = (counts.clone().min().unwrap_or(0), counts.max().unwrap_or(0));
+            let broken = problems.len();
+            write!(f, "{newline}{split}: {samples} samples, {broken} broken, {} classes", classes.len())?;
+            write!(f, " of {least} to {most} samples")?;
+            problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &DataArgs) -> Result<()> {
+    let DataCommand::Check(args) = &args.command;
+    let WithData { data } = train_experiment::load(&args.config, &args.sets)?;
+    let mut splits = Vec::new();
+    for split in [Split::Train, Split::Val] {
+        let dataset = data.open(split)?;
+        let mut counts = vec![0; dataset.classes().len()];
+        (0..dataset.len()).for_each(|i| counts[dataset.label(i)] += 1);
+        splits.push(SplitReport {
+            split: split.to_string(),
+            samples: dataset.len(),
+            classes: dataset.classes().iter().cloned().zip(counts).collect(),
+            problems: check(&*dataset).iter().map(ToString::to_string).collect(),
+        });
+    }
+    let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
+    print(&CheckReport { splits }, args.format)?;
+    if broken > 0 {
+        bail!("{broken} samples are broken");
+    }
+    Ok(())
+}

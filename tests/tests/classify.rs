@@ -1,0 +1,166 @@
+//! `nas-classify train` and its companions: killed and resumed runs, early ends, comparisons, searches whose trials train.
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nas_core::trial::Record;
+use nas_core::trial_store;
+use nas_tests::CLASSIFY;
+
+const TRAIN: &str = "tests/configs/tiny_classify.toml";
+
+fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
+    let out = out.to_str().unwrap();
+    vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
+}
+
+/// Runs a command, killing it by SIGKILL a little later each time, until one process reaches the end.
+fn run_with_kills(args: &[&str]) -> usize {
+    for kills in 0.. {
+        let mut child = CLASSIFY.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
+        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            sleep(Duration::from_millis(5));
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{args:?} failed after {kills} kills");
+            return kills;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    unreachable!("the loop has no end")
+}
+
+#[test]
+fn a_killed_training_ends_with_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
+    CLASSIFY.succeed(&args("train", TRAIN, &straight));
+    let kills = run_with_kills(&args("train", TRAIN, &killed));
+    assert!(kills >= 2, "the training is too short to be killed: {kills} kills");
+    for file in ["metrics.jsonl", "checkpoints/best.safetensors", "confusion.csv"] {
+        assert!(fs::read(straight.join(file)).unwrap() == fs::read(killed.join(file)).unwrap(), "{file} differs");
+    }
+    let weights = |run: &Path| {
+        let mut tensors = tch::Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).unwrap();
+        // The loop's own state holds seconds, which no two runs share.
+        tensors.retain(|(name, _)| name != "loop_state.json");
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    };
+    let (a, b) = (weights(&straight), weights(&killed));
+    assert!(a.len() == b.len() && a.iter().any(|(name, _)| name.starts_with("raw/")));
+    for ((name, a), (_, b)) in a.iter().zip(&b) {
+        assert!(a.equal(b), "{name} differs");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_beat_the_best_ends_early_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let stop = "train.early_stop={best=1.0,rule={every=2,min_epochs=4}}";
+    let all = [args("train", TRAIN, &out), vec!["--set", stop, "--set", "train.optimizer.lr=1e-6"]].concat();
+    let result: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&all)).unwrap();
+    let epochs = result["stopped"]["epochs"].as_u64().unwrap();
+    assert!((4..12).contains(&epochs) && result["stopped"]["probability"].as_f64().unwrap() < 0.05, "{result}");
+    assert_eq!(fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines().count() as u64, epochs);
+}
+
+#[test]
+fn what_was_trained_is_scored_predicted_exported_and_reported() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let trained = CLASSIFY.succeed(&[args("train", TRAIN, &out), vec!["--set", "train.epochs=2"]].concat());
+    let trained: serde_json::Value = serde_json::from_str(&trained).unwrap();
+    let run = out.to_str().unwrap();
+    let compute = ["--device", "cpu", "--threads", "1", "--format", "json"];
+    let of_run = |command: &str, more: &[&str]| {
+        let text = CLASSIFY.succeed(&[&[command, "--run", run], &compute[..], more].concat());
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    assert_eq!(of_run("eval", &[])["top1"], trained["scores"]["top1"]);
+    let csv = temp.path().join("predictions.csv");
+    let predicted = of_run("predict", &["--split", "val", "--top", "3", "--out", csv.to_str().unwrap()]);
+    assert_eq!((predicted["images"].as_u64(), fs::read_to_string(&csv).unwrap().lines().count()), (Some(50), 51));
+    let script = temp.path().join("net.pt");
+    of_run("export", &["--out", script.to_str().unwrap()]);
+    let module = tch::CModule::load(&script).unwrap();
+    for batch in [1, 3] {
+        let logits = module.forward_ts(&[tch::Tensor::zeros([batch, 3, 16, 16], tch::kind::FLOAT_CPU)]).unwrap();
+        assert_eq!(logits.size(), [batch, 10]);
+    }
+    let report = CLASSIFY.succeed(&["report", run, "--format", "json"]);
+    assert!(report.contains("\"done\":true") && out.join("curves.svg").exists() && out.join("confusion.png").exists());
+}
+
+#[test]
+fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("compare.toml");
+    let recipe = fs::read_to_string(nas_tests::root().join(TRAIN)).unwrap();
+    let recipe = &recipe[recipe.find("[train]").unwrap()..];
+    let model = |name: &str, arch: &str| {
+        format!(
+            "[[models]]\nname = '{name}'\nmodel = {{ kind = 'nasbench201', arch = '{arch}', channels = 4, cells = 1 }}\n"
+        )
+    };
+    let models = [model("conv", "3-0-3-1-0-1"), model("pool", "4-4-4-4-4-4")].concat();
+    fs::write(&path, format!("seeds = [0, 1]\n{models}{recipe}")).unwrap();
+    let out = temp.path().join("run");
+    let more = ["--workers", "1", "--set", "train.epochs=2"];
+    let all = [args("compare", path.to_str().unwrap(), &out), more.to_vec()].concat();
+    run_with_kills(&all);
+    let table: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&all)).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), rows[0]["top1"].as_array().unwrap().len()), (2, 2));
+    assert!(fs::read_to_string(out.join("table.md")).unwrap().contains("| conv"));
+}
+
+/// A search whose trials train for an epoch or more.
+fn search_config(folder: &Path, strategy: &str) -> String {
+    let text = format!(
+        "num_trials = 8\n[space]\nkind = 'nasbench201'\n[strategy]\n{strategy}\n[[objectives]]\nmetric = 'top1'\n\
+         [budget]\nepochs = 1\n[evaluator]\nkind = 'train'\nmodel = {{ kind = 'nasbench201', channels = 4, cells = 1 }}\n\
+         [evaluator.train]\nbatch_size = 20\noptimizer = {{ kind = 'sgd', lr = 0.05 }}\n[evaluator.data]\n\
+         kind = 'synth'\nnum_images = 400\nnum_val = 10\nside = 16\npart = {{ hold_out = 0.25 }}\n\
+         [evaluator.augment]\nsize = [16, 16]\n"
+    );
+    let path = folder.join("search.toml");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+#[test]
+fn a_killed_search_whose_trials_train_writes_the_same_log() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = search_config(temp.path(), "kind = 'random'");
+    let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
+    CLASSIFY.succeed(&args("search", &config, &straight));
+    let kills = run_with_kills(&args("search", &config, &killed));
+    assert!(kills >= 1, "the search is too short to be killed");
+    let log = |run: &Path| fs::read_to_string(run.join("trials.jsonl")).unwrap();
+    assert_eq!(log(&straight).lines().count(), 8);
+    assert_eq!(log(&straight), log(&killed));
+}
+
+#[test]
+fn a_promoted_trial_goes_on_with_its_parents_training() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = search_config(temp.path(), "kind = 'asha'\nmin_epochs = 1\nmax_epochs = 2\neta = 2.0");
+    let out = temp.path().join("run");
+    CLASSIFY.succeed(&args("search", &config, &out));
+    let records = trial_store::read(&out.join("trials.jsonl")).unwrap();
+    let metrics = |id: u64| fs::read_to_string(out.join(format!("trials/{id:05}/train/metrics.jsonl"))).unwrap();
+    let promoted: Vec<&Record> = records.iter().filter(|record| record.trial.parent.is_some()).collect();
+    assert!(!promoted.is_empty(), "{records:?}");
+    for record in promoted {
+        let (of_parent, own) = (metrics(record.trial.parent.unwrap()), metrics(record.trial.id));
+        assert!(own.starts_with(&of_parent), "{own}\n{of_parent}");
+        assert_eq!(own.lines().count(), 2);
+    }
+}
