@@ -3,7 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{BnConfig, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, ChoiceSpace, Cost, InvalidArchitecture, SearchSpace, Supernet, WeightSharing};
+use nas_core::space::{
+    ArchParameter, Backbone, Choice, ChoiceSpace, Cost, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
+};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -261,13 +263,14 @@ impl WeightSharing for DetNasSpace {
         Box::new(self.shared(vb))
     }
 
-    /// `alpha [blocks, 4]`: the weights of a block's operators, before the softmax.
-    fn arch_parameters(&self) -> Vec<(String, Vec<i64>)> {
-        vec![("alpha".into(), vec![self.num_blocks() as i64, BlockOp::ALL.len() as i64])]
+    /// `alpha [blocks, 4]`: the operators of every block.
+    fn arch_parameters(&self) -> Vec<ArchParameter> {
+        let dims = [self.num_blocks() as i64, BlockOp::ALL.len() as i64];
+        vec![ArchParameter::new("alpha", &dims, Choice::Operator)]
     }
 
-    fn discretize(&self, parameters: &[Tensor]) -> Architecture {
-        let [alpha] = parameters else { panic!("alpha") };
+    fn discretize(&self, weights: &[Tensor]) -> Architecture {
+        let [alpha] = weights else { panic!("weights of alpha") };
         let best = alpha.argmax(1, false);
         Architecture::new((0..self.num_blocks() as i64).map(|i| best.int64_value(&[i]) as u16).collect())
     }

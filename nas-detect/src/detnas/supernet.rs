@@ -1,5 +1,5 @@
 //! The supernet: every operator of every block, with its own projection and its own norms. Chen et al. train it path-wise
-//! (section 3.2); a softmax over a block's operators is offered too.
+//! (section 3.2); weighted sums of a block's operators are offered too.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{BatchNorm, Mode, Module, VarBuilder};
 use nas_core::space::{FeatureInfo, InvalidArchitecture, Mixture, Supernet};
+use tch::Tensor;
 use tch::nn::VarStore;
-use tch::{Kind, Tensor};
 
 use super::block::{Block, BlockOp};
 use super::network::{run_stages, stage_info};
@@ -40,6 +40,16 @@ impl DetNasSupernet {
         }
     }
 
+    /// The sums, by the rows of `weights`, of the outputs of the operators that count.
+    fn mixed(&self, xs: Tensor, weights: &Tensor, counts: impl Fn(usize, usize) -> bool, mode: Mode) -> Vec<Tensor> {
+        run_stages(xs, &self.stage_ends, |i, xs| {
+            let weights = weights.get(i as i64);
+            let candidates = self.blocks[i].iter().enumerate().filter(|(op, _)| counts(i, *op));
+            let outputs = candidates.map(|(op, block)| block.forward(xs, mode) * weights.get(op as i64));
+            outputs.reduce(|sum, ys| sum + ys).expect("an operator that counts")
+        })
+    }
+
     /// The batch norms that images pass on the path of `arch`: those to recalibrate before it is evaluated.
     pub fn norms(&self, arch: &Architecture) -> Result<Vec<&BatchNorm>, InvalidArchitecture> {
         let ops = self.space.ops(arch)?;
@@ -57,14 +67,9 @@ impl Supernet for DetNasSupernet {
                 let ops = self.space.ops(arch).expect("an architecture of the space");
                 run_stages(xs, &self.stage_ends, |i, xs| self.blocks[i][ops[i] as usize].forward(xs, mode))
             }
-            Mixture::Soft(parameters) => {
-                let weights = parameters[0].softmax(1, Kind::Float);
-                run_stages(xs, &self.stage_ends, |i, xs| {
-                    let weights = weights.get(i as i64);
-                    let candidates = self.blocks[i].iter().enumerate();
-                    let outputs = candidates.map(|(op, block)| block.forward(xs, mode) * weights.get(op as i64));
-                    outputs.reduce(|sum, ys| sum + ys).expect("four operators")
-                })
+            Mixture::Weights(weights) => self.mixed(xs, &weights[0], |_, _| true, mode),
+            Mixture::Sampled { weights, active } => {
+                self.mixed(xs, &weights[0], |block, op| active[0][block * BlockOp::ALL.len() + op], mode)
             }
         }
     }

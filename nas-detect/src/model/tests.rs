@@ -147,19 +147,22 @@ fn recalibrated_statistics_are_those_of_one_pass_in_any_order() {
 fn a_mixture_with_one_certain_operator_is_its_path() {
     let (_vs, net) = supernet();
     let path = arch(PATHS[0]);
-    let alpha = Tensor::zeros([9, 4], (Kind::Float, Device::Cpu));
+    let weights = Tensor::zeros([9, 4], (Kind::Float, Device::Cpu));
     for (block, op) in path.choices().iter().enumerate() {
-        let _ = alpha.get(block as i64).get(i64::from(*op)).fill_(100.0);
+        let _ = weights.get(block as i64).get(i64::from(*op)).fill_(1.0);
     }
-    let parameters = [alpha];
-    let soft = net.forward(&images(1), Mixture::Soft(&parameters), Mode::EVAL);
+    let weights = [weights];
+    let active = [Vec::<bool>::try_from(&weights[0].view(-1).gt(0.0)).unwrap()];
     let hard = net.forward(&images(1), Mixture::Path(&path), Mode::EVAL);
-    assert!((soft.logits - hard.logits).abs().max().double_value(&[]) < 1e-5);
+    for mixture in [Mixture::Weights(&weights), Mixture::Sampled { weights: &weights, active: &active }] {
+        let found = net.forward(&images(1), mixture, Mode::EVAL);
+        assert!((found.logits - &hard.logits).abs().max().double_value(&[]) < 1e-5);
+    }
     let BackboneConfig::Detnas(config) = tiny().backbone else { unreachable!() };
     let space = config.space().unwrap();
     use nas_core::space::WeightSharing;
-    assert_eq!(space.discretize(&parameters), path);
-    assert_eq!(space.arch_parameters()[0].1, [space.num_blocks() as i64, space.decisions()[0].into()]);
+    assert_eq!(space.discretize(&weights), path);
+    assert_eq!(space.arch_parameters()[0].dims, [space.num_blocks() as i64, space.decisions()[0].into()]);
 }
 
 #[test]
