@@ -1,7 +1,6 @@
 //! The convolutions between a neck and the predictors of a head, shared by all levels.
 
-use nas_core::nn::{BatchNorm, BnConfig, Init, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::nn::{Conv2d, ConvConfig};
+use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, relu};
 use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -50,7 +49,7 @@ struct Layer {
 #[derive(Debug)]
 enum TowerConv {
     Plain(Conv2d),
-    Biased(BiasedConv),
+    Separable(BiasedConv),
 }
 
 #[derive(Debug)]
@@ -63,18 +62,16 @@ enum LayerNorm {
 impl Tower {
     pub fn new(vb: &VarBuilder, config: TowerConfig) -> Self {
         let TowerConfig { channels: c, convs, norm, bias_before_group, separable, num_levels } = config;
+        let bias = norm != TowerNorm::Group || bias_before_group;
+        let plain = ConvConfig { bias, init: Init::Normal(0.01), ..Default::default() };
         let layer = |i: usize| {
             let vb = vb.sub(i);
             let (conv, norm_vb) = (vb.sub("conv"), vb.sub("norm"));
             let bn = BnConfig { momentum: 0.01, eps: 1e-3, affine: true };
             Layer {
-                conv: match (separable, norm == TowerNorm::Group && !bias_before_group) {
-                    (true, _) => TowerConv::Biased(BiasedConv::separable(&conv, (c, c), 0.0)),
-                    (false, false) => TowerConv::Biased(BiasedConv::plain(&conv, (c, c), 0.0)),
-                    (false, true) => {
-                        let config = ConvConfig { init: Init::Normal(0.01), ..Default::default() };
-                        TowerConv::Plain(Conv2d::new(&conv, c, c, 3, config))
-                    }
+                conv: match separable {
+                    true => TowerConv::Separable(BiasedConv::separable(&conv, (c, c), 0.0)),
+                    false => TowerConv::Plain(Conv2d::new(&conv, c, c, 3, plain)),
                 },
                 norm: match norm {
                     TowerNorm::None => LayerNorm::None,
@@ -94,7 +91,7 @@ impl Tower {
         self.layers.iter().fold(xs.shallow_clone(), |xs, Layer { conv, norm }| {
             let ys = match conv {
                 TowerConv::Plain(conv) => conv.forward(&xs, mode),
-                TowerConv::Biased(conv) => conv.forward(&xs, mode),
+                TowerConv::Separable(conv) => conv.forward(&xs, mode),
             };
             let ys = match norm {
                 LayerNorm::None => ys,
@@ -110,7 +107,7 @@ impl Tower {
         for Layer { conv, norm } in &self.layers {
             match conv {
                 TowerConv::Plain(conv) => shared_cost(conv, maps, cost),
-                TowerConv::Biased(conv) => shared_cost(conv, maps, cost),
+                TowerConv::Separable(conv) => shared_cost(conv, maps, cost),
             }
             match norm {
                 LayerNorm::None => {}
