@@ -20,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Eval(commands::eval::EvalArgs),
+    Data(commands::data::DataArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
         Command::Eval(args) => commands::eval::run(args),
+        Command::Data(args) => commands::data::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());
             Ok(())
