@@ -21,6 +21,7 @@ struct Cli {
 enum Command {
     Eval(commands::eval::EvalArgs),
     Cost(cost::CostArgs),
+    Data(commands::data::DataArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     cli::run(move || match &command {
         Command::Eval(args) => commands::eval::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
+        Command::Data(args) => commands::data::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());
             Ok(())

@@ -12,6 +12,8 @@ pub struct Tool(&'static str);
 pub const SEGMENT: Tool = Tool("nas-segment");
 /// `nas-classify`.
 pub const CLASSIFY: Tool = Tool("nas-classify");
+/// `nas-detect`.
+pub const DETECT: Tool = Tool("nas-detect");
 
 impl Tool {
     fn path(self) -> PathBuf {

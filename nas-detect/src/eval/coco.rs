@@ -258,3 +258,27 @@ fn mean<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
     let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
     if count == 0 { -1.0 } else { sum / f64::from(count) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_are_numpys_to_the_last_bit() {
+        // numpy.linspace(.5, .95, 10)
+        let numpy = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95];
+        assert_eq!(iou_thresholds(), numpy);
+        let recalls: Vec<f64> = recall_thresholds().collect();
+        assert_eq!((recalls[35], recalls[95], recalls[100]), (0.35000000000000003, 0.9500000000000001, 1.0));
+    }
+
+    #[test]
+    fn scores_are_told_apart_beyond_the_digits_of_f32() {
+        let bbox = [0.0, 0.0, 10.0, 10.0];
+        let truth = Truth { image: 0, class: 0, bbox, area: 100.0, crowd: false, difficult: false };
+        let miss = Detection { image: 0, class: 0, bbox: [50.0, 50.0, 9.0, 9.0], score: 0.5 };
+        let hit = Detection { bbox, score: 0.5 + 1e-12, ..miss.clone() };
+        let stats = evaluate(&[truth], &[miss, hit], 1, &MAX_DETS).stats();
+        assert!(stats[0] > 0.999, "the hit comes first: {}", stats[0]);
+    }
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nas_datasets::det::coco_json::{self, CocoFile, CocoResult};
+use nas_datasets::det::tally::Tally;
 use serde::Serialize;
 
 use super::{Detection, Truth};
@@ -61,7 +62,7 @@ impl EvalFiles {
         self.categories.sort_by_key(|category| category.id);
         let (images, classes) = self.indices();
         let mut seen = HashSet::new();
-        let (mut lost, mut empty, mut zero, mut repeated) = <(Count, Count, Count, Count)>::default();
+        let (mut lost, mut empty, mut zero, mut repeated) = <(Tally, Tally, Tally, Tally)>::default();
         for (i, annotation) in file.annotations.iter().enumerate() {
             let (image_id, category_id) = (annotation.image_id, annotation.category_id);
             let (Some(image), Some(class)) = (images.get(&image_id), classes.get(&category_id)) else {
@@ -86,16 +87,20 @@ impl EvalFiles {
                 difficult: annotation.difficult || annotation.ignore,
             });
         }
-        self.warn(lost, "annotations of an unknown image or category were left out");
-        self.warn(empty, "true boxes have no size: no detection can match them, they count as missed");
-        self.warn(zero, "annotations have id 0, which pycocotools never counts as found; here they count like others");
-        self.warn(repeated, "annotation ids are given again; each annotation counts as a box of its own");
+        lost.report("annotations of an unknown image or category were left out", &mut self.warnings);
+        empty.report("true boxes have no size: no detection can match them, they count as missed", &mut self.warnings);
+        zero.report(
+            "annotations have id 0, which pycocotools never counts as found; here they count like others",
+            &mut self.warnings,
+        );
+        repeated
+            .report("annotation ids are given again; each annotation counts as a box of its own", &mut self.warnings);
         Ok(())
     }
 
     fn add_detections(&mut self, results: &[CocoResult]) -> Result<()> {
         let (images, classes) = self.indices();
-        let mut unknown = Count::default();
+        let mut unknown = Tally::default();
         for (i, CocoResult { image_id, category_id, bbox, score }) in results.iter().enumerate() {
             let Some(&image) = images.get(image_id) else {
                 bail!("[{i}].image_id: {image_id} found, expected the id of an image of the ground truth");
@@ -108,10 +113,8 @@ impl EvalFiles {
         }
         let ids = self.categories.iter().map(|category| category.id);
         let range = ids.clone().min().zip(ids.max()).map_or("none".into(), |(low, high)| format!("{low}..={high}"));
-        self.warn(
-            unknown,
-            &format!("detections of an unknown category were left out; the ground truth's ids are {range}"),
-        );
+        let what = format!("detections of an unknown category were left out; the ground truth's ids are {range}");
+        unknown.report(&what, &mut self.warnings);
         if results.is_empty() {
             self.warnings.push("there are no detections at all".into());
         }
@@ -121,28 +124,6 @@ impl EvalFiles {
     fn indices(&self) -> (HashMap<i64, usize>, HashMap<i64, usize>) {
         let images = self.images.iter().enumerate().map(|(i, id)| (*id, i)).collect();
         (images, self.categories.iter().enumerate().map(|(i, category)| (category.id, i)).collect())
-    }
-
-    fn warn(&mut self, Count { number, first }: Count, what: &str) {
-        if number > 0 {
-            self.warnings.push(format!("{number} {what} (first: {first})"));
-        }
-    }
-}
-
-/// How often something happened, and where first.
-#[derive(Default)]
-struct Count {
-    number: usize,
-    first: String,
-}
-
-impl Count {
-    fn add(&mut self, place: impl FnOnce() -> String) {
-        if self.number == 0 {
-            self.first = place();
-        }
-        self.number += 1;
     }
 }
 
