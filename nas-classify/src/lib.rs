@@ -4,6 +4,7 @@
 pub mod cells;
 pub mod chain;
 pub mod commands;
+pub mod drawing;
 pub mod experiment;
 pub mod mobile;
 pub mod model;
