@@ -4,6 +4,7 @@
 pub mod cells;
 pub mod chain;
 pub mod commands;
+pub mod drawing;
 pub mod evaluation;
 pub mod experiment;
 pub mod loss;

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::Format;
+use nas_core::cli::{Format, parse_size};
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::space::{Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
@@ -216,16 +216,6 @@ fn efficientdet_d0() -> Subject {
     };
     Subject { net, size: (512, 512), num_classes: 90 }
 }
-
-/// Reads `224x224` as (height, width).
-fn parse_size(text: &str) -> Result<(i64, i64), String> {
-    let size = text.split_once('x').and_then(|(h, w)| Some((h.parse().ok()?, w.parse().ok()?)));
-    size.filter(|(h, w)| (1..=MAX_SIDE).contains(h) && (1..=MAX_SIDE).contains(w))
-        .ok_or_else(|| format!("expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 224x224"))
-}
-
-/// Largest side of an image; keeps the counts far from overflow.
-const MAX_SIDE: i64 = 100_000;
 
 impl fmt::Display for CostReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {

@@ -83,7 +83,8 @@ pub enum MobilePreset {
     Proxyless,
     /// FBNet's: kernels 3 and 5, expansions 1, 3 and 6.
     Fbnet,
-    /// MnasNet's operators per layer: kernels 3 and 5, expansions 3 and 6, squeeze-and-excitation or not.
+    /// MnasNet's: one block for all layers of a stage, of kernels 3 and 5, expansions 3 and 6, squeeze-and-excitation or not;
+    /// three quarters, all or five quarters of the channels.
     Mnasnet,
     /// MobileNetV3's block: kernels 3 and 5, expansions 3, 4 and 6, with or without squeeze-and-excitation, ReLU or hard swish.
     MobilenetV3,
@@ -144,7 +145,9 @@ impl MobilePreset {
         };
         let stage = |(i, &(channels, layers, stride)): (usize, &(i64, usize, i64))| {
             let (squeeze, activations, skip) = (squeeze.to_vec(), activations.to_vec(), layers > 1);
-            let (channels, shared) = (vec![channels], false);
+            let shared = self == Self::Mnasnet && i > 0;
+            let widths: &[i64] = if shared { &[3, 4, 5] } else { &[4] };
+            let channels = widths.iter().map(|quarters| (channels * quarters / 4 + 4) / 8 * 8).collect();
             match i {
                 // The first block is the same in all forms.
                 0 => Stage {

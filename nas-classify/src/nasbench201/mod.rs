@@ -6,6 +6,6 @@ mod supernet;
 mod table;
 
 pub use network::{Network, NetworkConfig, Trunk};
-pub use space::{NasBench201, OPS, ParseCellError};
+pub use space::{EDGES, NasBench201, OPS, ParseCellError};
 pub use supernet::{NasBench201Nets, NasBench201Supernet};
 pub use table::Table;

@@ -210,13 +210,12 @@ fn partial_channels_pass_around_the_operators() {
     let skip = 1 + CellForm::PcDarts.ops().iter().position(|op| *op == nas_core::nn::Op::SkipConnect).unwrap() as i64;
     let weights = |skip_weight: f64| {
         let shapes = space.arch_parameters();
-        let mut weights: Vec<Tensor> = shapes.iter().map(|parameter| Tensor::zeros(&parameter.dims[..], CPU)).collect();
+        let weights: Vec<Tensor> = shapes.iter().map(|parameter| Tensor::zeros(&parameter.dims[..], CPU)).collect();
         for group in 0..2 {
             let _ = weights[group].select(1, skip).fill_(skip_weight);
-            let _ = weights[2 + group].fill_(0.0);
             let _ = weights[2 + group].select(1, 0).fill_(1.0);
         }
-        weights.drain(..).collect::<Vec<_>>()
+        weights
     };
     let xs = images(8);
     let map = |weights: &[Tensor]| supernet.features(&xs, Mixture::Weights(weights), Mode::EVAL).remove(0);
@@ -387,6 +386,7 @@ fn configs_build_classify_and_derive() {
         r#"{"kind": "cells", "form": "enas", "layers": 3, "channels": 4, "share": "none"}"#,
         r#"{"kind": "chain", "layers": 3, "channels": 4}"#,
         r#"{"kind": "mobile", "preset": "tiny"}"#,
+        r#"{"kind": "mobile", "preset": "mnasnet"}"#,
     ] {
         let config = parse(text);
         let space = config.build().unwrap();
