@@ -13,7 +13,8 @@ paths_config! {
         arch_start_epoch: usize,
         /// Probability that moves between two choices in one update.
         lr: f64,
-        /// Decay of the moving average of a choice's scores; 0 keeps the last alone, as the authors do.
+        /// Decay of the moving average of a choice's scores; 0 keeps the last alone, as the authors do;
+        /// on shared weights, where a score also depends on the operators of other edges, that ranks operators by chance.
         memory: f64,
     }
 }
@@ -23,7 +24,7 @@ impl Default for MdenasConfig {
         Self {
             arch_start_epoch: 0,
             lr: 0.01,
-            memory: 0.5,
+            memory: 0.9,
             weights: OptimizerConfig::Sgd(SgdConfig::default()),
             schedule: Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.001 } },
             grad_clip: 5.0,

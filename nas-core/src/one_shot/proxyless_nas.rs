@@ -113,7 +113,7 @@ impl OneShot for ProxylessNas {
         self.relaxed.training.descend(&loss, at);
         if at.epoch >= self.relaxed.arch_start_epoch {
             objective.next(Part::Arch)?;
-            if at.global_step % self.arch_every == 0 {
+            if at.global_step.is_multiple_of(self.arch_every) {
                 self.step_arch(at, objective);
             }
         }

@@ -4,7 +4,7 @@
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::distribution::Distribution;
+use super::distribution::{Distribution, largest, mode_of};
 use super::{Asking, Observation, SearchStrategy};
 use crate::arch::Architecture;
 use crate::space::ChoiceSpace;
@@ -53,8 +53,12 @@ impl SearchStrategy for Mdenas {
         Some(self.distribution.sample(asking.space, rng).into())
     }
 
+    /// The choices that were drawn most often. The probabilities of the moment swing: a choice that leads in trials cannot
+    /// gain, so that the best ones hold theirs on average only.
     fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
-        Some(self.distribution.mode(space))
+        let share = |history: &Vec<History>| history.iter().map(|choice| f64::from(choice.trials)).collect::<Vec<_>>();
+        let arch = self.history.iter().map(|history| largest(&share(history)) as u16).collect();
+        Some(mode_of(space, Architecture::new(arch), |rng| self.distribution.sample(space, rng)))
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
