@@ -1,5 +1,6 @@
+use nas_core::arch::Architecture;
 use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::space::Backbone;
+use nas_core::space::{Backbone, ChoiceSpace};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
@@ -90,4 +91,39 @@ fn a_genotype_with_a_missing_cell_is_refused() {
     let config = NetworkConfig { genotype, ..Default::default() };
     let error = Network::new(&VarBuilder::dry(), &config, 10).unwrap_err().to_string();
     assert!(error.contains("model.genotype: no cell for layer 6: expected cell_6 or reduce_1 or reduce"), "{error}");
+}
+
+/// Every node is between the input and the output; two cells have two inputs each and as many operators as edges.
+#[test]
+fn graphs_have_the_operators_of_all_cells() {
+    for form in [CellForm::Darts, CellForm::Nasnet] {
+        let space = CellSpace { form, ..Default::default() };
+        let arch = Architecture::new(space.decisions().iter().map(|options| options - 1).collect());
+        let graph = space.graph(&arch).unwrap();
+        let nodes = graph.labels.len();
+        assert_eq!(nodes, 2 + 2 * (2 + 2 * form.nodes()), "{form:?}");
+        assert!(graph.edges.iter().all(|(from, to)| from < to && *to < nodes));
+        assert!((1..nodes).all(|node| graph.edges.iter().any(|(_, to)| *to == node)), "{form:?}");
+        let ops = space.genotype(&arch).unwrap().cells.iter().map(|(_, cell)| 2 * cell.nodes.len()).sum::<usize>();
+        assert_eq!(nodes - 2 - 4, ops);
+    }
+}
+
+#[test]
+fn darts_published_cells_are_points_of_its_space() {
+    let space = CellSpace::default();
+    for notation in [published::DARTS_V1, published::DARTS_V2, published::PC_DARTS_CIFAR, published::PC_DARTS_IMAGENET]
+    {
+        let arch = space.architecture(&published::genotype(notation)).unwrap();
+        let again = space.architecture(&space.genotype(&arch).unwrap()).unwrap();
+        assert_eq!(again, arch);
+        let model = ModelConfig::preset("darts_v1").unwrap().with_arch(arch).unwrap();
+        let ModelConfig::Cells(config) = &model else { panic!("darts_v1 is made of cells") };
+        let net =
+            |config: &NetworkConfig| Network::new(&VarBuilder::dry(), config, 10).unwrap().cost(Shape::new(3, 32, 32));
+        let original = NetworkConfig { genotype: published::genotype(notation), ..Default::default() };
+        assert_eq!(net(config), net(&original));
+    }
+    let error = space.architecture(&published::genotype(published::NASNET_A)).unwrap_err();
+    assert!(error.contains("sep_conv_7x7") || error.contains("twice"), "{error}");
 }

@@ -3,6 +3,7 @@
 
 mod block;
 mod network;
+mod presets;
 mod published;
 mod resnet;
 mod space;
@@ -10,9 +11,10 @@ mod supernet;
 
 pub use block::{BlockConfig, Gate, InvertedResidual, Naming};
 pub use network::{Head, Layout, Network, Trunk};
+pub use presets::MobilePreset;
 pub use published::Published;
 pub use resnet::ResNet;
-pub use space::{MobilePreset, MobileSpace, Stage};
+pub use space::{MobileSpace, Stage};
 pub use supernet::MobileSupernet;
 
 #[cfg(test)]
