@@ -6,12 +6,14 @@ mod folder;
 mod loader;
 mod mnist;
 mod part;
+mod rand_augment;
 mod synth;
 mod transform;
 
 pub use config::ClassifyDataConfig;
 pub use loader::{ClassifyBatch, ClassifyEvalBatch, Images, eval_batches, train_loader};
 pub use part::Part;
+pub use rand_augment::RandAugment;
 pub use transform::{ClassifyEvalTransform, ClassifyTransform, Crop, ResizedCrop};
 
 use std::borrow::Cow;

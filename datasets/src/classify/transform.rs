@@ -7,6 +7,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::RandAugment;
 use crate::error::DataError;
 use crate::pixels::{self, ColorJitter, Normalize};
 use crate::rng::ChaCha8Rng;
@@ -51,6 +52,9 @@ pub struct ClassifyTransform {
     pub crop: Crop,
     /// Probability of a mirror image.
     pub flip: f64,
+    /// Random operators on the pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rand_augment: Option<RandAugment>,
     /// Largest relative change of brightness, contrast and saturation, each; 0 for none.
     pub color_jitter: f64,
     /// Channel means, in units of 0..=1.
@@ -70,6 +74,7 @@ impl Default for ClassifyTransform {
             size: Size::new(32, 32),
             crop: Crop::Pad { padding: 4 },
             flip: 0.5,
+            rand_augment: None,
             color_jitter: 0.0,
             mean: IMAGENET_MEAN,
             std: IMAGENET_STD,
@@ -88,7 +93,9 @@ impl ClassifyTransform {
             Crop::Pad { padding } => *padding <= 1 << 12,
             Crop::Resized(ResizedCrop { scale, ratio }) => ordered(*scale) && ordered(*ratio) && scale[1] <= 1.0,
         };
-        let settings: [(&'static str, &dyn Debug, bool, &'static str); 5] = [
+        let magnitude = self.rand_augment.as_ref().is_none_or(RandAugment::is_sound);
+        let settings: [(&'static str, &dyn Debug, bool, &'static str); 6] = [
+            ("rand_augment", &self.rand_augment, magnitude, "a magnitude of 0..=30"),
             ("crop", &self.crop, crop, "a padding up to 4096, or 0 < low <= high for scale (at most 1) and ratio"),
             ("flip", &self.flip, fraction(self.flip), "a probability 0..=1"),
             ("color_jitter", &self.color_jitter, fraction(self.color_jitter), "0..=1"),
@@ -106,6 +113,9 @@ impl ClassifyTransform {
         let mut view = self.crop.apply(image, self.size, rng);
         if rng.random::<f64>() < self.flip {
             imageops::flip_horizontal_in_place(&mut view);
+        }
+        if let Some(augment) = &self.rand_augment {
+            view = augment.apply(view, rng);
         }
         let normalize = Normalize::new(self.mean, self.std);
         let colors = pixels::triples(&view);

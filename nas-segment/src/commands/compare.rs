@@ -1,24 +1,15 @@
 //! `nas-segment compare`: several models, one recipe, several seeds; a table and pictures.
-//!
-//! Every training is a child process with a run folder of its own (`nas-segment train`), so that trainings can run side by
-//! side, be killed and go on, and give the same result whatever runs beside them.
 
-use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use image::GrayImage;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
+use nas_core::compare::{Children, Training, run_folder};
 use nas_core::config::to_toml;
-use nas_core::interrupt::{self, Interrupted};
 use nas_core::nn::{Mode, channels_last};
-use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, pretty, read_result, write_atomic};
 use nas_datasets::{EvalTransform, SegDataset, Split, eval_samples};
 use tch::{Kind, Tensor, no_grad};
@@ -61,18 +52,29 @@ pub fn run(args: &CompareArgs) -> Result<()> {
         None => {
             let default = if compute.device.is_cuda() { 1 } else { compute.threads };
             let workers = args.workers.unwrap_or(default).clamp(1, trainings);
-            let children = Children { args, threads: (compute.threads / workers).max(1), workers };
-            compare(&dir, &experiment, children, compute)?
+            let threads = (compute.threads / workers).max(1);
+            compare(&dir, &experiment, &Children { compute: &args.run.compute, threads, workers }, compute)?
         }
     };
     print(&comparison, args.format)
 }
 
-fn compare(dir: &RunDir, experiment: &CompareExperiment, children: Children, compute: Compute) -> Result<Comparison> {
+fn compare(dir: &RunDir, experiment: &CompareExperiment, children: &Children, compute: Compute) -> Result<Comparison> {
     require_sound(&*experiment.data.open(Split::Train)?, "train")?;
     let val = experiment.data.open(Split::Val)?;
     require_sound(&*val, "val")?;
-    children.train_all(dir, experiment)?;
+    let mut trainings = Vec::new();
+    for seed in &experiment.seeds {
+        let training = |model: &NamedModel| Training {
+            name: run_name(model, *seed),
+            config: to_toml(&experiment.training(model, *seed)),
+        };
+        trainings.extend(experiment.models.iter().map(training));
+    }
+    children.train_all(dir, trainings, |result| {
+        let number = |value: &serde_json::Value| value.as_f64().unwrap_or(f64::NAN);
+        format!("mIOU {:.4} in {:.0} s", number(&result["scores"]["miou"]), number(&result["train_secs"]))
+    })?;
     let rows = experiment.models.iter().map(|model| row(dir, experiment, model, compute));
     let comparison = Comparison {
         eval_size: image_size(experiment, &*val)?,
@@ -91,109 +93,9 @@ fn run_name(model: &NamedModel, seed: u64) -> String {
     format!("{}-s{seed}", model.name)
 }
 
-/// The child processes of a comparison.
-#[derive(Clone, Copy)]
-struct Children<'a> {
-    args: &'a CompareArgs,
-    threads: usize,
-    workers: usize,
-}
-
-/// A training in progress.
-struct Running {
-    name: String,
-    child: Child,
-}
-
-impl Children<'_> {
-    fn train_all(&self, dir: &RunDir, experiment: &CompareExperiment) -> Result<()> {
-        let mut waiting = VecDeque::new();
-        for seed in &experiment.seeds {
-            for model in &experiment.models {
-                let name = run_name(model, *seed);
-                let config = dir.path(&format!("configs/{name}.toml"));
-                fs::create_dir_all(dir.path("configs"))?;
-                write_atomic(&config, to_toml(&experiment.training(model, *seed)).as_bytes())?;
-                waiting.push_back((name, config));
-            }
-        }
-        let mut progress = Progress::new("compare", waiting.len(), 0, Some(&dir.path("run.log")))?;
-        let mut running = Vec::new();
-        let outcome = self.drive(dir, &mut waiting, &mut running, &mut progress);
-        if outcome.is_err() {
-            stop(&mut running);
-        }
-        outcome
-    }
-
-    fn drive(
-        &self,
-        dir: &RunDir,
-        waiting: &mut VecDeque<(String, PathBuf)>,
-        running: &mut Vec<Running>,
-        progress: &mut Progress,
-    ) -> Result<()> {
-        while !(waiting.is_empty() && running.is_empty()) {
-            while running.len() < self.workers
-                && let Some((name, config)) = waiting.pop_front()
-            {
-                running.push(Running { child: self.spawn(dir, &name, &config)?, name });
-            }
-            sleep(Duration::from_millis(200));
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
-            let mut i = 0;
-            while i < running.len() {
-                let Some(status) = running[i].child.try_wait()? else {
-                    i += 1;
-                    continue;
-                };
-                let Running { name, .. } = running.swap_remove(i);
-                let folder = dir.path(&format!("runs/{name}"));
-                if !status.success() {
-                    bail!("the training {name} failed ({status}); its output is in {}", log_path(dir, &name).display());
-                }
-                let result: Option<TrainResult> = read_result(&folder)?;
-                let result = result.with_context(|| format!("{}: no result", folder.display()))?;
-                progress.line(format!("{name}: mIOU {:.4} in {:.0} s", result.scores.miou, result.train_secs));
-                progress.step(|| "trainings".into());
-            }
-        }
-        Ok(())
-    }
-
-    fn spawn(&self, dir: &RunDir, name: &str, config: &Path) -> Result<Child> {
-        fs::create_dir_all(dir.path("logs"))?;
-        let log = File::options().create(true).append(true).open(log_path(dir, name))?;
-        let compute = &self.args.run.compute;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(["train", "--resume", "--format", "json", "--config"]).arg(config);
-        command.arg("--out").arg(dir.path(&format!("runs/{name}")));
-        command.args(["--device", &compute.device.to_string(), "--threads", &self.threads.to_string()]);
-        command.args(compute.amp.then_some("--amp"));
-        command.env("OMP_WAIT_POLICY", "passive").stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
-        command.spawn().with_context(|| format!("cannot start the training {name}"))
-    }
-}
-
-fn log_path(dir: &RunDir, name: &str) -> PathBuf {
-    dir.path(&format!("logs/{name}.log"))
-}
-
-/// Asks children to save and stop, and waits until they have.
-fn stop(running: &mut [Running]) {
-    for Running { child, .. } in running.iter() {
-        // SAFETY: kill(2) with the id of a child that has not been waited for; at worst it has ended.
-        unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
-    }
-    // A child that cannot be waited for is gone; there is nothing left to do about it.
-    running.iter_mut().for_each(|Running { child, .. }| _ = child.wait());
-}
-
 fn row(dir: &RunDir, experiment: &CompareExperiment, model: &NamedModel, compute: Compute) -> Result<Row> {
     let results = experiment.seeds.iter().map(|seed| {
-        let folder = dir.path(&format!("runs/{}", run_name(model, *seed)));
+        let folder = run_folder(dir, &run_name(model, *seed));
         let result: Option<TrainResult> = read_result(&folder)?;
         result.with_context(|| format!("{}: no result", folder.display()))
     });
@@ -213,7 +115,7 @@ fn row(dir: &RunDir, experiment: &CompareExperiment, model: &NamedModel, compute
 /// The network of the first seed.
 fn load_trained(dir: &RunDir, experiment: &CompareExperiment, model: &NamedModel, compute: Compute) -> Result<Trained> {
     let seed = experiment.seeds[0];
-    let weights = dir.path(&format!("runs/{}/checkpoints/last.safetensors", run_name(model, seed)));
+    let weights = run_folder(dir, &run_name(model, seed)).join("checkpoints/last.safetensors");
     Trained::load(experiment.training(model, seed), experiment.data.open(Split::Val)?, &weights, compute)
 }
 

@@ -4,10 +4,10 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use nas_core::cli::{Format, print};
-use nas_core::plot::{Series, curves};
+use nas_core::report::{draw_curves, read_metrics, series};
 use nas_core::train::Metrics;
 use serde::Serialize;
 use serde_json::Value;
@@ -52,6 +52,9 @@ impl fmt::Display for Report {
     }
 }
 
+/// Metrics that are drawn.
+const CURVES: [&str; 3] = ["loss", "miou", "pixel_acc"];
+
 /// Runs the command.
 pub fn run(args: &ReportArgs) -> Result<()> {
     if !args.run.join("config.toml").exists() {
@@ -62,7 +65,7 @@ pub fn run(args: &ReportArgs) -> Result<()> {
 
 /// Draws the curves of a run folder and gathers its summary.
 fn report(run: &Path) -> Result<Report> {
-    let metrics = read_metrics(&run.join("metrics.jsonl"))?;
+    let metrics = read_metrics(run)?;
     let result = nas_core::run_dir::read_result::<Value>(run)?;
     Ok(Report {
         run: run.display().to_string(),
@@ -71,40 +74,12 @@ fn report(run: &Path) -> Result<Report> {
         last: metrics.last().cloned(),
         best_miou: series(&metrics, "miou").points.iter().map(|point| point.1).reduce(f64::max),
         table: fs::read_to_string(run.join("table.txt")).ok(),
-        curves: draw(run, &metrics)?,
+        curves: draw_curves(run, &metrics, &CURVES)?,
         result,
     })
 }
 
 /// Draws the curves of a run that ended.
 pub(super) fn draw_run(run: &Path) -> Result<()> {
-    draw(run, &read_metrics(&run.join("metrics.jsonl"))?).map(drop)
-}
-
-/// Draws `curves.svg` where there are epochs to draw; returns its path.
-fn draw(run: &Path, metrics: &[Metrics]) -> Result<Option<String>> {
-    if metrics.is_empty() {
-        return Ok(None);
-    }
-    let path = run.join("curves.svg");
-    let series = ["loss", "miou", "pixel_acc"].map(|name| series(metrics, name));
-    curves(&path, &run.display().to_string(), &series)?;
-    Ok(Some(path.display().to_string()))
-}
-
-/// The lines of a metrics file; none where there is no file.
-fn read_metrics(path: &Path) -> Result<Vec<Metrics>> {
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let text = fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    let parse = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
-    };
-    text.lines().enumerate().map(parse).collect()
-}
-
-fn series(metrics: &[Metrics], name: &str) -> Series {
-    let point = |line: &Metrics| Some((line.get("epoch")?.as_f64()?, line.get(name)?.as_f64()?));
-    Series { name: name.to_string(), points: metrics.iter().filter_map(point).collect() }
+    draw_curves(run, &read_metrics(run)?, &CURVES).map(drop)
 }

@@ -1,0 +1,268 @@
+//! RandAugment (Cubuk et al. 2020, arXiv 1909.13719) with torchvision's 14 operators and magnitudes, on bytes as Pillow
+//! computes them.
+
+use image::{Rgb, RgbImage};
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::rng::ChaCha8Rng;
+
+/// Steps of the scale of magnitudes.
+const BINS: u32 = 31;
+
+/// How much is done to an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RandAugment {
+    /// Operators one after the other.
+    pub ops: usize,
+    /// Their strength, 0 to 30.
+    pub magnitude: u32,
+}
+
+impl Default for RandAugment {
+    fn default() -> Self {
+        Self { ops: 2, magnitude: 9 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Op {
+    Identity,
+    ShearX,
+    ShearY,
+    TranslateX,
+    TranslateY,
+    Rotate,
+    Brightness,
+    Color,
+    Contrast,
+    Sharpness,
+    Posterize,
+    Solarize,
+    AutoContrast,
+    Equalize,
+}
+
+const OPS: [Op; 14] = [
+    Op::Identity,
+    Op::ShearX,
+    Op::ShearY,
+    Op::TranslateX,
+    Op::TranslateY,
+    Op::Rotate,
+    Op::Brightness,
+    Op::Color,
+    Op::Contrast,
+    Op::Sharpness,
+    Op::Posterize,
+    Op::Solarize,
+    Op::AutoContrast,
+    Op::Equalize,
+];
+
+impl RandAugment {
+    /// Whether the magnitude is on the scale.
+    pub(super) fn is_sound(&self) -> bool {
+        self.magnitude < BINS
+    }
+
+    /// Applies operators drawn evenly, mirrored ones with either sign.
+    pub(super) fn apply(&self, mut image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
+        for _ in 0..self.ops {
+            let op = OPS[rng.random_range(0..OPS.len())];
+            let magnitude = op.magnitude(self.magnitude, image.dimensions());
+            let negative = op.is_signed() && rng.random::<bool>();
+            image = op.apply(&image, if negative { -magnitude } else { magnitude });
+        }
+        image
+    }
+}
+
+impl Op {
+    /// Value of step `index` of the scale.
+    fn magnitude(self, index: u32, (w, h): (u32, u32)) -> f64 {
+        let share = f64::from(index) / f64::from(BINS - 1);
+        match self {
+            Self::Identity | Self::AutoContrast | Self::Equalize => 0.0,
+            Self::ShearX | Self::ShearY => 0.3 * share,
+            Self::TranslateX => 150.0 / 331.0 * f64::from(w) * share,
+            Self::TranslateY => 150.0 / 331.0 * f64::from(h) * share,
+            Self::Rotate => 30.0 * share,
+            Self::Brightness | Self::Color | Self::Contrast | Self::Sharpness => 0.9 * share,
+            Self::Posterize => 8.0 - (4.0 * share).round_ties_even(),
+            Self::Solarize => 255.0 * (1.0 - share),
+        }
+    }
+
+    fn is_signed(self) -> bool {
+        !matches!(self, Self::Identity | Self::Posterize | Self::Solarize | Self::AutoContrast | Self::Equalize)
+    }
+
+    fn apply(self, image: &RgbImage, magnitude: f64) -> RgbImage {
+        let m = magnitude;
+        match self {
+            Self::Identity => image.clone(),
+            Self::ShearX => affine(image, [1.0, m, 0.0, 0.0, 1.0, 0.0]),
+            Self::ShearY => affine(image, [1.0, 0.0, 0.0, m, 1.0, 0.0]),
+            Self::TranslateX => affine(image, [1.0, 0.0, -m.trunc(), 0.0, 1.0, 0.0]),
+            Self::TranslateY => affine(image, [1.0, 0.0, 0.0, 0.0, 1.0, -m.trunc()]),
+            Self::Rotate => rotate(image, m),
+            Self::Brightness => blend(&RgbImage::new(image.width(), image.height()), image, 1.0 + m),
+            Self::Color => blend(&map(image, |pixel| [grey(pixel); 3]), image, 1.0 + m),
+            Self::Contrast => {
+                let sum: f64 = image.pixels().map(|pixel| f64::from(grey(pixel.0))).sum();
+                let mean = (sum / f64::from(image.width() * image.height()) + 0.5) as u8;
+                blend(&map(image, |_| [mean; 3]), image, 1.0 + m)
+            }
+            Self::Sharpness => blend(&smooth(image), image, 1.0 + m),
+            Self::Posterize => map(image, |pixel| pixel.map(|value| value & (0xff00u16 >> (m as u16)) as u8)),
+            Self::Solarize => map(image, |pixel| pixel.map(|v| if f64::from(v) < m { v } else { 255 - v })),
+            Self::AutoContrast => look_up(image, stretch),
+            Self::Equalize => look_up(image, equalize),
+        }
+    }
+}
+
+fn map(image: &RgbImage, f: impl Fn([u8; 3]) -> [u8; 3]) -> RgbImage {
+    RgbImage::from_fn(image.width(), image.height(), |x, y| Rgb(f(image.get_pixel(x, y).0)))
+}
+
+/// Luma of ITU-R BT.601 in Pillow's integers.
+fn grey([r, g, b]: [u8; 3]) -> u8 {
+    ((u32::from(r) * 19595 + u32::from(g) * 38470 + u32::from(b) * 7471 + 0x8000) >> 16) as u8
+}
+
+/// `a + share * (b - a)`, cut to bytes.
+fn blend(a: &RgbImage, b: &RgbImage, share: f64) -> RgbImage {
+    let share = share as f32;
+    let mut out = a.clone();
+    for (value, other) in out.iter_mut().zip(b.iter()) {
+        let (a, b) = (f32::from(*value), f32::from(*other));
+        *value = (a + share * (b - a)) as u8; // saturates
+    }
+    out
+}
+
+/// Each pixel from the place (a x + b y + c, d x + e y + f) of the image, nearest; black outside. Fixed point of 16 bits.
+fn affine(image: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
+    let fix = |value: f64| (value * 65536.0 + 0.5).floor() as i64;
+    let (w, h) = (i64::from(image.width()), i64::from(image.height()));
+    let (x0, y0) = (fix(c + (a + b) * 0.5), fix(f + (d + e) * 0.5));
+    let (a, b, d, e) = (fix(a), fix(b), fix(d), fix(e));
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let (x, y) = (i64::from(x), i64::from(y));
+        let (x, y) = ((x0 + a * x + b * y) >> 16, (y0 + d * x + e * y) >> 16);
+        let inside = (0..w).contains(&x) && (0..h).contains(&y);
+        if inside { *image.get_pixel(x as u32, y as u32) } else { Rgb([0; 3]) }
+    })
+}
+
+/// Counter-clockwise around the middle, in degrees.
+fn rotate(image: &RgbImage, degrees: f64) -> RgbImage {
+    let (sin, cos) = (-degrees.to_radians()).sin_cos();
+    let (cx, cy) = (f64::from(image.width()) / 2.0, f64::from(image.height()) / 2.0);
+    affine(image, [cos, sin, cx - cos * cx - sin * cy, -sin, cos, cy + sin * cx - cos * cy])
+}
+
+/// The mean of a pixel's neighbourhood in which it counts five times; the border stays.
+fn smooth(image: &RgbImage) -> RgbImage {
+    let (w, h) = image.dimensions();
+    RgbImage::from_fn(w, h, |x, y| {
+        let pixel = image.get_pixel(x, y);
+        if x == 0 || y == 0 || x + 1 == w || y + 1 == h {
+            return *pixel;
+        }
+        Rgb([0, 1, 2].map(|channel| {
+            let around = (0..9).map(|i| u32::from(image.get_pixel(x + i % 3 - 1, y + i / 3 - 1)[channel]));
+            ((around.sum::<u32>() + 4 * u32::from(pixel[channel])) as f32 / 13.0 + 0.5) as u8
+        }))
+    })
+}
+
+/// Replaces the values of each channel by a table made from its histogram.
+fn look_up(image: &RgbImage, table: impl Fn(&[u32; 256]) -> Option<[u8; 256]>) -> RgbImage {
+    let tables = [0, 1, 2].map(|channel| {
+        let mut histogram = [0; 256];
+        image.pixels().for_each(|pixel| histogram[usize::from(pixel[channel])] += 1);
+        table(&histogram)
+    });
+    map(image, |pixel| {
+        [0, 1, 2].map(|channel| tables[channel].map_or(pixel[channel], |table| table[usize::from(pixel[channel])]))
+    })
+}
+
+/// Spreads the values evenly over 0..=255.
+fn stretch(histogram: &[u32; 256]) -> Option<[u8; 256]> {
+    let low = histogram.iter().position(|count| *count > 0)?;
+    let high = histogram.iter().rposition(|count| *count > 0)?;
+    let scale = 255.0 / (high.checked_sub(low).filter(|range| *range > 0)? as f64);
+    Some(std::array::from_fn(|value| (value as f64 * scale - low as f64 * scale) as u8))
+}
+
+/// Makes all values about equally frequent.
+fn equalize(histogram: &[u32; 256]) -> Option<[u8; 256]> {
+    let last = histogram.iter().rposition(|count| *count > 0)?;
+    let step = (histogram.iter().sum::<u32>() - histogram[last]) / 255;
+    let mut sum = step / 2;
+    (step > 0).then(|| {
+        std::array::from_fn(|value| {
+            let new = (sum / step).min(255) as u8;
+            sum += histogram[value];
+            new
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        width: u32,
+        height: u32,
+        image: Vec<u8>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        op: String,
+        index: u32,
+        sign: f64,
+        magnitude: f64,
+        pixels: Vec<u8>,
+    }
+
+    #[test]
+    fn operators_and_magnitudes_are_torchvisions() {
+        // tests/golden/rand_augment/make.py
+        let golden = include_str!("../../../tests/golden/rand_augment/ops.json");
+        let Golden { width, height, image, cases } = serde_json::from_str(golden).unwrap();
+        let image = RgbImage::from_raw(width, height, image).unwrap();
+        let mut wrong = Vec::new();
+        for Case { op, index, sign, magnitude, pixels } in cases {
+            let ours = OPS.into_iter().find(|ours| format!("{ours:?}") == op).unwrap();
+            let value = sign * ours.magnitude(index, (width, height));
+            assert!((value - magnitude).abs() < 1e-4, "{op} {index}: {value}, expected {magnitude}");
+            let found = ours.apply(&image, value).into_raw();
+            let differing = found.iter().zip(&pixels).filter(|(a, b)| a != b).count();
+            if differing > 0 {
+                wrong.push(format!("{op} {value}: {differing} of {} bytes", pixels.len()));
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn every_operator_is_drawn_and_flat_images_survive() {
+        let image = RgbImage::from_pixel(8, 8, Rgb([7, 80, 200]));
+        let strongest = RandAugment { ops: 3, magnitude: 30 };
+        for id in 0..200 {
+            let out = strongest.apply(image.clone(), &mut crate::rng::stream(0, "test", id));
+            assert_eq!(out.dimensions(), (8, 8));
+        }
+        assert!(strongest.is_sound() && !RandAugment { ops: 2, magnitude: 31 }.is_sound());
+    }
+}
