@@ -43,8 +43,10 @@ impl Drnas {
     }
 }
 
+/// Kept away from 0, where gamma variables and their gradients leave single precision.
 fn concentration(raw: &Tensor) -> Tensor {
-    raw.elu() + 1.0
+    const LEAST: f64 = 0.01;
+    (raw.elu() + 1.0).clamp_min(LEAST)
 }
 
 /// Normalised gamma variables; 0 for entries that stand for nothing.
@@ -60,8 +62,7 @@ fn dirichlet(p: &ArchParameter, raw: &Tensor) -> Tensor {
 fn divergence(p: &ArchParameter, raw: &Tensor) -> Tensor {
     let mask = p.mask(raw).unwrap_or_else(|| raw.ones_like());
     let sum = |xs: Tensor| (xs * &mask).sum_dim_intlist(-1, true, None::<Kind>);
-    // Entries that stand for nothing must not make logarithms of zero.
-    let concentration = concentration(raw).clamp_min(1e-6);
+    let concentration = concentration(raw);
     let total = sum(concentration.shallow_clone());
     let exists = total.gt(0.0);
     let total = total.clamp_min(1e-6);
@@ -121,6 +122,7 @@ mod tests {
         assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-6), "{sums:?}");
         assert_eq!(sample.double_value(&[0, 2]), 0.0);
         let grad = Tensor::run_backward(&[sample.get(0).get(0)], &[&raw], false, false).remove(0);
-        assert!(grad.isfinite().all().int64_value(&[]) == 1 && grad.double_value(&[0, 0]) > 0.0, "{grad:?}");
+        let grad = Vec::<f32>::try_from(grad.view([-1])).unwrap();
+        assert!(grad.iter().all(|grad| grad.is_finite()) && grad[0] > 0.0 && grad[1] < 0.0, "{grad:?}");
     }
 }
