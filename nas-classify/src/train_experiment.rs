@@ -286,6 +286,8 @@ pub fn searched_arch(text: &str) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::SearchExperiment;
+    use crate::one_shot::OneShotExperiment;
 
     const DATA: &str = "[data]\nkind = 'cifar10'\nroot = 'somewhere'\n";
 
@@ -327,22 +329,24 @@ mod tests {
     #[test]
     fn the_committed_experiments_are_read() {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/classify");
+        let is_one_shot = |text: &str| text.contains("[one_shot]");
         let is_search = |text: &str| text.contains("[space]");
-        // Presets have tests of their own.
-        let preset = ["model.preset=nasbench201_resnet".to_string()];
         let mut read = 0;
         for entry in std::fs::read_dir(configs).unwrap() {
             let path = entry.unwrap().path();
             let text = std::fs::read_to_string(&path).unwrap();
             let outcome = match &text {
-                text if is_search(text) => continue,
+                text if is_one_shot(text) => OneShotExperiment::load(&path, &[]).map(drop),
+                text if is_search(text) => {
+                    nas_core::config::load::<SearchExperiment>(&path, &[]).map_err(Into::into).map(drop)
+                }
                 text if text.contains("[[models]]") => load::<CompareExperiment>(&path, &[]).map(drop),
-                _ => load::<TrainExperiment>(&path, &preset).and_then(|experiment| experiment.check()),
+                _ => load::<TrainExperiment>(&path, &[]).and_then(|experiment| experiment.check()),
             };
             outcome.unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
             read += 1;
         }
-        assert!(read >= 5, "{read} experiments");
+        assert!(read >= 16, "{read} experiments");
     }
 
     #[test]
