@@ -10,13 +10,13 @@ use nas_core::cli::Compute;
 use nas_core::estimator::predictor::{Predictor, PredictorConfig};
 use nas_core::executor::{Limits, die_with_parent};
 use nas_core::goals::{Constraint, Goal, Goals, Objective};
-use nas_core::space::ChoiceSpace;
 use nas_core::strategy::StrategyConfig;
 use nas_core::trial::{Budget, Record, Trial, Values};
 use nas_core::trial_store;
 use serde::{Deserialize, Serialize};
 
-use crate::nasbench201::{NasBench201, Table};
+use crate::nasbench201::Table;
+use crate::search_net::SpaceConfig;
 use crate::trial_training::{self, TrainEvaluator};
 use crate::zero_cost::{LATENCY, ZeroCostConfig};
 
@@ -101,30 +101,6 @@ fn default_samples() -> u64 {
 
 fn default_top() -> usize {
     10
-}
-
-/// `[space]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum SpaceConfig {
-    /// NAS-Bench-201's cell.
-    Nasbench201 {},
-}
-
-impl SpaceConfig {
-    /// The space.
-    pub fn open(&self) -> &'static dyn ChoiceSpace {
-        match self {
-            SpaceConfig::Nasbench201 {} => &NasBench201,
-        }
-    }
-
-    /// An architecture in the literature's notation.
-    pub fn notation(&self, arch: &Architecture) -> String {
-        match self {
-            SpaceConfig::Nasbench201 {} => NasBench201::notation(arch),
-        }
-    }
 }
 
 /// `[evaluator]`.
@@ -224,7 +200,9 @@ pub enum Evaluator {
     Both(Box<[Evaluator; 2]>),
     /// See [`EvaluatorConfig::Train`].
     Train {
-        /// What is trained and how.
+        /// Whose networks are trained.
+        space: SpaceConfig,
+        /// How.
         config: Box<TrainEvaluator>,
         /// How much of the full evaluation a trial gets where its strategy does not choose.
         budget: Budget,
@@ -265,15 +243,24 @@ impl Evaluator {
         let value = |record: &Record| Some((record.trial.arch.clone(), goals.observe(record).values?[0]));
         let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
         let mut rng = nas_datasets::rng::stream(experiment.seed, "predictor", 0);
-        let predictor = Predictor::fit(&section.model, experiment.space.open(), &evaluated, &mut rng)?;
+        let predictor = Predictor::fit(&section.model, &*experiment.space.build()?, &evaluated, &mut rng)?;
         let inner = Box::new(Self::open(&experiment.evaluator, experiment)?);
-        Ok(Self::Predicted { space: experiment.space, predictor, inner })
+        Ok(Self::Predicted { space: experiment.space.clone(), predictor, inner })
     }
 
     /// Opens what an `[evaluator]` of the experiment names.
     pub fn open(config: &EvaluatorConfig, experiment: &SearchExperiment) -> Result<Self> {
+        let on_nasbench201 = |evaluator: &str| {
+            let is = matches!(experiment.space, SpaceConfig::Nasbench201(_));
+            ensure!(
+                is,
+                "evaluator.kind = {evaluator} serves space.kind = nasbench201 only; table and zero_cost do not know others"
+            );
+            Ok(())
+        };
         match config {
             EvaluatorConfig::Table { path, cost } => {
+                on_nasbench201("table")?;
                 let table = Table::read(path)?;
                 let cost = cost.iter().map(|name| table.column(name)).collect::<Result<_>>();
                 let cost = cost.context("evaluator.cost")?;
@@ -282,10 +269,11 @@ impl Evaluator {
             EvaluatorConfig::Command { command, metrics } => {
                 ensure!(!command.is_empty(), "evaluator.command is empty; expected a program and its arguments");
                 ensure!(!metrics.is_empty(), "evaluator.metrics is empty; expected the names that the program prints");
-                let (space, seed) = (experiment.space, experiment.seed);
+                let (space, seed) = (experiment.space.clone(), experiment.seed);
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed })
             }
             EvaluatorConfig::ZeroCost(config) => {
+                on_nasbench201("zero_cost")?;
                 config.check()?;
                 let names = config.proxies.iter().map(|proxy| proxy.name()).chain(["params", "macs"]);
                 let names = names.chain(config.latency.then_some(LATENCY));
@@ -295,11 +283,15 @@ impl Evaluator {
             }
             EvaluatorConfig::Train(config) => {
                 experiment.budget.check()?;
-                let sample = experiment.space.open().sample(&mut sample_rng());
+                let sample = experiment.space.build()?.sample(&mut sample_rng());
                 // What cannot be trained is said now, not by every trial.
-                config.experiment(&sample, &experiment.budget, experiment.seed)?.check().context("evaluator")?;
-                config.cost(&sample, &experiment.budget).context("evaluator")?;
-                Ok(Self::Train { config: config.clone(), budget: experiment.budget, seed: experiment.seed })
+                config
+                    .experiment(&experiment.space, &sample, &experiment.budget, experiment.seed)?
+                    .check()
+                    .context("evaluator")?;
+                config.cost(&experiment.space, &sample, &experiment.budget).context("evaluator")?;
+                let space = experiment.space.clone();
+                Ok(Self::Train { space, config: config.clone(), budget: experiment.budget, seed: experiment.seed })
             }
         }
     }
@@ -327,8 +319,8 @@ impl Evaluator {
             Self::ZeroCost { config, .. } => config.cost(arch),
             Self::Predicted { inner, .. } => inner.cost(arch),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
-            Self::Train { config, budget, .. } => {
-                config.cost(arch, budget).expect("as for the sample when the evaluator was opened")
+            Self::Train { space, config, budget, .. } => {
+                config.cost(space, arch, budget).expect("as for the sample when the evaluator was opened")
             }
         }
     }
@@ -340,11 +332,11 @@ impl Evaluator {
                 let names = table.columns().iter().enumerate();
                 Ok(names.map(|(column, name)| (name.clone(), table.get(&trial.arch, column))).collect())
             }
-            Self::Command { space, command, metrics, seed } => run_program(command, metrics, *space, *seed, trial),
+            Self::Command { space, command, metrics, seed } => run_program(command, metrics, space, *seed, trial),
             Self::ZeroCost { config, seed, .. } => config.evaluate(&trial.arch, *seed),
             Self::Predicted { space, predictor, inner } => {
                 let mut values = inner.cost(&trial.arch);
-                values.insert(PREDICTED.into(), predictor.predict(space.open(), &trial.arch));
+                values.insert(PREDICTED.into(), predictor.predict(&*space.build()?, &trial.arch));
                 Ok(values)
             }
             Self::Both(both) => {
@@ -352,17 +344,23 @@ impl Evaluator {
                 values.extend(both[1].evaluate(trial, folder, compute)?);
                 Ok(values)
             }
-            Self::Train { config, seed, .. } => config.evaluate(trial, folder, *seed, compute),
+            Self::Train { space, config, seed, .. } => config.evaluate(space, trial, folder, *seed, compute),
         }
     }
 }
 
-fn run_program(command: &[String], metrics: &[String], space: SpaceConfig, seed: u64, trial: &Trial) -> Result<Values> {
+fn run_program(
+    command: &[String],
+    metrics: &[String],
+    space: &SpaceConfig,
+    seed: u64,
+    trial: &Trial,
+) -> Result<Values> {
     let Budget { epochs, data, image, channels, cells } = trial.budget;
     let optional = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
     let names = [
         ("{arch}", trial.arch.to_string()),
-        ("{notation}", space.notation(&trial.arch)),
+        ("{notation}", space.notation(&trial.arch)?),
         ("{id}", trial.id.to_string()),
         ("{seed}", seed.to_string()),
         ("{epochs}", optional(epochs.map(u64::from))),
@@ -427,7 +425,7 @@ impl SearchExperiment {
             }
             ensure!(*samples >= 2 && *top >= 1, "honesty: samples = {samples}, top = {top}; expected at least 2 and 1");
         }
-        let known: Vec<String> = evaluator.cost(&self.space.open().sample(&mut sample_rng())).into_keys().collect();
+        let known: Vec<String> = evaluator.cost(&self.space.build()?.sample(&mut sample_rng())).into_keys().collect();
         let of_architecture: Vec<&str> = known.iter().map(String::as_str).collect();
         if let Some(PredictorSection { samples, verify, .. }) = &self.predictor {
             ensure!(

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nas_core::arch::Architecture;
 use nas_core::config;
 use nas_core::goals::Constraint;
 use nas_core::one_shot::OneShotConfig;
@@ -12,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use crate::model::ModelConfig;
-use crate::nasbench201::NasBench201;
 use crate::search_net::SpaceConfig;
 
 /// A search on shared weights.
@@ -95,15 +93,6 @@ impl OneShotExperiment {
             ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
         }
         Ok(())
-    }
-
-    /// An architecture in the literature's notation.
-    pub fn notation(&self, arch: &Architecture) -> Result<String> {
-        Ok(match &self.space {
-            SpaceConfig::Nasbench201(_) => NasBench201::notation(arch),
-            SpaceConfig::Cells(space) => space.genotype(arch)?.to_string(),
-            SpaceConfig::Chain(_) | SpaceConfig::Mobile(_) => arch.to_string(),
-        })
     }
 }
 

@@ -9,9 +9,10 @@ use tch::Tensor;
 
 use crate::cells::CellSpace;
 use crate::chain::ChainSpace;
+use crate::drawing;
 use crate::mobile::MobileSpace;
 use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model, SearchedModel};
-use crate::nasbench201::NasBench201Nets;
+use crate::nasbench201::{NasBench201, NasBench201Nets};
 
 /// A space with a supernet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,24 @@ impl SpaceConfig {
                 Ok(Box::new(space.clone()))
             }
         }
+    }
+
+    /// An architecture of the space in the literature's notation, where it has one.
+    pub fn notation(&self, arch: &Architecture) -> Result<String> {
+        Ok(match self {
+            Self::Nasbench201(_) => NasBench201::notation(arch),
+            Self::Cells(space) => space.genotype(arch)?.to_string(),
+            Self::Chain(_) | Self::Mobile(_) => arch.to_string(),
+        })
+    }
+
+    /// The cells of an architecture as SVG, where the space has cells.
+    pub fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
+        Ok(match self {
+            Self::Nasbench201(_) => Some(drawing::nasbench201(arch)),
+            Self::Cells(space) => Some(drawing::genotype(&space.genotype(arch)?)),
+            Self::Chain(_) | Self::Mobile(_) => None,
+        })
     }
 
     /// The classifier of an architecture of the space, in the space's own size.

@@ -23,14 +23,13 @@ use toml::{Table, Value};
 
 use crate::commands::train::{TrainResult, train};
 use crate::model::ModelConfig;
+use crate::search_net::SpaceConfig;
 use crate::train_experiment::{EvalConfig, LoaderSection, TrainConfig, TrainExperiment};
 
 /// `[evaluator]` of kind `train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainEvaluator {
-    /// The keys of `[model]` but for the architecture, which is the trial's.
-    pub model: Table,
     /// The recipe; its epochs where a trial's budget has none.
     #[serde(default)]
     pub train: TrainConfig,
@@ -56,13 +55,19 @@ const CELLS: &[&str] = &["cells", "layers"];
 
 impl TrainEvaluator {
     /// The training of an architecture at a budget.
-    pub fn experiment(&self, arch: &Architecture, budget: &Budget, seed: u64) -> Result<TrainExperiment> {
+    pub fn experiment(
+        &self,
+        space: &SpaceConfig,
+        arch: &Architecture,
+        budget: &Budget,
+        seed: u64,
+    ) -> Result<TrainExperiment> {
         let part = self.data.part();
         let size = self.augment.size;
         let side = |side: u32| ((f64::from(side) * budget.image).round() as u32).max(1);
         Ok(TrainExperiment {
             seed,
-            model: self.model_of(arch, budget)?,
+            model: model_of(space, arch, budget)?,
             train: TrainConfig {
                 epochs: budget.epochs.map_or(self.train.epochs, |epochs| epochs as usize),
                 ..self.train.clone()
@@ -77,23 +82,9 @@ impl TrainEvaluator {
         })
     }
 
-    fn model_of(&self, arch: &Architecture, budget: &Budget) -> Result<ModelConfig> {
-        let mut table = self.model.clone();
-        table.insert("arch".into(), Value::String(arch.to_string()));
-        let model: ModelConfig = Value::Table(table).try_into().context("evaluator.model")?;
-        if budget.channels == 1.0 && budget.cells == 1.0 {
-            return Ok(model);
-        }
-        // Written out, so that defaults are reduced too.
-        let mut table = Table::try_from(model)?;
-        scale(&mut table, CHANNELS, budget.channels).context("budget.channels")?;
-        scale(&mut table, CELLS, budget.cells).context("budget.cells")?;
-        Value::Table(table).try_into().context("evaluator.model at the trial's budget")
-    }
-
     /// Parameters and multiply-adds of an architecture at a budget.
-    pub fn cost(&self, arch: &Architecture, budget: &Budget) -> Result<Values> {
-        let experiment = self.experiment(arch, budget, 0)?;
+    pub fn cost(&self, space: &SpaceConfig, arch: &Architecture, budget: &Budget) -> Result<Values> {
+        let experiment = self.experiment(space, arch, budget, 0)?;
         let classes = experiment.data.open(Split::Val)?.classes().len() as i64;
         let size = experiment.augment.size;
         let net = experiment.model.build(&VarBuilder::dry(), classes)?;
@@ -102,13 +93,20 @@ impl TrainEvaluator {
     }
 
     /// Trains in `folder`, the trial's own, and returns the metrics.
-    pub fn evaluate(&self, trial: &Trial, folder: &Path, seed: u64, compute: Compute) -> Result<Values> {
+    pub fn evaluate(
+        &self,
+        space: &SpaceConfig,
+        trial: &Trial,
+        folder: &Path,
+        seed: u64,
+        compute: Compute,
+    ) -> Result<Values> {
         let run = folder.join("train");
         let stored = run.join("config.toml");
         // What a resumed trial started with: the best value so far may be another one by now.
         let experiment: TrainExperiment = match stored.exists() {
             true => config::load(&stored, &[])?,
-            false => self.with_best(self.experiment(&trial.arch, &trial.budget, seed)?, folder)?,
+            false => self.with_best(self.experiment(space, &trial.arch, &trial.budget, seed)?, folder)?,
         };
         let dir = RunDir::open(&run, &to_toml(&experiment), true, trial)?;
         let result: TrainResult = match dir.result()? {
@@ -136,6 +134,18 @@ impl TrainEvaluator {
         }
         Ok(experiment)
     }
+}
+
+/// The network of an architecture in the space's size, reduced to the budget.
+fn model_of(space: &SpaceConfig, arch: &Architecture, budget: &Budget) -> Result<ModelConfig> {
+    let model = space.derive(arch)?;
+    if budget.channels == 1.0 && budget.cells == 1.0 {
+        return Ok(model);
+    }
+    let mut table = Table::try_from(model)?;
+    scale(&mut table, CHANNELS, budget.channels).context("budget.channels")?;
+    scale(&mut table, CELLS, budget.cells).context("budget.cells")?;
+    Value::Table(table).try_into().context("the model at the trial's budget")
 }
 
 fn scale(table: &mut Table, keys: &[&str], factor: f64) -> Result<()> {
@@ -171,10 +181,10 @@ fn go_on_from(parent: &Path, run: &Path, experiment: &TrainExperiment) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nasbench201::NasBench201Nets;
 
-    fn evaluator(model: &str) -> TrainEvaluator {
+    fn evaluator() -> TrainEvaluator {
         TrainEvaluator {
-            model: model.parse().unwrap(),
             train: TrainConfig::default(),
             data: ClassifyDataConfig::Synth {
                 num_images: 100,
@@ -191,26 +201,30 @@ mod tests {
 
     #[test]
     fn a_budget_reduces_epochs_data_image_channels_and_cells() {
-        let evaluator = evaluator("kind = 'nasbench201'");
+        let (evaluator, space) = (evaluator(), SpaceConfig::Nasbench201(NasBench201Nets::default()));
         let arch: Architecture = "3-1-0-4-2-3".parse().unwrap();
-        let full = evaluator.experiment(&arch, &Budget::default(), 7).unwrap();
+        let full = evaluator.experiment(&space, &arch, &Budget::default(), 7).unwrap();
         assert_eq!((full.train.epochs, full.seed, full.data.part().fraction), (200, 7, 0.8));
         let budget = Budget { epochs: Some(3), data: 0.5, image: 0.5, channels: 0.5, cells: 0.4 };
-        let small = evaluator.experiment(&arch, &budget, 7).unwrap();
+        let small = evaluator.experiment(&space, &arch, &budget, 7).unwrap();
         assert_eq!((small.train.epochs, small.data.part().fraction), (3, 0.4));
         assert_eq!(small.augment.size, Size::new(16, 16));
         let keys = Table::try_from(&small.model).unwrap();
         assert_eq!((keys["channels"].as_integer(), keys["cells"].as_integer()), (Some(8), Some(2)));
         assert_eq!(keys["arch"].as_str(), Some("3-1-0-4-2-3"));
-        let (large, small) =
-            (evaluator.cost(&arch, &Budget::default()).unwrap(), evaluator.cost(&arch, &budget).unwrap());
+        let (large, small) = (
+            evaluator.cost(&space, &arch, &Budget::default()).unwrap(),
+            evaluator.cost(&space, &arch, &budget).unwrap(),
+        );
         assert!(large["params"] > 4.0 * small["params"] && large["macs"] > 30.0 * small["macs"]);
     }
 
     #[test]
-    fn a_model_that_is_none_is_refused_by_key() {
-        let arch: Architecture = "3-1-0-4-2-3".parse().unwrap();
-        let error = evaluator("kind = 'magic'").experiment(&arch, &Budget::default(), 0).unwrap_err();
-        assert!(format!("{error:#}").contains("evaluator.model"), "{error:#}");
+    fn a_space_whose_networks_cannot_be_reduced_is_refused_by_key() {
+        let space: SpaceConfig = toml::from_str("kind = 'mobile'").unwrap();
+        let arch = space.build().unwrap().sample(&mut nas_datasets::rng::stream(0, "sample", 0));
+        let budget = Budget { cells: 0.5, ..Budget::default() };
+        let error = evaluator().experiment(&space, &arch, &budget, 0).unwrap_err();
+        assert!(format!("{error:#}").contains("budget.cells"), "{error:#}");
     }
 }

@@ -124,8 +124,8 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
 /// A search whose trials train for an epoch or more.
 fn search_config(folder: &Path, strategy: &str) -> String {
     let text = format!(
-        "num_trials = 8\n[space]\nkind = 'nasbench201'\n[strategy]\n{strategy}\n[[objectives]]\nmetric = 'top1'\n\
-         [budget]\nepochs = 1\n[evaluator]\nkind = 'train'\nmodel = {{ kind = 'nasbench201', channels = 4, cells = 1 }}\n\
+        "num_trials = 8\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[strategy]\n{strategy}\n[[objectives]]\nmetric = 'top1'\n\
+         [budget]\nepochs = 1\n[evaluator]\nkind = 'train'\n\
          [evaluator.train]\nbatch_size = 20\noptimizer = {{ kind = 'sgd', lr = 0.05 }}\n[evaluator.data]\n\
          kind = 'synth'\nnum_images = 400\nnum_val = 10\nside = 16\npart = {{ hold_out = 0.25 }}\n\
          [evaluator.augment]\nsize = [16, 16]\n"

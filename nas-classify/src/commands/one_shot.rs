@@ -98,6 +98,9 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
         write_tensors(&dir.path("arch_parameters.safetensors"), parameters)?;
     }
     draw(dir)?;
+    if let Some(drawing) = experiment.space.drawing(&architecture)? {
+        write_atomic(&dir.path("cells.svg"), drawing.as_bytes())?;
+    }
     let model = experiment.space.derive(&architecture)?;
     let OneShotExperiment { data, augment, .. } = &experiment;
     let retraining = Retraining { seed, model, data, augment };
@@ -105,7 +108,7 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
     write_atomic(&config, to_toml(&retraining).as_bytes())?;
     let result = OneShotResult {
         method: experiment.one_shot.method.info().kind.to_string(),
-        notation: experiment.notation(&architecture)?,
+        notation: experiment.space.notation(&architecture)?,
         cost: cost(&experiment, data.open(Split::Train)?.classes().len(), &architecture)?,
         architecture,
         supernet_acc,

@@ -172,6 +172,11 @@ fn search(
     if !curves.is_empty() {
         plot::lines(&dir.path("search.svg"), "best so far", "trials", objective, &curves)?;
     }
+    if let Some(found) = &result.best
+        && let Some(drawing) = experiment.space.drawing(&found.architecture)?
+    {
+        write_atomic(&dir.path("cells.svg"), drawing.as_bytes())?;
+    }
     if !result.pareto.is_empty() {
         draw_pareto(&dir.path("pareto.svg"), &goals, &records, &result.pareto)?;
     }
@@ -204,7 +209,8 @@ impl Job<'_> {
         let folder = dir.path(part.folder());
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let cost = |arch: &Architecture| evaluator.cost(arch);
-        let space = Restricted::new(experiment.space.open(), &experiment.constraints, &cost)?;
+        let space = experiment.space.build()?;
+        let space = Restricted::new(&*space, &experiment.constraints, &cost)?;
         let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
         let name = strategy.info().kind;
         let searcher = Searcher::new(&space, strategy, experiment.goals(part), experiment.budget, seed);
@@ -246,12 +252,16 @@ impl Job<'_> {
         distinct.enumerate().map(trial).collect()
     }
 
+    fn notation(&self, arch: &Architecture) -> String {
+        self.experiment.space.notation(arch).unwrap_or_else(|_| arch.to_string())
+    }
+
     fn result(&self, strategy: &StrategyConfig, goals: &Goals, records: &[Record]) -> SearchResult {
         let found = |record: &Record| match &record.outcome {
             Outcome::Metrics(metrics) => Some(Found {
                 trial: record.trial.id,
                 architecture: record.trial.arch.clone(),
-                notation: self.experiment.space.notation(&record.trial.arch),
+                notation: self.notation(&record.trial.arch),
                 metrics: metrics.clone(),
             }),
             Outcome::Failed(_) => None,
