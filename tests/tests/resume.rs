@@ -116,3 +116,24 @@ fn a_run_is_not_overwritten_and_not_resumed_under_another_config() {
     let other: Vec<&str> = again.iter().copied().chain(["--set", "train.epochs=99"]).collect();
     assert!(SEGMENT.fail(&other).contains("epochs = 99"));
 }
+
+#[test]
+fn auto_deeplabs_space_is_searched_by_other_methods_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(nas_tests::root().join(SEARCH)).unwrap();
+    let with = |method: &str| -> String {
+        let path = temp.path().join(format!("{method}.toml"));
+        let text =
+            text.replace("[search.first_order]\narch_start_epoch = 1", &format!("[search.method]\nkind = '{method}'"));
+        assert!(text.contains(method));
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    for method in ["gdas", "mdenas"] {
+        let result: serde_json::Value =
+            serde_json::from_str(&SEGMENT.succeed(&args("search", &with(method), &temp.path().join(method)))).unwrap();
+        assert_eq!(result["architecture"].as_str().unwrap().split('-').count(), 2 + 4, "{method}: {result}");
+    }
+    let error = SEGMENT.fail(&args("search", &with("spos"), &temp.path().join("never")));
+    assert!(error.contains("search.method.kind = spos"), "{error}");
+}

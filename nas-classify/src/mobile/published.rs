@@ -1,8 +1,9 @@
 //! Published networks of inverted residuals.
 //!
-//! `nas-classify cost` gives the published parameters and multiply-adds to the digits printed, but for two: FBNet's
-//! multiply-adds (244.5, 291.0, 378.1 M) are 4.6 to 5.0 M below the published ones for a reason that is not known, and
-//! MobileNetV3-Small has torchvision's 56.5 M where the paper says 66 M.
+//! `nas-classify cost` gives the published parameters and multiply-adds to the digits printed, but for these, whose reasons are
+//! not known: FBNet's multiply-adds (244.5, 291.0, 378.1 M) are 4.6 to 5.0 M below the published ones, and FBNet-C has 5.59 M
+//! parameters, not 5.5; MobileNetV3-Small, whose parameters and outputs are torchvision's, has 56.5 M multiply-adds, not the
+//! 66 M that TF-slim's table gives. ProxylessNAS-GPU has no published count to compare with.
 
 use nas_core::nn::{Activation, BnConfig};
 use serde::{Deserialize, Serialize};

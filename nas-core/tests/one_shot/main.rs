@@ -132,7 +132,7 @@ fn a_resumed_search_has_the_bits_of_one_that_was_not_interrupted() {
         let json = serde_json::from_str(&json.to_string()).unwrap();
         let mut saved: HashMap<String, tch::Tensor> = tensors.into_iter().map(|(n, t)| (n, t.copy())).collect();
         saved.extend(all_variables(&before.vs).into_iter().map(|(n, t)| (n, t.copy())));
-        // Another seed's weights: what is not restored would show.
+        // Other weights and states: what is not restored would show.
         let mut after = Search::new(config, true, 3);
         after.run(0, 3, 40);
         copy_into(&all_variables(&after.vs), &saved).unwrap();

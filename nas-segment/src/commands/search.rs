@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
@@ -56,6 +56,12 @@ impl fmt::Display for SearchResult {
 /// Runs the command.
 pub fn run(args: &SearchArgs) -> Result<()> {
     let experiment: SearchExperiment = experiment::load(&args.run.config, &args.run.sets)?;
+    let method = &experiment.search.method;
+    ensure!(
+        method.second_stage().is_none(),
+        "search.method.kind = {}: it trains a supernet and then compares candidates on it, which nas-segment does not offer yet",
+        method.info().kind
+    );
     let compute = args.run.compute.resolve()?;
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     print(&search(&dir, experiment, compute)?, args.format)
