@@ -282,7 +282,7 @@ mod folder {
         let problems: Vec<String> = check(&*open(dir.path(), Split::Train)).iter().map(ToString::to_string).collect();
         let expected = [
             ("masks/train/colour.png", "a PNG of 8-bit Rgb pixels"),
-            ("images/train/cut.jpg", "cannot be decoded"),
+            ("images/train/cut.jpg", "a JPEG that ends in the middle"),
             ("masks/train/range.png", "label value 2 at x=2 y=0, expected a class id 0..=1 or 255 (ignore)"),
             ("masks/train/typo.png", "missing"),
             ("masks/train/tpyo.png", "a mask without image"),
