@@ -30,6 +30,7 @@ enum Command {
     Export(commands::export::ExportArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
+    BenchStep(commands::bench_step::BenchStepArgs),
     Strategies(commands::strategies::StrategiesArgs),
     #[command(hide = true)]
     Trial(commands::trial::TrialArgs),
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Command::Trial(args) => commands::trial::run(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
         Command::Bench(args) => commands::bench::run(args),
+        Command::BenchStep(args) => commands::bench_step::run(args),
         Command::Strategies(args) => commands::strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-classify", &mut std::io::stdout());

@@ -1,6 +1,7 @@
 //! One file per command of `nas-classify`.
 
 pub mod bench;
+pub mod bench_step;
 pub mod compare;
 pub mod cost;
 pub mod data;
