@@ -164,3 +164,40 @@ fn a_promoted_trial_goes_on_with_its_parents_training() {
         assert_eq!(own.lines().count(), 2);
     }
 }
+
+/// Methods that mix, that draw paths, and that search the trained supernet.
+#[test]
+fn killed_searches_on_shared_weights_end_with_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let methods = [
+        ("gdas", "kind = 'gdas'"),
+        ("mdenas", "kind = 'mdenas'"),
+        ("spos", "kind = 'spos'\nnum_trials = 12\nrecalibration_batches = 2\nstrategy = { kind = 'random' }"),
+    ];
+    for (name, method) in methods {
+        let config = temp.path().join(format!("{name}.toml"));
+        let text = format!(
+            "seed = 1\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[one_shot]\nepochs = 5\nbatch_size = 20\n\
+             eval_every = 2\n[one_shot.method]\n{method}\n[data]\nkind = 'synth'\nnum_images = 400\nnum_val = 20\n\
+             side = 16\n[augment]\nsize = [16, 16]\n"
+        );
+        fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        let [straight, killed] = ["straight", "killed"].map(|run| temp.path().join(format!("{name}_{run}")));
+        CLASSIFY.succeed(&args("search", config, &straight));
+        let kills = run_with_kills(&args("search", config, &killed));
+        assert!(kills >= 1, "{name}: the search is too short to be killed");
+        let all =
+            ["metrics.jsonl", "checkpoints/best.safetensors", "arch_parameters.safetensors", "train.toml", "cells.svg"];
+        let files = all
+            .iter()
+            .filter(|file| straight.join(file).exists())
+            .chain(&["supernet_search/trials.jsonl"][..usize::from(name == "spos")]);
+        for file in files {
+            assert!(
+                fs::read(straight.join(file)).unwrap() == fs::read(killed.join(file)).unwrap(),
+                "{name}: {file} differs"
+            );
+        }
+    }
+}
