@@ -145,16 +145,10 @@ pub fn table(rows: &[Vec<String>], markdown: bool) -> String {
     lines.join("\n")
 }
 
-/// Mean and sample deviation, 0 for one value.
-pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
-    let mean = values.iter().sum::<f64>() / values.len() as f64;
-    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-    (mean, (squares / (values.len() as f64 - 1.0).max(1.0)).sqrt())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::mean_and_deviation;
 
     #[test]
     fn tables_align_their_columns() {

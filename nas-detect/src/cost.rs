@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Format, parse_size};
+use nas_core::compare::table;
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::space::{Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
@@ -221,24 +222,15 @@ impl fmt::Display for CostReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (h, w) = self.size;
         writeln!(f, "{} at {h}x{w}, {} classes", self.name, self.num_classes)?;
-        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from)];
+        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from).to_vec()];
         rows.extend(self.parts.iter().map(|part| row(&part.name, part.cost)));
         rows.push(row("total", self.total));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..5).map(width).collect();
-        for [name, params, exact_params, macs, exact_macs] in &rows {
-            writeln!(
-                f,
-                "{name:<0$}  {params:>1$}  {exact_params:>2$}  {macs:>3$}  {exact_macs:>4$}",
-                widths[0], widths[1], widths[2], widths[3], widths[4]
-            )?;
-        }
-        write!(f, "backbone alone: {} multiply-adds", self.backbone_macs)
+        write!(f, "{}\nbackbone alone: {} multiply-adds", table(&rows, false), self.backbone_macs)
     }
 }
 
-fn row(name: &str, cost: Cost) -> [String; 5] {
-    [
+fn row(name: &str, cost: Cost) -> Vec<String> {
+    vec![
         name.to_string(),
         format!("{:.3} M", cost.params as f64 / 1e6),
         cost.params.to_string(),

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::cli::{Format, parse_size};
+use nas_core::compare::table;
 use nas_core::nn::VarBuilder;
 use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
@@ -116,24 +117,15 @@ impl fmt::Display for CostReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (h, w) = self.size;
         writeln!(f, "{} at {h}x{w}, {} classes", self.name, self.num_classes)?;
-        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from)];
+        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from).to_vec()];
         rows.extend(self.parts.iter().map(|part| row(&part.name, part.cost)));
         rows.push(row("total", self.total));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..5).map(width).collect();
-        let lines = rows.iter().map(|row| {
-            let [name, params, exact_params, macs, exact_macs] = row;
-            format!(
-                "{name:<0$}  {params:>1$}  {exact_params:>2$}  {macs:>3$}  {exact_macs:>4$}",
-                widths[0], widths[1], widths[2], widths[3], widths[4]
-            )
-        });
-        f.write_str(&lines.collect::<Vec<_>>().join("\n"))
+        f.write_str(&table(&rows, false))
     }
 }
 
-fn row(name: &str, cost: Cost) -> [String; 5] {
-    [
+fn row(name: &str, cost: Cost) -> Vec<String> {
+    vec![
         name.to_string(),
         format!("{:.3} M", cost.params as f64 / 1e6),
         cost.params.to_string(),

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Format, parse_size};
+use nas_core::compare::table;
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::space::Cost;
 use nas_core::{config, run_dir};
@@ -123,24 +124,15 @@ impl fmt::Display for CostReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let (h, w) = self.size;
         writeln!(f, "{} at {h}x{w}, {} classes", self.name, self.num_classes)?;
-        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from)];
+        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from).to_vec()];
         rows.extend(self.parts.iter().map(|part| row(&part.name, part.cost)));
         rows.push(row("total", self.total));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: [usize; 5] = std::array::from_fn(width);
-        let line = |row: &[String; 5]| {
-            let cells = row.iter().zip(widths).enumerate().map(|(column, (text, width))| match column {
-                0 => format!("{text:<width$}"),
-                _ => format!("{text:>width$}"),
-            });
-            cells.collect::<Vec<_>>().join("  ")
-        };
-        f.write_str(&rows.iter().map(line).collect::<Vec<_>>().join("\n"))
+        f.write_str(&table(&rows, false))
     }
 }
 
-fn row(name: &str, cost: Cost) -> [String; 5] {
-    [
+fn row(name: &str, cost: Cost) -> Vec<String> {
+    vec![
         name.to_string(),
         format!("{:.3} M", cost.params as f64 / 1e6),
         cost.params.to_string(),
