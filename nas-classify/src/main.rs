@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_classify::commands;
 use nas_core::cli;
+use nas_core::comparison::CompareArgs;
+use nas_core::report::{self, ReportArgs};
 
 /// Search strategies for image classification
 #[derive(Debug, Parser)]
@@ -24,9 +26,13 @@ enum Command {
     Cost(commands::cost::CostArgs),
     Train(commands::train::TrainArgs),
     Eval(commands::eval::EvalArgs),
-    Compare(commands::compare::CompareArgs),
+    #[command(after_help = "Example:
+  nas-classify compare --config configs/classify/cifar10_compare.toml --out runs/cifar10 --resume")]
+    Compare(CompareArgs),
     Predict(commands::predict::PredictArgs),
-    Report(commands::report::ReportArgs),
+    #[command(after_help = "Example:
+  nas-classify report runs/derived")]
+    Report(ReportArgs),
     Export(commands::export::ExportArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
@@ -49,7 +55,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Compare(args) => commands::compare::run(args),
         Command::Predict(args) => commands::predict::run(args),
-        Command::Report(args) => commands::report::run(args),
+        Command::Report(args) => report::run(args, &commands::CURVES, "top1"),
         Command::Export(args) => commands::export::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Trial(args) => commands::trial::run(args),

@@ -1,17 +1,14 @@
 //! The experiment files of `nas-classify train` and `compare`: one section per module, defaults beside the algorithm.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use nas_core::config;
 use nas_core::estimator::learning_curve::EarlyStop;
+use nas_core::experiment::{self, LoaderSection};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
-use nas_core::run_dir::read_json;
-use nas_datasets::LoaderConfig;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
 
 use crate::model::ModelConfig;
 
@@ -151,50 +148,20 @@ pub struct CompareExperiment {
 }
 
 /// A model of a comparison.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NamedModel {
-    /// Name in the table and in file names.
-    pub name: String,
-    /// The network.
-    pub model: ModelConfig,
-}
+pub type NamedModel = experiment::NamedModel<ModelConfig>;
 
 impl CompareExperiment {
-    /// The training of one model under one seed.
-    pub fn training(&self, model: &NamedModel, seed: u64) -> TrainExperiment {
+    /// The training of one model, counted in the order of the table, under one seed.
+    pub fn training_of(&self, model: usize, seed: u64) -> TrainExperiment {
         TrainExperiment {
             seed,
-            model: model.model.clone(),
+            model: self.models[model].model.clone(),
             train: self.train.clone(),
             data: self.data.clone(),
             augment: self.augment.clone(),
             loader: self.loader.clone(),
             eval: self.eval.clone(),
         }
-    }
-}
-
-/// How images are read. None of it changes what is computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoaderSection {
-    /// Batches that are made ahead of the one in use.
-    pub prefetch: usize,
-    /// Megabytes of decoded images to keep in memory; 0 for none.
-    pub cache_mb: usize,
-}
-
-impl Default for LoaderSection {
-    fn default() -> Self {
-        Self { prefetch: 4, cache_mb: 1024 }
-    }
-}
-
-impl LoaderSection {
-    /// Settings of a loader of `batch_size`.
-    pub fn with(&self, batch_size: usize, threads: usize) -> LoaderConfig {
-        LoaderConfig { batch_size, threads, prefetch: self.prefetch, cache_mb: self.cache_mb }
     }
 }
 
@@ -218,73 +185,15 @@ impl Default for EvalConfig {
     }
 }
 
-impl EvalConfig {
-    /// Whether `epoch` (from 0) is followed by a validation.
-    pub fn is_due(&self, epoch: usize, last: bool) -> bool {
-        last || (self.every > 0 && (epoch + 1).is_multiple_of(self.every))
-    }
-}
-
-/// Reads an experiment file. Paths of data sets become absolute; a model's `preset` becomes the keys of the named network, which
-/// the model's other keys replace; an `arch` that names a search's `result.json` (or its run folder) becomes the architecture
-/// found there.
+/// Reads an experiment file, see [`experiment::read_table`].
 pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
-    let mut table = config::read_table(path, sets)?;
-    absolute_root(&mut table)?;
-    if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
-        resolve_model(model)?;
-    }
-    let models = table.get_mut("models").and_then(Value::as_array_mut);
-    for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
-        resolve_model(model)?;
-    }
-    Ok(config::from_table(table, &path.display().to_string())?)
-}
-
-fn absolute_root(table: &mut Table) -> Result<()> {
-    if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
-        let path = std::path::absolute(&*root).with_context(|| format!("data.root = {root:?}"))?;
-        let path = path.into_os_string().into_string();
-        *root = path.map_err(|path| anyhow::anyhow!("data.root: {path:?} is not UTF-8"))?;
-    }
-    Ok(())
-}
-
-fn resolve_model(model: &mut Table) -> Result<()> {
-    if let Some(preset) = model.remove("preset") {
-        let Value::String(name) = &preset else { bail!("model.preset = {preset}: expected a name in quotes") };
-        let mut keys = Table::try_from(ModelConfig::preset(name)?)?;
-        keys.extend(std::mem::take(model));
-        *model = keys;
-    }
-    let Some(Value::String(arch)) = model.get_mut("arch") else { return Ok(()) };
-    if let Some(found) = searched_arch(arch)? {
-        *arch = found;
-    }
-    Ok(())
-}
-
-/// The best architecture of a search's `result.json`, when `text` is the path of one or of a run folder.
-pub fn searched_arch(text: &str) -> Result<Option<String>> {
-    if !text.contains('/') && !text.ends_with(".json") {
-        return Ok(None);
-    }
-    let mut path = PathBuf::from(text);
-    if path.is_dir() {
-        path.push("result.json");
-    }
-    if !path.exists() {
-        bail!("arch = {text:?}: there is no {}; has the search ended?", path.display());
-    }
-    let result: serde_json::Value = read_json(&path)?;
-    // One-shot searches end in one architecture, searches by trials in a best one.
-    let found = [&result["architecture"], &result["best"]["architecture"]].into_iter().find_map(|value| value.as_str());
-    let found = found.with_context(|| format!("{}: no architecture; did the search find any?", path.display()))?;
-    Ok(Some(found.to_string()))
+    experiment::load(path, sets, ModelConfig::preset)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::experiment::SearchExperiment;
     use crate::one_shot::OneShotExperiment;
@@ -295,35 +204,6 @@ mod tests {
         let path = dir.join("x.toml");
         std::fs::write(&path, text).unwrap();
         path
-    }
-
-    #[test]
-    fn a_preset_is_expanded_and_its_keys_can_be_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = write(dir.path(), &format!("[model]\npreset = 'nasbench201_resnet'\nchannels = 8\n{DATA}"));
-        let experiment: TrainExperiment = load(&path, &[]).unwrap();
-        let keys = Table::try_from(&experiment.model).unwrap();
-        assert_eq!((keys["arch"].as_str(), keys["channels"].as_integer()), (Some("3-0-3-1-0-1"), Some(8)));
-        let error = load::<TrainExperiment>(&path, &["model.preset=resnet_x".into()]).unwrap_err().to_string();
-        assert!(error.contains("resnet_x") && error.contains("nasbench201_resnet"), "{error}");
-    }
-
-    #[test]
-    fn an_architecture_comes_from_either_kind_of_search_and_a_missing_one_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let model = format!("[model]\nkind = 'nasbench201'\narch = '{}'\n{DATA}", dir.path().display());
-        let path = write(dir.path(), &model);
-        let results = [r#"{"architecture": "0-1-2-3-4-1"}"#, r#"{"best": {"architecture": "0-1-2-3-4-1"}}"#];
-        for result in results {
-            std::fs::write(dir.path().join("result.json"), result).unwrap();
-            let experiment: TrainExperiment = load(&path, &[]).unwrap();
-            assert_eq!(Table::try_from(&experiment.model).unwrap()["arch"].as_str(), Some("0-1-2-3-4-1"));
-        }
-        let missing = ["model.arch=nowhere/result.json".to_string()];
-        let error = load::<TrainExperiment>(&path, &missing).unwrap_err().to_string();
-        assert!(error.contains("nowhere/result.json"), "{error}");
-        std::fs::write(dir.path().join("result.json"), r#"{"best": null}"#).unwrap();
-        assert!(load::<TrainExperiment>(&path, &[]).unwrap_err().to_string().contains("no architecture"));
     }
 
     #[test]

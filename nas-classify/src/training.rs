@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nas_core::cli::Compute;
 use nas_core::estimator::learning_curve::Decision;
+use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
 use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
@@ -189,7 +190,7 @@ impl Job for Training {
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
         self.batches = None;
         let mut metrics = Metrics::new();
-        if !self.experiment.eval.is_due(epoch, last) {
+        if !is_due(self.experiment.eval.every, epoch, last) {
             return Ok(metrics);
         }
         let scores = self.validate()?.scores(self.val.classes());

@@ -11,6 +11,7 @@ use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
 use nas_core::config::{self, to_toml};
 use nas_core::executor::trial_folder;
+use nas_core::experiment::LoaderSection;
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::run_dir::{RunDir, write_atomic_with};
 use nas_core::space::Cost;
@@ -24,7 +25,7 @@ use toml::{Table, Value};
 use crate::commands::train::{TrainResult, train};
 use crate::model::ModelConfig;
 use crate::search_net::SpaceConfig;
-use crate::train_experiment::{EvalConfig, LoaderSection, TrainConfig, TrainExperiment};
+use crate::train_experiment::{EvalConfig, TrainConfig, TrainExperiment};
 
 /// `[evaluator]` of kind `train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -76,6 +76,35 @@ impl ComputeArgs {
     }
 }
 
+/// Which trained network a command works with.
+#[derive(Clone, Debug, Args)]
+pub struct TrainedArgs {
+    /// Run folder of a training
+    #[arg(long, value_name = "DIR")]
+    pub run: PathBuf,
+    /// Weights [default: the run's last]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Replace a key of the run's config (data.root, eval.resize, ...); may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Where and how to compute
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+}
+
+impl TrainedArgs {
+    /// The experiment file of the run.
+    pub fn config(&self) -> PathBuf {
+        self.run.join("config.toml")
+    }
+
+    /// The file of the weights.
+    pub fn weights(&self) -> PathBuf {
+        self.weights.clone().unwrap_or_else(|| self.run.join("checkpoints/last.safetensors"))
+    }
+}
+
 /// What is worth knowing about a run besides its config.
 #[derive(Serialize)]
 struct Meta {
@@ -137,6 +166,21 @@ pub fn print<R: Display + Serialize>(report: &R, format: Format) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// An error when samples of a split are broken, which shows the first of them. `len` counts the samples of the split, `program`
+/// is the command that lists all problems.
+pub fn require_sound<P: Display>(problems: &[P], len: usize, split: &str, program: &str) -> Result<()> {
+    const SHOWN: usize = 10;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let shown: Vec<String> = problems.iter().take(SHOWN).map(|problem| format!("\n  {problem}")).collect();
+    let more = match problems.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("\n  and {more} more (`{program} data check` lists all)"),
+    };
+    anyhow::bail!("{} of {len} samples of the {split} split are broken:{}{more}", problems.len(), shown.concat())
 }
 
 /// Reads `512x1024` as (height, width), for clap.

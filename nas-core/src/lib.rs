@@ -4,10 +4,13 @@
 pub mod arch;
 pub mod cli;
 pub mod compare;
+pub mod comparison;
 pub mod config;
+pub mod cost;
 pub mod device;
 pub mod estimator;
 pub mod executor;
+pub mod experiment;
 pub mod goals;
 pub mod interrupt;
 pub mod nn;

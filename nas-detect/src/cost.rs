@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Format, parse_size};
-use nas_core::compare::table;
+use nas_core::cost::CostReport;
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::space::{Cost, FeatureInfo};
 use serde::{Deserialize, Serialize};
@@ -50,32 +50,20 @@ pub struct CostArgs {
     pub format: Format,
 }
 
-/// Counts of a network.
+/// Counts of a network, and of its backbone alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CostReport {
-    /// The preset or the experiment file.
-    pub name: String,
-    /// Height and width of the image.
-    pub size: (i64, i64),
-    /// Classes of the logits.
-    pub num_classes: i64,
-    /// Parameters and multiply-adds of the network.
+pub struct DetectorCost {
+    /// Counts of all parts.
     #[serde(flatten)]
-    pub total: Cost,
+    pub report: CostReport,
     /// Multiply-adds of stem and blocks.
     pub backbone_macs: u64,
-    /// Counts of the parts, from input to output.
-    pub parts: Vec<Part>,
 }
 
-/// Counts of one part of a network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Part {
-    /// The part's name.
-    pub name: String,
-    /// Its parameters and multiply-adds.
-    #[serde(flatten)]
-    pub cost: Cost,
+impl fmt::Display for DetectorCost {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}\nbackbone alone: {} multiply-adds", self.report, self.backbone_macs)
+    }
 }
 
 /// What a preset counts, and its published image size and classes.
@@ -95,7 +83,7 @@ enum Net {
 }
 
 /// Runs the command.
-pub fn run(args: &CostArgs) -> Result<CostReport> {
+pub fn run(args: &CostArgs) -> Result<DetectorCost> {
     let mut subject = named(&args.name)?;
     if let Some(text) = &args.arch {
         let arch = text.parse().context("--arch")?;
@@ -106,15 +94,8 @@ pub fn run(args: &CostArgs) -> Result<CostReport> {
     let [backbone, rest] =
         subject.net.cost_parts(Shape::new(3, h, w), num_classes).with_context(|| args.name.clone())?;
     let backbone_macs = total(&backbone).macs;
-    let parts = [backbone, rest].concat();
-    Ok(CostReport {
-        name: args.name.clone(),
-        size: (h, w),
-        num_classes,
-        total: total(&parts),
-        backbone_macs,
-        parts: parts.into_iter().map(|(name, cost)| Part { name, cost }).collect(),
-    })
+    let report = CostReport::new(&args.name, (h, w), num_classes, [backbone, rest].concat());
+    Ok(DetectorCost { report, backbone_macs })
 }
 
 impl Net {
@@ -216,27 +197,6 @@ fn efficientdet_d0() -> Subject {
         head: HeadConfig::Retina(model::efficientdet_head()),
     };
     Subject { net, size: (512, 512), num_classes: 90 }
-}
-
-impl fmt::Display for CostReport {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let (h, w) = self.size;
-        writeln!(f, "{} at {h}x{w}, {} classes", self.name, self.num_classes)?;
-        let mut rows = vec![["part", "params", "", "multiply-adds", ""].map(String::from).to_vec()];
-        rows.extend(self.parts.iter().map(|part| row(&part.name, part.cost)));
-        rows.push(row("total", self.total));
-        write!(f, "{}\nbackbone alone: {} multiply-adds", table(&rows, false), self.backbone_macs)
-    }
-}
-
-fn row(name: &str, cost: Cost) -> Vec<String> {
-    vec![
-        name.to_string(),
-        format!("{:.3} M", cost.params as f64 / 1e6),
-        cost.params.to_string(),
-        format!("{:.3} G", cost.macs as f64 / 1e9),
-        cost.macs.to_string(),
-    ]
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! The experiment files of `nas-segment`: one section per module, defaults beside the algorithm.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nas_core::config;
+use nas_core::experiment::{self, LoaderSection};
 use nas_core::one_shot::{DartsConfig, OneShotConfig};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
-use nas_core::run_dir::read_json;
-use nas_datasets::{DataConfig, LoaderConfig, Size, TrainTransform};
+use nas_datasets::{DataConfig, Size, TrainTransform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -149,50 +149,20 @@ fn default_pictures() -> usize {
 }
 
 /// A model of a comparison.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NamedModel {
-    /// Name in the table and in file names.
-    pub name: String,
-    /// The network.
-    pub model: ModelConfig,
-}
+pub type NamedModel = experiment::NamedModel<ModelConfig>;
 
 impl CompareExperiment {
-    /// The training of one model under one seed.
-    pub fn training(&self, model: &NamedModel, seed: u64) -> TrainExperiment {
+    /// The training of one model, counted in the order of the table, under one seed.
+    pub fn training_of(&self, model: usize, seed: u64) -> TrainExperiment {
         TrainExperiment {
             seed,
-            model: model.model.clone(),
+            model: self.models[model].model.clone(),
             train: self.train.clone(),
             data: self.data.clone(),
             augment: self.augment.clone(),
             loader: self.loader.clone(),
             eval: self.eval.clone(),
         }
-    }
-}
-
-/// How samples are read. None of it changes what is computed.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoaderSection {
-    /// Batches that are made ahead of the one in use.
-    pub prefetch: usize,
-    /// Megabytes of decoded images to keep in memory; 0 for none.
-    pub cache_mb: usize,
-}
-
-impl Default for LoaderSection {
-    fn default() -> Self {
-        Self { prefetch: 4, cache_mb: 1024 }
-    }
-}
-
-impl LoaderSection {
-    /// Settings of a loader of `batch_size`.
-    pub fn with(&self, batch_size: usize, threads: usize) -> LoaderConfig {
-        LoaderConfig { batch_size, threads, prefetch: self.prefetch, cache_mb: self.cache_mb }
     }
 }
 
@@ -216,37 +186,13 @@ impl Default for EvalConfig {
     }
 }
 
-impl EvalConfig {
-    /// Whether `epoch` (from 0) is followed by a validation.
-    pub fn is_due(&self, epoch: usize, last: bool) -> bool {
-        last || (self.every > 0 && (epoch + 1).is_multiple_of(self.every))
-    }
-}
-
-/// Reads an experiment file. Paths of data sets become absolute; a model's `preset` becomes the keys of the published network,
-/// which the model's other keys replace; an `arch` that names a search's `result.json` (or its run folder) becomes the
-/// architecture found there.
+/// Reads an experiment file, see [`experiment::read_table`].
 pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T> {
-    let mut table = config::read_table(path, sets)?;
-    if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
-        *root = absolute(root)?;
-    }
-    if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
-        resolve_model(model)?;
-    }
+    let mut table = experiment::read_table(path, sets, ModelConfig::preset)?;
     if let Some(search) = table.get_mut("search").and_then(Value::as_table_mut) {
         resolve_method(search)?;
     }
-    let models = table.get_mut("models").and_then(Value::as_array_mut);
-    for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
-        resolve_model(model)?;
-    }
     Ok(config::from_table(table, &path.display().to_string())?)
-}
-
-fn absolute(root: &str) -> Result<String> {
-    let path = std::path::absolute(root).with_context(|| format!("data.root = {root:?}"))?;
-    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("data.root: {path:?} is not UTF-8"))
 }
 
 fn resolve_method(search: &mut Table) -> Result<()> {
@@ -263,41 +209,10 @@ fn resolve_method(search: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn resolve_model(model: &mut Table) -> Result<()> {
-    if let Some(preset) = model.remove("preset") {
-        let Value::String(name) = &preset else { bail!("model.preset = {preset}: expected a name in quotes") };
-        let mut keys = Table::try_from(ModelConfig::preset(name)?)?;
-        keys.extend(std::mem::take(model));
-        *model = keys;
-    }
-    let Some(Value::String(arch)) = model.get_mut("arch") else { return Ok(()) };
-    if let Some(found) = searched_arch(arch)? {
-        *arch = found;
-    }
-    Ok(())
-}
-
-/// The architecture in a search's `result.json`, when `text` is the path of one or of a run folder.
-pub fn searched_arch(text: &str) -> Result<Option<String>> {
-    #[derive(Deserialize)]
-    struct SearchResult {
-        architecture: String,
-    }
-    let mut path = PathBuf::from(text);
-    if !text.contains('/') && !text.ends_with(".json") {
-        return Ok(None);
-    }
-    if path.is_dir() {
-        path.push("result.json");
-    }
-    if !path.exists() {
-        bail!("arch = {text:?}: there is no {}; has the search ended?", path.display());
-    }
-    Ok(Some(read_json::<SearchResult>(&path)?.architecture))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn write(dir: &Path, text: &str) -> PathBuf {
@@ -329,19 +244,6 @@ mod tests {
         let both = ["search.method.kind=gdas".to_string()];
         let error = load::<SearchExperiment>(&path, &both).unwrap_err().to_string();
         assert!(error.contains("search.first_order"), "{error}");
-    }
-
-    #[test]
-    fn an_architecture_comes_from_a_search_and_a_missing_search_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("result.json"), r#"{"architecture": "0-1-0-4-1-4"}"#).unwrap();
-        let model = format!("[model]\nkind = 'auto_deeplab'\nlayers = 2\narch = '{}'\n{DATA}", dir.path().display());
-        let experiment: TrainExperiment = load(&write(dir.path(), &model), &[]).unwrap();
-        let ModelConfig::AutoDeeplab(config) = experiment.model else { panic!("an Auto-DeepLab network") };
-        assert_eq!(config.arch.to_string(), "0-1-0-4-1-4");
-        let missing = ["model.arch=nowhere/result.json".to_string()];
-        let error = load::<TrainExperiment>(&dir.path().join("x.toml"), &missing).unwrap_err().to_string();
-        assert!(error.contains("nowhere/result.json"), "{error}");
     }
 
     #[test]

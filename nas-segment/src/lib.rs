@@ -13,5 +13,4 @@ pub mod miou;
 pub mod model;
 pub mod picture;
 pub mod searching;
-pub mod table;
 pub mod training;

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::cli;
+use nas_core::comparison::CompareArgs;
+use nas_core::report::{self, ReportArgs};
 use nas_segment::{commands, cost, miou};
 
 /// Search, train and compare segmentation networks
@@ -27,11 +29,16 @@ enum Command {
     Search(commands::search::SearchArgs),
     Train(commands::train::TrainArgs),
     Eval(commands::eval::EvalArgs),
-    Compare(commands::compare::CompareArgs),
+    #[command(after_help = "Example:
+  nas-segment compare --config configs/segment/camvid_compare.toml --set data.root=../shared/data/camvid \\
+      --out runs/camvid --resume")]
+    Compare(CompareArgs),
     Predict(commands::predict::PredictArgs),
     Cost(cost::CostArgs),
     Miou(miou::MiouArgs),
-    Report(commands::report::ReportArgs),
+    #[command(after_help = "Example:
+  nas-segment report runs/search")]
+    Report(ReportArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     GpuCheck(commands::gpu_check::GpuCheckArgs),
@@ -52,7 +59,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
-        Command::Report(args) => commands::report::run(args),
+        Command::Report(args) => report::run(args, &commands::CURVES, "miou"),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),

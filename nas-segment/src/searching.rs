@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
+use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::one_shot::{Objective, OneShot, Part, Problem};
 use nas_core::optim::{Named, named_parameters};
@@ -144,7 +145,7 @@ impl Job for Searching {
         self.supernet.batches = [None, None];
         let mut metrics = Metrics::new();
         let eval = &self.experiment.eval;
-        if let Some(chosen) = self.method.chosen().filter(|_| eval.is_due(epoch, last)) {
+        if let Some(chosen) = self.method.chosen().filter(|_| is_due(eval.every, epoch, last)) {
             let transform = EvalTransform::like(&self.experiment.augment, eval.resize);
             let net = |xs: &Tensor, mode| self.supernet.net.forward(xs, chosen.as_mixture(), mode);
             let scores = evaluate(&net, &self.val, &transform, eval, self.supernet.compute, || {})?;

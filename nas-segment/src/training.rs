@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
 use nas_core::cli::Compute;
+use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
 use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
@@ -134,7 +135,7 @@ impl Job for Training {
 
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
         self.batches = None;
-        if !self.experiment.eval.is_due(epoch, last) {
+        if !is_due(self.experiment.eval.every, epoch, last) {
             return Ok(Metrics::new());
         }
         let transform = EvalTransform::like(&self.experiment.augment, self.experiment.eval.resize);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{Compute, ComputeArgs, Format, print};
+use nas_core::cli::{Compute, Format, TrainedArgs, print};
 use nas_core::progress::Progress;
 use nas_core::run_dir::write_atomic;
 use nas_core::train::{all_variables, copy_into, read_tensors};
@@ -39,23 +39,6 @@ pub struct EvalArgs {
     format: Format,
 }
 
-/// Which network.
-#[derive(Clone, Debug, Args)]
-pub struct TrainedArgs {
-    /// Run folder of a training
-    #[arg(long, value_name = "DIR")]
-    pub run: PathBuf,
-    /// Weights [default: the run's last]
-    #[arg(long, value_name = "FILE")]
-    pub weights: Option<PathBuf>,
-    /// Replace a key of the run's config (data.root, eval.resize, ...); may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub sets: Vec<String>,
-    /// Where and how to compute
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-}
-
 /// A trained network.
 pub struct Trained {
     /// Holds the network's weights.
@@ -70,17 +53,14 @@ pub struct Trained {
     pub classes: Vec<String>,
 }
 
-impl TrainedArgs {
-    /// Loads the network.
-    pub fn load(&self) -> Result<(Trained, Compute)> {
-        let compute = self.compute.resolve()?;
-        let experiment: TrainExperiment = train_experiment::load(&self.run.join("config.toml"), &self.sets)?;
-        let last = || self.run.join("checkpoints/last.safetensors");
-        Ok((Trained::load(experiment, &self.weights.clone().unwrap_or_else(last), compute)?, compute))
-    }
-}
-
 impl Trained {
+    /// The network that a command is given.
+    pub fn open(args: &TrainedArgs) -> Result<(Self, Compute)> {
+        let compute = args.compute.resolve()?;
+        let experiment: TrainExperiment = train_experiment::load(&args.config(), &args.sets)?;
+        Ok((Self::load(experiment, &args.weights(), compute)?, compute))
+    }
+
     /// The network of `experiment` with the weights of a file.
     pub fn load(experiment: TrainExperiment, weights: &Path, compute: Compute) -> Result<Self> {
         let classes = experiment.data.open(Split::Val)?.classes().to_vec();
@@ -99,7 +79,7 @@ impl Trained {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let (trained, compute) = args.trained.load()?;
+    let (trained, compute) = Trained::open(&args.trained)?;
     let dataset: Arc<dyn ClassifyDataset> = trained.experiment.data.open(args.split)?;
     ConfusionMatrix::new(trained.classes.len()).matches(dataset.classes())?;
     require_sound(&*dataset, args.split.as_str())?;

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{Format, print};
+use nas_core::cli::{Format, TrainedArgs, print};
 use nas_core::nn::{Mode, channels_last};
 use nas_core::run_dir::write_atomic_with;
 use nas_core::train::{all_variables, write_tensors};
 use serde::Serialize;
 use tch::{CModule, Kind, Tensor};
 
-use super::eval::{Trained, TrainedArgs};
+use super::eval::Trained;
 
 /// Write TorchScript that PyTorch loads (FILE.pt), or the weights alone (FILE.safetensors)
 #[derive(Clone, Debug, Args)]
@@ -51,7 +51,7 @@ impl fmt::Display for ExportReport {
 
 /// Runs the command.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let (mut trained, compute) = args.trained.load()?;
+    let (mut trained, compute) = Trained::open(&args.trained)?;
     let size = trained.transform.size;
     let input = [1, 3, i64::from(size.height()), i64::from(size.width())];
     match args.out.extension().and_then(|extension| extension.to_str()) {

@@ -9,26 +9,19 @@ pub mod eval;
 pub mod export;
 mod one_shot;
 pub mod predict;
-pub mod report;
 pub mod search;
 pub mod strategies;
 pub mod train;
 pub mod trial;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use nas_core::cli;
 use nas_datasets::classify::{ClassifyDataset, check};
+
+/// Metrics that are drawn.
+pub const CURVES: [&str; 3] = ["loss", "top1", "top5"];
 
 /// Looks at every sample of a set before hours are spent on it.
 fn require_sound(dataset: &dyn ClassifyDataset, what: &str) -> Result<()> {
-    let problems = check(dataset);
-    if problems.is_empty() {
-        return Ok(());
-    }
-    const SHOWN: usize = 10;
-    let shown: Vec<String> = problems.iter().take(SHOWN).map(|problem| format!("\n  {problem}")).collect();
-    let more = match problems.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!("\n  and {more} more (`nas-classify data check` lists all)"),
-    };
-    bail!("{} of {} samples of the {what} split are broken:{}{more}", problems.len(), dataset.len(), shown.concat())
+    cli::require_sound(&check(dataset), dataset.len(), what, "nas-classify")
 }

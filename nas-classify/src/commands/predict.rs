@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use clap::Args;
 use image::RgbImage;
-use nas_core::cli::{Format, print};
+use nas_core::cli::{Format, TrainedArgs, print};
 use nas_core::progress::Progress;
 use nas_core::run_dir::write_atomic;
 use nas_datasets::classify::{ClassifyDataset, eval_batches};
@@ -16,7 +16,7 @@ use nas_datasets::{DataError, Split, image_files, read_image};
 use serde::Serialize;
 use tch::Kind;
 
-use super::eval::TrainedArgs;
+use super::eval::Trained;
 use crate::evaluation::logits;
 
 /// Write the most probable classes of images as CSV
@@ -100,7 +100,7 @@ impl ClassifyDataset for Files {
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
     ensure!(args.top > 0, "--top 0: at least one class");
-    let (trained, compute) = args.trained.load()?;
+    let (trained, compute) = Trained::open(&args.trained)?;
     let dataset: Arc<dyn ClassifyDataset> = match args.split {
         Some(split) => trained.experiment.data.open(split)?,
         None => Arc::new(Files { paths: image_files(&args.images)?, classes: trained.classes.clone() }),

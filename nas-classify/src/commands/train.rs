@@ -14,7 +14,7 @@ use nas_core::train::{self, LoopConfig};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
-use super::require_sound;
+use super::{CURVES, require_sound};
 use crate::metric::Scores;
 use crate::train_experiment::{self, TrainExperiment};
 use crate::training::{Stopped, Training};
@@ -97,7 +97,7 @@ pub fn train(dir: &RunDir, experiment: TrainExperiment, compute: Compute) -> Res
         images_per_sec: summary.images_per_sec,
         run: dir.root().display().to_string(),
     };
-    draw_curves(dir.root(), &read_metrics(dir.root())?, &["loss", "top1", "top5"])?;
+    draw_curves(dir.root(), &read_metrics(dir.root())?, &CURVES)?;
     dir.finish(&result)?;
     Ok(result)
 }

@@ -1,11 +1,11 @@
 //! `nas-segment eval`: scores of a trained network on a split.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{Compute, ComputeArgs, Format, print};
+use nas_core::cli::{self, Compute, Format, print};
 use nas_core::progress::Progress;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use nas_datasets::{EvalTransform, SegDataset, Split};
@@ -32,21 +32,11 @@ pub struct EvalArgs {
 /// Which network and which images.
 #[derive(Clone, Debug, Args)]
 pub struct TrainedArgs {
-    /// Run folder of a training
-    #[arg(long, value_name = "DIR")]
-    pub run: PathBuf,
-    /// Weights [default: the run's last]
-    #[arg(long, value_name = "FILE")]
-    pub weights: Option<PathBuf>,
-    /// Replace a key of the run's config (data.root, eval.scales, ...); may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub sets: Vec<String>,
+    #[command(flatten)]
+    trained: cli::TrainedArgs,
     /// train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     pub split: Split,
-    /// Where and how to compute
-    #[command(flatten)]
-    pub compute: ComputeArgs,
 }
 
 /// A trained network with the images it is asked about.
@@ -66,11 +56,11 @@ pub struct Trained {
 impl TrainedArgs {
     /// Loads the network and opens the split.
     pub fn load(&self) -> Result<(Trained, Compute)> {
-        let compute = self.compute.resolve()?;
-        let experiment: TrainExperiment = experiment::load(&self.run.join("config.toml"), &self.sets)?;
-        let dataset = experiment.data.open(self.split)?;
-        let last = || self.run.join("checkpoints/last.safetensors");
-        Ok((Trained::load(experiment, dataset, &self.weights.clone().unwrap_or_else(last), compute)?, compute))
+        let Self { trained, split } = self;
+        let compute = trained.compute.resolve()?;
+        let experiment: TrainExperiment = experiment::load(&trained.config(), &trained.sets)?;
+        let dataset = experiment.data.open(*split)?;
+        Ok((Trained::load(experiment, dataset, &trained.weights(), compute)?, compute))
     }
 }
 

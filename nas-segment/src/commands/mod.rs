@@ -6,27 +6,27 @@ pub mod data;
 pub mod eval;
 pub mod gpu_check;
 pub mod predict;
-pub mod report;
 pub mod search;
 pub mod train;
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use nas_core::cli;
+use nas_core::report::{draw_curves, read_metrics};
 use nas_datasets::{SegDataset, check};
+
+/// Metrics that are drawn.
+pub const CURVES: [&str; 3] = ["loss", "miou", "pixel_acc"];
+
+/// Draws the curves of a run that ended.
+fn draw_run(run: &Path) -> Result<()> {
+    draw_curves(run, &read_metrics(run)?, &CURVES).map(drop)
+}
 
 /// Looks at every sample of a set before hours are spent on it.
 fn require_sound(dataset: &dyn SegDataset, what: &str) -> Result<()> {
-    let problems = check(dataset);
-    if problems.is_empty() {
-        return Ok(());
-    }
-    const SHOWN: usize = 10;
-    let shown: Vec<String> = problems.iter().take(SHOWN).map(|problem| format!("\n  {problem}")).collect();
-    let more = problems.len().saturating_sub(SHOWN);
-    let more =
-        if more > 0 { format!("\n  and {more} more (`nas-segment data check` lists all)") } else { String::new() };
-    bail!("{} of {} samples of the {what} split are broken:{}{more}", problems.len(), dataset.len(), shown.concat())
+    cli::require_sound(&check(dataset), dataset.len(), what, "nas-segment")
 }
 
 fn write_png<P, C>(path: &Path, picture: &image::ImageBuffer<P, C>) -> Result<()>

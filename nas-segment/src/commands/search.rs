@@ -11,9 +11,8 @@ use nas_core::train::{self, Metrics, write_tensors};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
-use super::report::draw_run;
-use super::require_sound;
 use super::train::loop_config;
+use super::{draw_run, require_sound};
 use crate::auto_deeplab::{AutoDeepLabSpace, Genotype};
 use crate::experiment::{self, SearchExperiment};
 use crate::searching::Searching;

@@ -12,8 +12,7 @@ use nas_core::train::{self, LoopConfig};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
-use super::report::draw_run;
-use super::require_sound;
+use super::{draw_run, require_sound};
 use crate::experiment::{self, TrainExperiment};
 use crate::metric::Scores;
 use crate::training::Training;
