@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cli::ComputeArgs;
+use crate::executor::die_with_parent;
 use crate::interrupt::{self, Interrupted};
 use crate::progress::Progress;
 use crate::run_dir::{RunDir, read_result, write_atomic};
@@ -107,6 +108,7 @@ impl Children<'_> {
         command.args(["--device", &self.compute.device.to_string(), "--threads", &self.threads.to_string()]);
         command.args(self.compute.amp.then_some("--amp"));
         command.env("OMP_WAIT_POLICY", "passive").stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
+        die_with_parent(&mut command);
         let child = command.spawn().with_context(|| format!("cannot start the training {name}"))?;
         Ok(Running { name, child })
     }

@@ -10,6 +10,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -20,6 +22,19 @@ use serde::de::DeserializeOwned;
 pub struct RunDir {
     root: PathBuf,
     _lock: File,
+}
+
+/// Whether the lock could be had. A process that was killed a moment ago, or the child of one, may still be ending.
+fn acquire(lock: &File) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let started = Instant::now();
+    while lock.try_lock().is_err() {
+        if started.elapsed() > PATIENCE {
+            return false;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    true
 }
 
 impl RunDir {
@@ -33,7 +48,7 @@ impl RunDir {
         let lock_path = root.join(".lock");
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
         let lock = lock.with_context(|| format!("{}: cannot open", lock_path.display()))?;
-        if lock.try_lock().is_err() {
+        if !acquire(&lock) {
             bail!("{}: another process is working in this run folder", root.display());
         }
         let dir = Self { root: root.to_path_buf(), _lock: lock };

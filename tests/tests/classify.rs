@@ -112,7 +112,7 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
     let models = [model("conv", "3-0-3-1-0-1"), model("pool", "4-4-4-4-4-4")].concat();
     fs::write(&path, format!("seeds = [0, 1]\n{models}{recipe}")).unwrap();
     let out = temp.path().join("run");
-    let more = ["--workers", "1", "--set", "train.epochs=2"];
+    let more = ["--workers", "1", "--set", "train.epochs=1"];
     let all = [args("compare", path.to_str().unwrap(), &out), more.to_vec()].concat();
     run_with_kills(&all);
     let table: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&all)).unwrap();
