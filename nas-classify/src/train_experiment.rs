@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use nas_core::estimator::learning_curve::EarlyStop;
+use anyhow::{Result, bail};
+use nas_core::estimator::learning_curve::EarlyStopConfig;
 use nas_core::experiment::{self, LoaderSection};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
@@ -62,19 +62,6 @@ pub struct TrainConfig {
     pub early_stop: Option<EarlyStopConfig>,
 }
 
-/// `[train.early_stop]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EarlyStopConfig {
-    /// The final top-1 accuracy that is to be beaten, a fraction. Without it no run is stopped: the trials of a search are
-    /// given theirs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub best: Option<f64>,
-    /// When to look and how to extrapolate.
-    #[serde(default)]
-    pub rule: EarlyStop,
-}
-
 impl Default for TrainConfig {
     fn default() -> Self {
         let sgd = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 5e-4, nesterov: true };
@@ -107,17 +94,8 @@ impl TrainExperiment {
         if !(*aux_weight >= 0.0 && aux_weight.is_finite()) {
             bail!("train.aux_weight = {aux_weight}; expected 0 or more");
         }
-        if let Some(EarlyStopConfig { best, rule }) = early_stop {
-            rule.validate().context("train.early_stop.rule")?;
-            if let Some(best) = best.filter(|best| !(0.0..=1.0).contains(best)) {
-                bail!("train.early_stop.best = {best}; expected a fraction of 0..=1");
-            }
-            if self.eval.every != 1 {
-                bail!(
-                    "train.early_stop needs a validation after every epoch: eval.every = {}, expected 1",
-                    self.eval.every
-                );
-            }
+        if let Some(early_stop) = early_stop {
+            early_stop.check(self.eval.every)?;
         }
         Ok(())
     }

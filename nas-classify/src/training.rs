@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nas_core::cli::Compute;
-use nas_core::estimator::learning_curve::Decision;
+use nas_core::estimator::learning_curve::{Curve, Stopped};
 use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
@@ -13,7 +13,6 @@ use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into, scalar};
 use nas_datasets::classify::{ClassifyBatch, ClassifyDataset, ClassifyEvalTransform, Images, train_loader};
 use nas_datasets::{DataError, Split, TrainLoader, rng};
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
 
@@ -21,21 +20,12 @@ use crate::evaluation::evaluate;
 use crate::loss::cross_entropy;
 use crate::metric::{ConfusionMatrix, Scores};
 use crate::model::Classifier;
-use crate::train_experiment::TrainExperiment;
+use crate::train_experiment::{TrainConfig, TrainExperiment};
 
 type Batches = Box<dyn Iterator<Item = Result<ClassifyBatch, DataError>>>;
 
 /// Prefix of the trained weights in a checkpoint whose plain names hold their average.
 const RAW: &str = "raw/";
-
-/// A run that ended before its end.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stopped {
-    /// Epochs that were trained.
-    pub epochs: usize,
-    /// Estimated probability that the run would have beaten the best.
-    pub probability: f64,
-}
 
 /// A network in training.
 pub struct Training {
@@ -50,10 +40,9 @@ pub struct Training {
     loader: TrainLoader<Images>,
     batches: Option<Batches>,
     val: Arc<dyn ClassifyDataset>,
-    /// Top-1 accuracy after every validated epoch.
-    curve: Vec<f64>,
     scores: Option<Scores>,
-    stopped: Option<Stopped>,
+    /// Top-1 accuracy after every validated epoch.
+    curve: Curve,
 }
 
 impl Training {
@@ -81,9 +70,8 @@ impl Training {
             loader,
             batches: None,
             val,
-            curve: Vec::new(),
             scores: None,
-            stopped: None,
+            curve: Curve::default(),
         })
     }
 
@@ -94,7 +82,7 @@ impl Training {
 
     /// Why and when the run ended early, if it did.
     pub fn stopped(&self) -> Option<Stopped> {
-        self.stopped
+        self.curve.stopped()
     }
 
     /// The network.
@@ -127,16 +115,6 @@ impl Training {
                 let _ = average.g_mul_scalar_(decay).g_add_(&(variable * (1.0 - decay)));
             }
         });
-    }
-
-    fn decide(&mut self, epoch: usize) -> Result<()> {
-        let Some(config) = &self.experiment.train.early_stop else { return Ok(()) };
-        let mut rng = rng::stream(self.experiment.seed, "early_stop", epoch as u64);
-        let decision = config.rule.decide(&self.curve, self.experiment.train.epochs, config.best, &mut rng)?;
-        if let Decision::Stop { probability } = decision {
-            self.stopped = Some(Stopped { epochs: epoch + 1, probability });
-        }
-        Ok(())
     }
 }
 
@@ -196,17 +174,17 @@ impl Job for Training {
         let scores = self.validate()?.scores(self.val.classes());
         metrics.insert("top1".into(), json!(scores.top1));
         metrics.insert("top5".into(), json!(scores.top5));
-        self.curve.push(scores.top1);
+        let TrainConfig { epochs, early_stop, .. } = &self.experiment.train;
+        self.curve.record(scores.top1, early_stop.as_ref(), (epoch, *epochs), self.experiment.seed)?;
         self.scores = Some(scores);
-        self.decide(epoch)?;
-        if let Some(Stopped { probability, .. }) = self.stopped {
+        if let Some(Stopped { probability, .. }) = self.curve.stopped() {
             metrics.insert("stopped_at_probability".into(), json!(probability));
         }
         Ok(metrics)
     }
 
     fn is_done(&self) -> bool {
-        self.stopped.is_some()
+        self.curve.stopped().is_some()
     }
 
     fn best_metric(&self) -> &'static str {
@@ -226,9 +204,7 @@ impl Job for Training {
         if self.averages.is_some() {
             tensors.extend(all_variables(&self.vs).into_iter().map(|(name, tensor)| (format!("{RAW}{name}"), tensor)));
         }
-        let json =
-            json!({ "scaler": self.scaler, "curve": self.curve, "scores": self.scores, "stopped": self.stopped });
-        (tensors, json)
+        (tensors, json!({ "scaler": self.scaler, "curve": self.curve, "scores": self.scores }))
     }
 
     fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
@@ -246,7 +222,6 @@ impl Job for Training {
         self.scaler = serde_json::from_value(json["scaler"].take())?;
         self.curve = serde_json::from_value(json["curve"].take())?;
         self.scores = serde_json::from_value(json["scores"].take())?;
-        self.stopped = serde_json::from_value(json["stopped"].take())?;
         Ok(())
     }
 }

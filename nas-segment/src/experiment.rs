@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use nas_core::config;
+use nas_core::estimator::learning_curve::EarlyStopConfig;
 use nas_core::experiment::{self, LoaderSection};
 use nas_core::one_shot::{DartsConfig, OneShotConfig};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
@@ -101,6 +102,9 @@ pub struct TrainConfig {
     pub grad_clip: f64,
     /// Weight of each class in the loss; empty for 1.
     pub class_weights: Vec<f64>,
+    /// Ends the run before its end where it will hardly beat the best mIOU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
 }
 
 impl Default for TrainConfig {
@@ -113,6 +117,7 @@ impl Default for TrainConfig {
             schedule: Schedule { warmup_steps: 0, decay: Decay::Poly { power: 0.9 } },
             grad_clip: 0.0,
             class_weights: Vec::new(),
+            early_stop: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
 use nas_core::cli::Compute;
+use nas_core::estimator::learning_curve::{Curve, Stopped};
 use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use tch::{Kind, Tensor, nn::VarStore};
 
 use crate::evaluation::evaluate;
-use crate::experiment::TrainExperiment;
+use crate::experiment::{TrainConfig, TrainExperiment};
 use crate::loss::cross_entropy;
 use crate::metric::Scores;
 use crate::model::SegNet;
@@ -36,11 +37,16 @@ pub struct Training {
     batches: Option<Batches>,
     val: Arc<dyn SegDataset>,
     scores: Option<Scores>,
+    /// mIOU after every validated epoch.
+    curve: Curve,
 }
 
 impl Training {
     /// Builds the network with the seed's initial weights and opens both splits.
     pub fn new(experiment: TrainExperiment, compute: Compute) -> Result<Self> {
+        if let Some(early_stop) = &experiment.train.early_stop {
+            early_stop.check(experiment.eval.every)?;
+        }
         let train = experiment.data.open(Split::Train)?;
         let val = experiment.data.open(Split::Val)?;
         let (vs, net) = new_network(&experiment, val.classes().len(), compute)?;
@@ -63,12 +69,18 @@ impl Training {
             batches: None,
             val,
             scores: None,
+            curve: Curve::default(),
         })
     }
 
     /// The scores of the last validation.
     pub fn scores(&self) -> Option<&Scores> {
         self.scores.as_ref()
+    }
+
+    /// Why and when the run ended early, if it did.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.curve.stopped()
     }
 
     /// The network.
@@ -141,9 +153,18 @@ impl Job for Training {
         let transform = EvalTransform::like(&self.experiment.augment, self.experiment.eval.resize);
         let net = |xs: &Tensor, mode| self.net.forward(xs, mode);
         let scores = evaluate(&net, &self.val, &transform, &self.experiment.eval, self.compute, || {})?;
-        let metrics = val_metrics(&scores);
+        let mut metrics = val_metrics(&scores);
+        let TrainConfig { epochs, early_stop, .. } = &self.experiment.train;
+        self.curve.record(scores.miou, early_stop.as_ref(), (epoch, *epochs), self.experiment.seed)?;
         self.scores = Some(scores);
+        if let Some(Stopped { probability, .. }) = self.curve.stopped() {
+            metrics.insert("stopped_at_probability".into(), json!(probability));
+        }
         Ok(metrics)
+    }
+
+    fn is_done(&self) -> bool {
+        self.curve.stopped().is_some()
     }
 
     fn best_metric(&self) -> &'static str {
@@ -155,13 +176,14 @@ impl Job for Training {
     }
 
     fn extra_state(&self) -> (Vec<Named>, Value) {
-        (self.optimizer.state(), json!({ "scaler": self.scaler, "scores": self.scores }))
+        (self.optimizer.state(), json!({ "scaler": self.scaler, "curve": self.curve, "scores": self.scores }))
     }
 
     fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
         copy_into(&self.model(), &tensors)?;
         self.optimizer.load_state(&tensors);
         self.scaler = serde_json::from_value(json["scaler"].take())?;
+        self.curve = serde_json::from_value(json["curve"].take())?;
         self.scores = serde_json::from_value(json["scores"].take())?;
         Ok(())
     }

@@ -1,8 +1,13 @@
 //! Harness of the tests that need the binaries: builds them once, runs them, shows what they printed when a test fails.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use tch::Tensor;
 
 /// A binary of the workspace, built in the profile of the running test.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,26 @@ impl Tool {
         String::from_utf8(stdout).expect("reports are UTF-8")
     }
 
+    /// Runs the tool, killing it by SIGKILL a little later each time, until one process reaches the end. Returns the number of
+    /// kills.
+    pub fn run_with_kills(self, args: &[&str]) -> usize {
+        for kills in 0.. {
+            let mut child =
+                self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
+            let deadline = Instant::now() + Duration::from_millis(400 + 300 * kills as u64);
+            let ended = |child: &mut Child| child.try_wait().expect("the child is ours");
+            while ended(&mut child).is_none() && Instant::now() < deadline {
+                sleep(Duration::from_millis(5));
+            }
+            if let Some(status) = ended(&mut child) {
+                assert!(status.success(), "{} {args:?} failed after {kills} kills", self.0);
+                return kills;
+            }
+            child.kill().and_then(|()| child.wait()).expect("the child is ours");
+        }
+        unreachable!("the loop has no end")
+    }
+
     /// Runs the tool, which must fail with exit code 1; returns its stderr.
     pub fn fail(self, args: &[&str]) -> String {
         let Output { status, stderr, .. } = self.command(args).output().expect("the tool runs");
@@ -66,6 +91,30 @@ pub fn data(name: &str) -> Option<PathBuf> {
         eprintln!("skipped: NAS_DATA has no {name}");
     }
     path
+}
+
+/// Asserts that `file` has the same bytes in two run folders.
+pub fn assert_same_file(a: &Path, b: &Path, file: &str) {
+    let read =
+        |run: &Path| fs::read(run.join(file)).unwrap_or_else(|error| panic!("{}/{file}: {error}", run.display()));
+    assert!(read(a) == read(b), "{file} differs");
+}
+
+/// Asserts that the last checkpoints of two run folders hold the same bits; returns the names of their tensors.
+pub fn assert_same_weights(a: &Path, b: &Path) -> Vec<String> {
+    let weights = |run: &Path| {
+        let mut tensors = Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).expect("a checkpoint");
+        // The loop's own state holds seconds, which no two runs share.
+        tensors.retain(|(name, _)| name != "loop_state.json");
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    };
+    let (a, b) = (weights(a), weights(b));
+    assert_eq!(a.len(), b.len());
+    for ((name, a), (other, b)) in a.iter().zip(&b) {
+        assert!(name == other && a.equal(b), "{name} differs");
+    }
+    a.into_iter().map(|(name, _)| name).collect()
 }
 
 /// The workspace's folder.

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nas_tests::SEGMENT;
+use nas_tests::{SEGMENT, assert_same_file, assert_same_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
 const TRAIN: &str = "tests/configs/tiny_train.toml";
@@ -16,51 +16,16 @@ fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
     vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
 }
 
-/// Runs a job, killing it by SIGKILL a little later each time, until one process reaches the end.
-fn run_with_kills(job: &str, config: &str, out: &Path) -> usize {
-    let mut kills = 0;
-    loop {
-        let mut child =
-            SEGMENT.command(&args(job, config, out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
-        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            sleep(Duration::from_millis(5));
-        }
-        match child.try_wait().unwrap() {
-            Some(status) => {
-                assert!(status.success(), "{job} failed after {kills} kills");
-                return kills;
-            }
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                kills += 1;
-            }
-        }
-    }
-}
-
 fn killed_equals_straight(job: &str, config: &str) {
     let temp = tempfile::tempdir().unwrap();
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
     SEGMENT.succeed(&args(job, config, &straight));
-    let kills = run_with_kills(job, config, &killed);
+    let kills = SEGMENT.run_with_kills(&args(job, config, &killed));
     assert!(kills >= 2, "the job is too short to be killed: {kills} kills");
     for file in ["metrics.jsonl", "checkpoints/best.safetensors"] {
-        assert!(fs::read(straight.join(file)).unwrap() == fs::read(killed.join(file)).unwrap(), "{file} differs");
+        assert_same_file(&straight, &killed, file);
     }
-    let weights = |run: &Path| {
-        let mut tensors = tch::Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).unwrap();
-        // The loop's own state holds seconds, which no two runs share.
-        tensors.retain(|(name, _)| name != "loop_state.json");
-        tensors.sort_by(|a, b| a.0.cmp(&b.0));
-        tensors
-    };
-    let (a, b) = (weights(&straight), weights(&killed));
-    assert_eq!(a.len(), b.len());
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        assert!(a.equal(b), "{name} differs");
-    }
+    assert_same_weights(&straight, &killed);
 }
 
 #[test]
@@ -78,7 +43,7 @@ fn a_signal_saves_the_step_and_a_second_process_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("run");
     // Long enough to be still at work when the second process has been refused.
-    let args = [args("train", TRAIN, &out), vec!["--set", "train.epochs=20"]].concat();
+    let args = [args("train", TRAIN, &out), vec!["--set", "train.epochs=40"]].concat();
     let mut first = SEGMENT.command(&args).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while !out.join("checkpoints/last.safetensors").exists() {
@@ -93,6 +58,19 @@ fn a_signal_saves_the_step_and_a_second_process_is_refused() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("--resume"), "{stderr}");
     SEGMENT.succeed(&args);
+}
+
+#[test]
+fn a_training_that_cannot_beat_the_best_ends_early_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let stop = "train.early_stop={best=1.0,rule={every=2,min_epochs=4}}";
+    let more = ["--set", stop, "--set", "train.optimizer.lr=1e-6", "--set", "eval.every=1", "--set", "train.epochs=12"];
+    let result = SEGMENT.succeed(&[args("train", TRAIN, &out), more.to_vec()].concat());
+    let result: serde_json::Value = serde_json::from_str(&result).unwrap();
+    let epochs = result["stopped"]["epochs"].as_u64().unwrap();
+    assert!((4..12).contains(&epochs), "{result}");
+    assert_eq!(fs::read_to_string(out.join("metrics.jsonl")).unwrap().lines().count() as u64, epochs);
 }
 
 #[test]

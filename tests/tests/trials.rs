@@ -3,13 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use nas_core::trial::{Outcome, Record};
 use nas_core::trial_store;
-use nas_tests::{CLASSIFY, data};
+use nas_tests::{CLASSIFY, assert_same_file, data};
 
 /// A search whose trials are a shell script.
 fn config(folder: &Path, num_trials: u64, script: &str) -> String {
@@ -31,22 +29,54 @@ fn args<'a>(config: &'a str, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&fixed[..], more].concat()
 }
 
-/// Runs a search, killing it by SIGKILL again and again, until one process reaches the end.
-fn run_with_kills(args: &[&str]) -> usize {
-    for kills in 0.. {
-        let mut child = CLASSIFY.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_millis(900 + 200 * kills as u64);
-        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            sleep(Duration::from_millis(5));
+/// A folder on a disk of its own.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None where this process must not mount.
+    fn of_kibibytes(size: u32) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}k"), "tmpfs"]).arg(dir.path()).stderr(Stdio::null());
+        let mounted = mount.status().is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: no right to mount a disk");
         }
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "the search failed after {kills} kills");
-            return kills;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        mounted.then(|| Self(dir))
     }
-    unreachable!("the loop has no end")
+
+    fn grow(&self, size: u32) {
+        let option = format!("remount,size={size}k");
+        assert!(Command::new("mount").args(["-o", &option]).arg(self.0.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // What cannot be unmounted stays until the next start of the machine.
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_a_search_with_a_message_and_more_room_lets_it_go_on() {
+    let Some(table) = data("nasbench201/nasbench201.csv.gz") else { return };
+    let Some(disk) = SmallDisk::of_kibibytes(100) else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let table = format!("evaluator.path={}", table.display());
+    let search = |out: &Path| {
+        let config = "configs/classify/nasbench201_regularized_evolution.toml";
+        let args = args(config, out, &["--set", &table, "--set", "num_trials=1000"]);
+        args.into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    let (straight, full) = (search(&temp.path().join("run")), search(&disk.0.path().join("run")));
+    let [straight, full] = [&straight, &full].map(|args| args.iter().map(String::as_str).collect::<Vec<_>>());
+    let stderr = CLASSIFY.fail(&full);
+    assert!(stderr.contains("trials.jsonl: cannot write: No space left"), "{stderr}");
+    disk.grow(10_000);
+    CLASSIFY.succeed(&full);
+    CLASSIFY.succeed(&straight);
+    assert_same_file(&temp.path().join("run"), &disk.0.path().join("run"), "trials.jsonl");
 }
 
 #[test]
@@ -55,7 +85,7 @@ fn a_killed_search_writes_the_same_log() {
     let config = config(temp.path(), 40, SLOW);
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
     CLASSIFY.succeed(&args(&config, &straight, &[]));
-    let kills = run_with_kills(&args(&config, &killed, &[]));
+    let kills = CLASSIFY.run_with_kills(&args(&config, &killed, &[]));
     assert!(kills >= 1, "the search is too short to be killed");
     let log = |run: &Path| fs::read_to_string(run.join("trials.jsonl")).unwrap();
     assert_eq!(log(&straight).lines().count(), 40);
@@ -71,7 +101,7 @@ fn with_workers_every_trial_runs_once() {
     let temp = tempfile::tempdir().unwrap();
     let config = config(temp.path(), 16, SLOW);
     let out = temp.path().join("run");
-    run_with_kills(&args(&config, &out, &["--workers", "2"]));
+    CLASSIFY.run_with_kills(&args(&config, &out, &["--workers", "2"]));
     let records = trial_store::read(&out.join("trials.jsonl")).unwrap();
     let ids: BTreeSet<u64> = records.iter().map(|record| record.trial.id).collect();
     assert_eq!((records.len(), ids), (16, (0..16).collect()));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
+use nas_core::estimator::learning_curve::Stopped;
 use nas_core::nn::Shape;
 use nas_core::report::{draw_curves, read_metrics};
 use nas_core::run_dir::{RunDir, write_atomic};
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{CURVES, require_sound};
 use crate::metric::Scores;
 use crate::train_experiment::{self, TrainExperiment};
-use crate::training::{Stopped, Training};
+use crate::training::Training;
 
 /// Train a searched architecture, a preset or a baseline
 #[derive(Clone, Debug, Args)]
@@ -53,9 +54,7 @@ pub struct TrainResult {
 impl fmt::Display for TrainResult {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "{}", self.scores)?;
-        if let Some(Stopped { epochs, probability }) = self.stopped {
-            writeln!(f, "stopped after {epochs} epochs: it would beat the best with probability {probability:.3}")?;
-        }
+        self.stopped.iter().try_for_each(|stopped| writeln!(f, "{stopped}"))?;
         write!(f, "trained in {:.0} s at {:.1} images/s; {}", self.train_secs, self.images_per_sec, self.run)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
+use nas_core::estimator::learning_curve::Stopped;
 use nas_core::run_dir::RunDir;
 use nas_core::space::Cost;
 use nas_core::train::{self, LoopConfig};
@@ -37,6 +38,9 @@ pub struct TrainResult {
     pub scores: Scores,
     /// Parameters, and multiply-adds at the crop size.
     pub cost: Cost,
+    /// Where the run ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
     /// Seconds in optimisation steps.
     pub train_secs: f64,
     /// Images per second of those.
@@ -48,6 +52,7 @@ pub struct TrainResult {
 impl fmt::Display for TrainResult {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "{}", self.scores)?;
+        self.stopped.iter().try_for_each(|stopped| writeln!(f, "{stopped}"))?;
         write!(f, "trained in {:.0} s at {:.1} images/s; {}", self.train_secs, self.images_per_sec, self.run)
     }
 }
@@ -73,6 +78,7 @@ fn train(dir: &RunDir, experiment: TrainExperiment, compute: Compute) -> Result<
     let result = TrainResult {
         scores: training.scores().expect("the last epoch validates").clone(),
         cost: training.net().cost((crop.height().into(), crop.width().into())),
+        stopped: training.stopped(),
         train_secs: summary.train_secs,
         images_per_sec: summary.images_per_sec,
         run: dir.root().display().to_string(),

@@ -11,10 +11,12 @@ mod mcmc;
 mod prediction;
 #[cfg(test)]
 mod tests;
+mod training;
 
 pub use early_stop::{Decision, EarlyStop, EarlyStopReport};
 pub use families::{Family, MAX_PARAMS, Params};
 pub use prediction::Prediction;
+pub use training::{Curve, EarlyStopConfig, Stopped};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
