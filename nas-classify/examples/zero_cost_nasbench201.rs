@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use nas_classify::model::{ModelConfig, NasBench201Model};
 use nas_classify::nasbench201::{NetworkConfig, Table};
 use nas_classify::zero_cost::Candidate;
 use nas_core::arch::Architecture;
@@ -91,8 +92,9 @@ impl Sample {
             proxies.iter().map(|proxy| (proxy.name(), (Vec::new(), Vec::new(), 0.0))).collect();
         for (i, (arch, accuracy)) in self.rows.iter().enumerate() {
             tch::manual_seed(rng::torch_seed(self.seed, "init", i as u64));
-            let candidate =
-                Candidate::new(&NetworkConfig::default(), arch, Shape::new(3, 32, 32)).expect("a row of the table");
+            let NetworkConfig { channels, cells, num_classes } = NetworkConfig::default();
+            let model = ModelConfig::Nasbench201(NasBench201Model { arch: arch.clone(), channels, cells });
+            let candidate = Candidate::new(&model, num_classes, Shape::new(3, 32, 32)).expect("a row of the table");
             let mut line = format!("{} {} {accuracy}", i + 1, arch);
             for proxy in proxies {
                 let (estimates, truth, secs) = found.get_mut(proxy.name()).expect("one entry per proxy");

@@ -1,6 +1,5 @@
 //! `[sections]` of an experiment file of `nas-classify search`.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::nasbench201::Table;
 use crate::search_net::SpaceConfig;
 use crate::trial_training::{self, TrainEvaluator};
-use crate::zero_cost::{LATENCY, ZeroCostConfig};
+use crate::zero_cost::{ZeroCost, ZeroCostConfig};
 
 /// A search by trials.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -180,12 +179,10 @@ pub enum Evaluator {
     },
     /// See [`EvaluatorConfig::ZeroCost`].
     ZeroCost {
-        /// Proxies and networks.
-        config: ZeroCostConfig,
+        /// The proxies.
+        proxies: Box<ZeroCost>,
         /// Names of the metrics.
         metrics: Vec<String>,
-        /// Seed of the run.
-        seed: u64,
     },
     /// See [`PredictorSection`].
     Predicted {
@@ -250,17 +247,12 @@ impl Evaluator {
 
     /// Opens what an `[evaluator]` of the experiment names.
     pub fn open(config: &EvaluatorConfig, experiment: &SearchExperiment) -> Result<Self> {
-        let on_nasbench201 = |evaluator: &str| {
-            let is = matches!(experiment.space, SpaceConfig::Nasbench201(_));
-            ensure!(
-                is,
-                "evaluator.kind = {evaluator} serves space.kind = nasbench201 only; table and zero_cost do not know others"
-            );
-            Ok(())
-        };
         match config {
             EvaluatorConfig::Table { path, cost } => {
-                on_nasbench201("table")?;
+                ensure!(
+                    matches!(experiment.space, SpaceConfig::Nasbench201(_)),
+                    "evaluator.kind = \"table\": a table is of space.kind = \"nasbench201\""
+                );
                 let table = Table::read(path)?;
                 let cost = cost.iter().map(|name| table.column(name)).collect::<Result<_>>();
                 let cost = cost.context("evaluator.cost")?;
@@ -273,13 +265,9 @@ impl Evaluator {
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed })
             }
             EvaluatorConfig::ZeroCost(config) => {
-                on_nasbench201("zero_cost")?;
-                config.check()?;
-                let names = config.proxies.iter().map(|proxy| proxy.name()).chain(["params", "macs"]);
-                let names = names.chain(config.latency.then_some(LATENCY));
-                let metrics: BTreeSet<String> = names.map(String::from).collect();
-                let (config, seed) = (config.clone(), experiment.seed);
-                Ok(Self::ZeroCost { config, metrics: metrics.into_iter().collect(), seed })
+                let proxies = ZeroCost::new(config, &experiment.space, experiment.seed)?;
+                let metrics = proxies.metrics().into_iter().collect();
+                Ok(Self::ZeroCost { proxies: Box::new(proxies), metrics })
             }
             EvaluatorConfig::Train(config) => {
                 experiment.budget.check()?;
@@ -316,7 +304,7 @@ impl Evaluator {
                 cost.iter().map(|column| (table.columns()[*column].clone(), table.get(arch, *column))).collect()
             }
             Self::Command { .. } => Values::new(),
-            Self::ZeroCost { config, .. } => config.cost(arch),
+            Self::ZeroCost { proxies, .. } => proxies.cost(arch).expect("an architecture of the space"),
             Self::Predicted { inner, .. } => inner.cost(arch),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
             Self::Train { space, config, budget, .. } => {
@@ -333,7 +321,7 @@ impl Evaluator {
                 Ok(names.map(|(column, name)| (name.clone(), table.get(&trial.arch, column))).collect())
             }
             Self::Command { space, command, metrics, seed } => run_program(command, metrics, space, *seed, trial),
-            Self::ZeroCost { config, seed, .. } => config.evaluate(&trial.arch, *seed),
+            Self::ZeroCost { proxies, .. } => proxies.evaluate(&trial.arch),
             Self::Predicted { space, predictor, inner } => {
                 let mut values = inner.cost(&trial.arch);
                 values.insert(PREDICTED.into(), predictor.predict(&*space.build()?, &trial.arch));

@@ -28,6 +28,9 @@ pub trait Classifier: fmt::Debug {
     /// Logits of images `[B, 3, H, W]`.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Logits;
 
+    /// The last feature map `[B, C, H', W']` of images `[B, 3, H, W]`, before pooling and classifier.
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor;
+
     /// Cost of every part on an image of `input`, from input to output, without what is used in training only.
     fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)>;
 
@@ -251,6 +254,10 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
 impl Classifier for Network {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
         Logits { main: self.forward(xs, mode), aux: None }
+    }
+
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.trunk.last(xs, mode)
     }
 
     fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {

@@ -124,8 +124,11 @@ impl BackboneClassifier {
 
 impl Classifier for BackboneClassifier {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
-        let features = self.backbone.features(xs, mode);
-        Logits { main: self.classifier.forward(&pixel_mean(&features[features.len() - 1])), aux: None }
+        Logits { main: self.classifier.forward(&pixel_mean(&self.features(xs, mode))), aux: None }
+    }
+
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.backbone.features(xs, mode).pop().expect("a backbone has a last map")
     }
 
     fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {

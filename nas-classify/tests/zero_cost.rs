@@ -2,11 +2,14 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use nas_classify::model::{ModelConfig, NasBench201Model};
 use nas_classify::nasbench201::NetworkConfig;
-use nas_classify::zero_cost::Candidate;
+use nas_classify::search_net::SpaceConfig;
+use nas_classify::zero_cost::{Candidate, ZeroCost, ZeroCostConfig};
 use nas_core::arch::Architecture;
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
 use nas_core::nn::Shape;
+use nas_datasets::rng::stream;
 use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -15,7 +18,9 @@ use tch::{Device, Kind, Tensor};
 static GENERATOR: Mutex<()> = Mutex::new(());
 
 fn candidate(config: &NetworkConfig, choices: [u16; 6], input: Shape) -> Candidate {
-    Candidate::new(config, &Architecture::new(choices.to_vec()), input).unwrap()
+    let NetworkConfig { channels, cells, num_classes } = *config;
+    let model = NasBench201Model { arch: Architecture::new(choices.to_vec()), channels, cells };
+    Candidate::new(&ModelConfig::Nasbench201(model), num_classes, input).unwrap()
 }
 
 /// The formula of zero_cost.py.
@@ -115,4 +120,32 @@ fn zen_leaves_out_norms_of_nothing() {
     let candidate = candidate(&config, [0, 0, 3, 1, 0, 0], Shape::new(3, 8, 8));
     let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
     score(Proxy::Zen, &candidate, &images, &Tensor::new()).unwrap();
+}
+
+/// Every space, on images of a set and on noise.
+#[test]
+fn networks_of_every_space_are_scored() {
+    let _generator = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    tch::set_num_threads(1);
+    let spaces = [
+        "kind = 'nasbench201'\nchannels = 4\ncells = 1",
+        "kind = 'cells'\nlayers = 3\nchannels = 4",
+        "kind = 'chain'\nlayers = 3\nchannels = 4",
+        "kind = 'mobile'",
+    ];
+    let data = "data = { kind = 'synth', num_images = 20, num_val = 4, side = 20 }";
+    for space in spaces {
+        let space: SpaceConfig = toml::from_str(space).unwrap();
+        let arch = space.build().unwrap().sample(&mut stream(1, "test", 0));
+        for data in ["", data] {
+            let text = format!("proxies = ['naswot', 'zen', 'grad_norm']\nbatch_size = 4\nimage = 32\n{data}");
+            let config: ZeroCostConfig = toml::from_str(&text).unwrap();
+            let proxies = ZeroCost::new(&config, &space, 0).unwrap();
+            let values = proxies.evaluate(&arch).unwrap();
+            assert!(values.keys().eq(&proxies.metrics()), "{values:?}");
+            assert_eq!(values, ZeroCost::new(&config, &space, 0).unwrap().evaluate(&arch).unwrap());
+            let other = ZeroCost::new(&config, &space, 1).unwrap().evaluate(&arch).unwrap();
+            assert!(values["grad_norm"] != other["grad_norm"] && values["macs"] == other["macs"], "{space:?}");
+        }
+    }
 }

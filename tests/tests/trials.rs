@@ -215,12 +215,12 @@ fn zero_cost_proxies_evaluate_trials_and_are_compared_with_the_table() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("run");
     let path = format!("honesty.evaluator.path={}", table.display());
-    let network = "evaluator.network={channels=4,cells=1,num_classes=10}";
-    let sets = ["num_trials=6", "honesty.samples=6", "evaluator.image=8", "evaluator.batch_size=4", network, &path];
+    let small = ["space.channels=4", "space.cells=1", "evaluator.image=8", "evaluator.batch_size=4"];
+    let sets = [&["num_trials=6", "honesty.samples=6", &path][..], &small].concat();
     let config = "configs/classify/nasbench201_zero_cost.toml";
     let args = [
         &["search", "--config", config, "--out", out.to_str().unwrap(), "--format", "json"],
-        &sets.map(|set| ["--set", set]).concat()[..],
+        &sets.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>()[..],
     ];
     let result: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&args.concat())).unwrap();
     let metrics = result["best"]["metrics"].as_object().unwrap();

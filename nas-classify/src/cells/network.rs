@@ -150,6 +150,10 @@ impl Classifier for Network {
         Logits { main: self.classifier.forward(&mean), aux: aux.into_inner() }
     }
 
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.trunk.forward(xs, mode, |_, _| {}).pop().expect("a trunk has a last map")
+    }
+
     fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
         let (mut parts, _) = self.trunk.cost_parts(input);
         parts.push(("classifier".to_string(), self.classifier.cost()));

@@ -130,13 +130,16 @@ impl Network {
 
 impl Classifier for Network {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
-        let features = self.trunk.features(xs, mode);
-        let mean = features[features.len() - 1].mean_dim([2i64, 3].as_slice(), false, None);
+        let mean = self.features(xs, mode).mean_dim([2i64, 3].as_slice(), false, None);
         let hidden = match &self.hidden {
             Some(hidden) => Activation::Hswish.apply_(hidden.forward(&mean)),
             None => mean,
         };
         Logits { main: self.classifier.forward(&hidden.dropout(self.dropout, mode.train)), aux: None }
+    }
+
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.trunk.features(xs, mode).pop().expect("a trunk has a last map")
     }
 
     fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {

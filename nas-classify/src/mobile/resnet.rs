@@ -56,11 +56,15 @@ impl ResNet {
 
 impl Classifier for ResNet {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
+        let mean = self.features(xs, mode).mean_dim([2i64, 3].as_slice(), false, None);
+        Logits { main: self.fc.forward(&mean), aux: None }
+    }
+
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let (conv, bn) = &self.root;
         let xs = relu(&bn.forward(&conv.forward(xs, mode), mode));
         let xs = if self.pools { xs.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false) } else { xs };
-        let xs = self.stages.iter().flatten().fold(xs, |xs, block| block.forward(&xs, mode));
-        Logits { main: self.fc.forward(&xs.mean_dim([2i64, 3].as_slice(), false, None)), aux: None }
+        self.stages.iter().flatten().fold(xs, |xs, block| block.forward(&xs, mode))
     }
 
     fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
