@@ -7,6 +7,7 @@ use nas_classify::commands;
 use nas_core::cli;
 use nas_core::comparison::CompareArgs;
 use nas_core::report::{self, ReportArgs};
+use nas_core::training::TrainArgs;
 
 /// Search strategies for image classification
 #[derive(Debug, Parser)]
@@ -24,7 +25,10 @@ struct Cli {
 enum Command {
     Search(commands::search::SearchArgs),
     Cost(commands::cost::CostArgs),
-    Train(commands::train::TrainArgs),
+    #[command(after_help = "Examples:
+  nas-classify train --config configs/classify/cifar10_small.toml --set data.root=../shared/data/cifar10
+  nas-classify train --config my.toml --set model.arch=runs/search/result.json --out runs/derived --resume")]
+    Train(TrainArgs),
     Eval(commands::eval::EvalArgs),
     #[command(after_help = "Example:
   nas-classify compare --config configs/classify/cifar10_compare.toml --out runs/cifar10 --resume")]

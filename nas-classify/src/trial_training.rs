@@ -15,6 +15,7 @@ use nas_core::experiment::LoaderSection;
 use nas_core::nn::{Shape, VarBuilder};
 use nas_core::run_dir::{RunDir, write_atomic_with};
 use nas_core::space::Cost;
+use nas_core::training::TrainResult;
 use nas_core::trial::{Budget, Trial, Values};
 use nas_core::trial_store;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform, Part};
@@ -22,7 +23,8 @@ use nas_datasets::{Size, Split};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::commands::train::{TrainResult, train};
+use crate::commands::train::train;
+use crate::metric::Scores;
 use crate::model::ModelConfig;
 use crate::search_net::SpaceConfig;
 use crate::train_experiment::{EvalConfig, TrainConfig, TrainExperiment};
@@ -110,7 +112,7 @@ impl TrainEvaluator {
             false => self.with_best(self.experiment(space, &trial.arch, &trial.budget, seed)?, folder)?,
         };
         let dir = RunDir::open(&run, &to_toml(&experiment), true, trial)?;
-        let result: TrainResult = match dir.result()? {
+        let result: TrainResult<Scores> = match dir.result()? {
             Some(result) => result,
             None => {
                 if let Some(parent) = trial.parent {

@@ -26,5 +26,6 @@ pub mod space;
 pub mod stats;
 pub mod strategy;
 pub mod train;
+pub mod training;
 pub mod trial;
 pub mod trial_store;

@@ -95,6 +95,13 @@ pub struct LoopConfig {
     pub checkpoint_every: Duration,
 }
 
+impl LoopConfig {
+    /// A loop that saves within an epoch at most every minute.
+    pub fn new(epochs: usize, seed: u64) -> Self {
+        Self { epochs, seed, checkpoint_every: Duration::from_secs(60) }
+    }
+}
+
 /// Everything of the loop itself that a checkpoint holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct LoopState {

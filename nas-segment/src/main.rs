@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::cli;
 use nas_core::comparison::CompareArgs;
 use nas_core::report::{self, ReportArgs};
+use nas_core::training::TrainArgs;
 use nas_segment::{commands, cost, miou};
 
 /// Search, train and compare segmentation networks
@@ -27,7 +28,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Search(commands::search::SearchArgs),
-    Train(commands::train::TrainArgs),
+    #[command(after_help = "Examples:
+  nas-segment train --config configs/segment/camvid_deeplabv3plus.toml --set data.root=../shared/data/camvid
+  nas-segment train --config my.toml --set model.arch=runs/search/result.json --out runs/derived --resume")]
+    Train(TrainArgs),
     Eval(commands::eval::EvalArgs),
     #[command(after_help = "Example:
   nas-segment compare --config configs/segment/camvid_compare.toml --set data.root=../shared/data/camvid \\

@@ -18,7 +18,6 @@ use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
 use nas_core::trial::{Outcome, Record, Values};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 use super::search::SearchArgs;
 use crate::one_shot::{OneShotExperiment, Retraining};
@@ -82,7 +81,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
 
 fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Result<OneShotResult> {
     let (epochs, seed) = (experiment.one_shot.epochs, experiment.seed);
-    let settings = LoopConfig { epochs, seed, checkpoint_every: Duration::from_secs(60) };
+    let settings = LoopConfig::new(epochs, seed);
     let mut searching = Searching::new(experiment.clone(), compute)?;
     let summary = train::run(&mut searching, "search", dir, settings)?;
     let (architecture, supernet_acc) = match experiment.one_shot.method.second_stage() {

@@ -3,6 +3,7 @@
 //! data set or a head.
 
 mod asng;
+pub mod bench;
 mod config;
 mod cost_term;
 mod darts;

@@ -1,19 +1,16 @@
 //! `nas-segment bench`: time and memory of a search step.
 
-use std::fmt;
 use std::rc::Rc;
-use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use nas_core::cli::{Compute, ComputeArgs, Format, print};
-use nas_core::device::peak_memory_bytes;
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
-use nas_core::one_shot::{DartsConfig, Objective, OneShot, OneShotConfig, Part, Problem};
+use nas_core::one_shot::bench::{FixedBatch, measure};
+use nas_core::one_shot::{DartsConfig, OneShot, OneShotConfig, Problem};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::Mixture;
-use nas_core::train::{At, scalar};
-use serde::Serialize;
+use nas_core::train::At;
 use tch::{Kind, Tensor, nn::VarStore};
 
 use crate::auto_deeplab::{AutoDeepLabSpace, SearchNet};
@@ -50,58 +47,14 @@ pub struct BenchArgs {
     format: Format,
 }
 
-#[derive(Serialize)]
-struct BenchReport {
-    threads: usize,
-    weight_params: usize,
-    secs_per_step: f64,
-    images_per_sec: f64,
-    peak_memory_mib: Option<u64>,
-}
-
-impl fmt::Display for BenchReport {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { threads, weight_params, secs_per_step, images_per_sec, peak_memory_mib } = self;
-        write!(
-            f,
-            "{threads} threads, {:.2} M weights: {secs_per_step:.2} s per search step",
-            *weight_params as f64 / 1e6
-        )?;
-        write!(f, ", {images_per_sec:.2} images/s")?;
-        peak_memory_mib.iter().try_for_each(|mib| write!(f, ", peak memory {mib} MiB"))
-    }
-}
-
-/// A supernet on one random batch.
-struct RandomBatch {
-    net: SearchNet,
-    images: Tensor,
-    labels: Tensor,
-    amp: bool,
-}
-
-impl Objective for RandomBatch {
-    fn next(&mut self, _: Part) -> Result<usize> {
-        Ok(self.images.size()[0] as usize)
-    }
-
-    fn loss(&self, _: Part, mixture: Mixture, at: At) -> Tensor {
-        let mode = Mode::train(at.progress());
-        let logits = tch::autocast(self.amp, || self.net.forward(&self.images, mixture, mode));
-        cross_entropy(&logits, &self.labels, None)
-    }
-
-    fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {
-        Ok(-scalar(&tch::no_grad(|| self.loss(part, mixture, at))))
-    }
-}
+const AT: At = At { epoch: 0, step: 0, global_step: 0, total_steps: 1 };
 
 /// A search step on random images, the same ones for the same arguments on every device.
 pub(super) struct SearchStep {
     /// The supernet's weights.
     pub weights: VarStore,
     method: Box<dyn OneShot>,
-    batch: RandomBatch,
+    batch: FixedBatch,
 }
 
 impl SearchStep {
@@ -125,7 +78,11 @@ impl SearchStep {
         let method = OneShotConfig::Darts(config).build(problem).expect("first-order DARTS serves the space");
         let images = channels_last(&images.to_device(compute.device));
         let labels = labels.to_device(compute.device);
-        Self { weights, method, batch: RandomBatch { net, images, labels, amp: compute.amp } }
+        let loss = move |mixture: Mixture, mode: Mode| {
+            let logits = tch::autocast(compute.amp, || net.forward(&images, mixture, mode));
+            cross_entropy(&logits, &labels, None)
+        };
+        Self { weights, method, batch: FixedBatch { images: batch as usize, loss: Box::new(loss) } }
     }
 
     /// The architecture parameters.
@@ -135,8 +92,7 @@ impl SearchStep {
 
     /// One step; returns the loss of the weights' half.
     pub fn step(&mut self) -> Result<f64> {
-        let at = At { epoch: 0, step: 0, global_step: 0, total_steps: 1 };
-        Ok(self.method.step(at, &mut self.batch)?.loss)
+        Ok(self.method.step(AT, &mut self.batch)?.loss)
     }
 }
 
@@ -150,19 +106,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         ..AutoDeepLabSpace::default()
     };
     space.check()?;
-    let mut search = SearchStep::new(&space, args.batch, args.crop, compute);
-    search.step()?;
-    let started = Instant::now();
-    for _ in 0..args.steps.max(1) {
-        search.step()?;
-    }
-    let secs_per_step = started.elapsed().as_secs_f64() / args.steps.max(1) as f64;
-    let report = BenchReport {
-        threads: compute.threads,
-        weight_params: search.weights.trainable_variables().iter().map(Tensor::numel).sum(),
-        secs_per_step,
-        images_per_sec: args.batch as f64 / secs_per_step,
-        peak_memory_mib: peak_memory_bytes(compute.device).map(|bytes| bytes >> 20),
-    };
+    let SearchStep { weights, mut method, mut batch } = SearchStep::new(&space, args.batch, args.crop, compute);
+    let report = measure(args.steps, args.batch, &weights, compute, || method.step(AT, &mut batch).map(drop))?;
     print(&report, args.format)
 }

@@ -7,11 +7,10 @@ use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::run_dir::{RunDir, write_atomic};
-use nas_core::train::{self, Metrics, write_tensors};
+use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
-use super::train::loop_config;
 use super::{draw_run, require_sound};
 use crate::auto_deeplab::{AutoDeepLabSpace, Genotype};
 use crate::experiment::{self, SearchExperiment};
@@ -73,7 +72,7 @@ fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Resul
     require_sound(&*experiment.data.open(Split::Train)?, "train")?;
     require_sound(&*experiment.data.open(Split::Val)?, "val")?;
     let space = experiment.space.clone();
-    let settings = loop_config(experiment.search.epochs, experiment.seed);
+    let settings = LoopConfig::new(experiment.search.epochs, experiment.seed);
     let mut searching = Searching::new(experiment, compute)?;
     let summary = train::run(&mut searching, "search", dir, settings)?;
     let architecture = searching.derive().context("search.method: it only trains the supernet")?;

@@ -1,0 +1,57 @@
+//! What the `train` commands of all tasks take and print.
+
+use std::fmt;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{Format, RunArgs};
+use crate::estimator::learning_curve::Stopped;
+use crate::run_dir::RunDir;
+use crate::space::Cost;
+use crate::train::Summary;
+
+/// Train a searched architecture, a preset or a baseline
+#[derive(Clone, Debug, Args)]
+pub struct TrainArgs {
+    /// Experiment, run folder and device
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// `result.json` of a training; `S` are the scores of the task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TrainResult<S> {
+    /// Scores of the last weights on the validation split.
+    pub scores: S,
+    /// Parameters, and multiply-adds at the size of the training images.
+    pub cost: Cost,
+    /// Where the run ended early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<Stopped>,
+    /// Seconds in optimisation steps.
+    pub train_secs: f64,
+    /// Images per second of those.
+    pub images_per_sec: f64,
+    /// The run folder.
+    pub run: String,
+}
+
+impl<S> TrainResult<S> {
+    /// The result of a training in `dir`.
+    pub fn new(scores: S, cost: Cost, stopped: Option<Stopped>, summary: &Summary, dir: &RunDir) -> Self {
+        let Summary { train_secs, images_per_sec, .. } = *summary;
+        Self { scores, cost, stopped, train_secs, images_per_sec, run: dir.root().display().to_string() }
+    }
+}
+
+impl<S: fmt::Display> fmt::Display for TrainResult<S> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        writeln!(f, "{}", self.scores)?;
+        self.stopped.iter().try_for_each(|stopped| writeln!(f, "{stopped}"))?;
+        write!(f, "trained in {:.0} s at {:.1} images/s; {}", self.train_secs, self.images_per_sec, self.run)
+    }
+}
