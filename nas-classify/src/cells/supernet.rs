@@ -1,16 +1,16 @@
 //! The relaxed cells: every operator on every edge (DARTS, arXiv 1806.09055), on a part of the channels with weighted edges
 //! (PC-DARTS, arXiv 1907.05737), or one bank of edges for each of a node's two inputs (NASNet's form).
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 
 use nas_core::arch::Architecture;
-use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, VarBuilder};
+use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder};
 use nas_core::space::{ArchParameter, Choice, Cost, FeatureInfo, Mixture, Supernet, WeightSharing};
 use tch::Tensor;
 
 use super::frame::{Frame, Place};
 use super::network::operator;
-use super::plan::{Output, Plan, PlannedEdge};
+use super::plan::{Output, Plan};
 use super::space::{CellForm, CellSpace};
 
 /// Norms of relaxed cells learn no scale: it would undo the architecture weights.
@@ -210,89 +210,115 @@ impl Supernet for CellSupernet {
     }
 }
 
-/// A cell with all operators on all edges.
+/// A cell with all operators on all edges, on one of `parts` parts of the channels.
 #[derive(Debug)]
 struct MixedCell {
     banks: Vec<Bank>,
-    edges: Vec<MixedEdge>,
+    /// Operators of each edge.
+    edges: Vec<Vec<Box<dyn Module>>>,
+    place: Place,
     nodes: usize,
-    stride: i64,
+    parts: i64,
 }
 
 impl MixedCell {
     fn new(vb: &VarBuilder, space: &CellSpace, place: Place) -> Self {
-        let banks = space.banks();
+        let (banks, parts) = (space.banks(), space.parts());
         let edges = banks.iter().flat_map(|bank| (0..bank.states()).map(|state| (bank.first_edge + state, state)));
-        let edge = |(i, state)| MixedEdge::new(&vb.sub("edges").sub(i), space, place, state);
-        Self { edges: edges.map(edge).collect(), banks, nodes: space.form.nodes(), stride: place.stride(0) }
+        let edge = |(i, state): (usize, usize)| {
+            let channels = place.channels / parts;
+            let config = OpConfig { channels, stride: place.stride(state), bn: SEARCH_BN, pool_bn: true };
+            let op = |op: &Op| operator(&vb.sub("edges").sub(i).sub(op), *op, config);
+            space.form.ops().iter().map(op).collect()
+        };
+        Self { edges: edges.map(edge).collect(), banks, place, nodes: space.form.nodes(), parts }
     }
 
-    fn forward(&self, [before, last]: [Tensor; 2], plan: &Plan, mode: Mode) -> Tensor {
-        let zeros = || strided(&before, self.stride).zeros_like();
-        let mut states = vec![before.shallow_clone(), last];
+    fn forward(&self, inputs: [Tensor; 2], plan: &Plan, mode: Mode) -> Tensor {
+        let state = |(i, xs)| State::new(xs, self.parts, self.place.stride(i));
+        let mut states: Vec<State> = inputs.into_iter().enumerate().map(state).collect();
         for node in 0..self.nodes {
-            let banks = self.banks.iter().zip(&plan.banks).filter(|(bank, _)| bank.node == node);
-            let terms =
-                banks.flat_map(|(bank, edges)| edges.iter().map(move |edge| (bank.first_edge + edge.state, edge)));
-            let terms = terms.filter_map(|(i, edge)| self.edges[i].forward(&states[edge.state], edge, mode));
-            let sum = terms.reduce(|a, b| a + b).unwrap_or_else(zeros);
-            states.push(sum);
+            let xs = self.node(node, &states, plan, mode);
+            states.push(State::new(xs, self.parts, 1));
         }
-        let outputs = states[2..].iter().zip(&plan.outputs).map(|(ys, output)| match output {
-            Output::Whole => ys.shallow_clone(),
-            Output::Zero => ys.zeros_like(),
-            Output::Scaled(scale) => ys * scale,
+        let outputs = states[2..].iter().zip(&plan.outputs).map(|(state, output)| match output {
+            Output::Whole => state.whole.shallow_clone(),
+            Output::Zero => state.whole.zeros_like(),
+            Output::Scaled(scale) => &state.whole * scale,
         });
         Tensor::cat(&outputs.collect::<Vec<_>>(), 1)
+    }
+
+    /// The sum of a node's edges. The channels that go around the operators are interleaved with the others, so that the next
+    /// edge sees others; as this is linear, it is done once for all edges.
+    fn node(&self, node: usize, states: &[State], plan: &Plan, mode: Mode) -> Tensor {
+        let (mut through, mut around) = (Sum::default(), Sum::default());
+        for (bank, edges) in self.banks.iter().zip(&plan.banks).filter(|(bank, _)| bank.node == node) {
+            for edge in edges {
+                let state = &states[edge.state];
+                let ops = &self.edges[bank.first_edge + edge.state];
+                for (op, weight) in &edge.ops {
+                    let scale = product(edge.weight.as_ref(), weight.as_ref());
+                    through.add(ops[*op].forward_shared(&state.seen, scale.as_ref(), mode));
+                }
+                if self.parts > 1 {
+                    let rest = state.around();
+                    around.add(edge.weight.as_ref().map_or_else(|| rest.shallow_clone(), |weight| &rest * weight));
+                }
+            }
+        }
+        let zeros = |xs: &Tensor| strided(xs, self.place.stride(0)).zeros_like();
+        match (through.total(), around.total()) {
+            (through, None) => through.unwrap_or_else(|| zeros(&states[0].whole)),
+            (through, Some(around)) => {
+                let through = through.unwrap_or_else(|| zeros(states[0].seen.map()));
+                Tensor::cat(&[through, around], 1).channel_shuffle(self.parts)
+            }
+        }
+    }
+}
+
+/// The product of what there is of two numbers.
+fn product(a: Option<&Tensor>, b: Option<&Tensor>) -> Option<Tensor> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a * b),
+        (one, other) => one.or(other).map(Tensor::shallow_clone),
+    }
+}
+
+/// A state as the edges that leave it need it.
+#[derive(Debug)]
+struct State {
+    whole: Tensor,
+    /// The first part of the channels, which goes through the operators.
+    seen: Shared,
+    stride: i64,
+    around: OnceCell<Tensor>,
+}
+
+impl State {
+    fn new(whole: Tensor, parts: i64, stride: i64) -> Self {
+        let seen = match parts {
+            1 => Shared::new(&whole),
+            parts => Shared::new(&whole.narrow(1, 0, whole.size()[1] / parts)),
+        };
+        Self { whole, seen, stride, around: OnceCell::new() }
+    }
+
+    /// The channels that go around the operators.
+    fn around(&self) -> Tensor {
+        let around = || {
+            let seen = self.seen.map().size()[1];
+            let rest = self.whole.narrow(1, seen, self.whole.size()[1] - seen);
+            match self.stride {
+                1 => rest,
+                stride => rest.max_pool2d([stride; 2], [stride; 2], [0, 0], [1, 1], true),
+            }
+        };
+        self.around.get_or_init(around).shallow_clone()
     }
 }
 
 fn strided(xs: &Tensor, stride: i64) -> Tensor {
     xs.slice(2, None, None, stride).slice(3, None, None, stride)
-}
-
-/// All operators on one edge, on one of `parts` parts of the channels.
-#[derive(Debug)]
-struct MixedEdge {
-    ops: Vec<Box<dyn Module>>,
-    parts: i64,
-    stride: i64,
-}
-
-impl MixedEdge {
-    fn new(vb: &VarBuilder, space: &CellSpace, place: Place, state: usize) -> Self {
-        let (parts, stride) = (space.parts(), place.stride(state));
-        let config = OpConfig { channels: place.channels / parts, stride, bn: SEARCH_BN, pool_bn: true };
-        let op = |op: &Op| operator(&vb.sub(op), *op, config);
-        Self { ops: space.form.ops().iter().map(op).collect(), parts, stride }
-    }
-
-    /// `None` where the edge contributes nothing.
-    fn forward(&self, xs: &Tensor, edge: &PlannedEdge, mode: Mode) -> Option<Tensor> {
-        let mixed = |xs: &Tensor| {
-            let terms = edge.ops.iter().map(|(op, weight)| {
-                let ys = self.ops[*op].forward(xs, mode);
-                weight.as_ref().map_or_else(|| ys.shallow_clone(), |weight| &ys * weight)
-            });
-            terms.reduce(|a, b| a + b)
-        };
-        let ys = match self.parts {
-            1 => mixed(xs)?,
-            parts => self.partial(xs, parts, mixed),
-        };
-        Some(edge.weight.as_ref().map_or_else(|| ys.shallow_clone(), |weight| &ys * weight))
-    }
-
-    /// The first part of the channels through the operators, the others around them; then the parts are interleaved, so that
-    /// the next edge sees others.
-    fn partial(&self, xs: &Tensor, parts: i64, mixed: impl Fn(&Tensor) -> Option<Tensor>) -> Tensor {
-        let c = xs.size()[1];
-        let (seen, rest) = (xs.narrow(1, 0, c / parts), xs.narrow(1, c / parts, c - c / parts));
-        let around = match self.stride {
-            1 => rest,
-            stride => rest.max_pool2d([stride; 2], [stride; 2], [0, 0], [1, 1], true),
-        };
-        let through = mixed(&seen).unwrap_or_else(|| strided(&seen, self.stride).zeros_like());
-        Tensor::cat(&[through, around], 1).channel_shuffle(parts)
-    }
 }

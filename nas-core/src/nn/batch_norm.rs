@@ -115,17 +115,41 @@ impl Module for BatchNorm {
     /// A batch with one value per channel has no variance: it is normalised by the running statistics and does not
     /// update them (image pooling at batch 1 would otherwise write NaN into them).
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.forward_scaled(xs, None, mode)
+    }
+
+    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
+        assert_eq!(xs.c, self.channels, "channels of the input of a batch norm");
+        cost.params += if self.config.affine { 2 * self.channels as u64 } else { 0 };
+        xs
+    }
+}
+
+impl BatchNorm {
+    /// The norm of `xs` `[B, C, H, W]` times `scale`, a tensor of one number, which costs no pass over the map of its own.
+    pub fn forward_scaled(&self, xs: &Tensor, scale: Option<&Tensor>, mode: Mode) -> Tensor {
         if probe::is_linear() {
-            return xs.shallow_clone();
+            return scale.map_or_else(|| xs.shallow_clone(), |scale| xs * scale);
         }
         probe::report(Site::PreNorm, xs);
         let values_per_channel = xs.numel() as i64 / self.channels;
         let train = mode.train && values_per_channel > 1;
         let updates = !(train && probe::is_recording());
         let momentum = if train && updates { self.next_momentum() } else { self.config.momentum };
+        let own = |own: &Option<Tensor>| own.as_ref().map(Tensor::shallow_clone);
+        let (weight, bias) = match scale {
+            None => (own(&self.weight), own(&self.bias)),
+            Some(scale) => {
+                let weight = match &self.weight {
+                    Some(weight) => weight * scale,
+                    None => scale.expand([self.channels], false).contiguous(),
+                };
+                (Some(weight), self.bias.as_ref().map(|bias| bias * scale))
+            }
+        };
         xs.batch_norm(
-            self.weight.as_ref(),
-            self.bias.as_ref(),
+            weight.as_ref(),
+            bias.as_ref(),
             updates.then_some(&self.running_mean),
             updates.then_some(&self.running_var),
             train,
@@ -133,11 +157,5 @@ impl Module for BatchNorm {
             self.config.eps,
             true,
         )
-    }
-
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        assert_eq!(xs.c, self.channels, "channels of the input of a batch norm");
-        cost.params += if self.config.affine { 2 * self.channels as u64 } else { 0 };
-        xs
     }
 }

@@ -3,7 +3,9 @@
 use tch::Tensor;
 
 use super::ops::{OpConfig, strided};
-use super::{BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, relu, resize_bilinear};
+use super::{
+    Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, Shared, VarBuilder, resize_bilinear,
+};
 use crate::space::Cost;
 
 /// Rounds of ReLU, depthwise, pointwise, batch norm; the stride is in the first.
@@ -34,9 +36,19 @@ fn round(vb: &VarBuilder, ksize: i64, dilation: i64, config: OpConfig) -> (Conv2
 
 impl Module for Separable {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.rounds.iter().fold(xs.shallow_clone(), |xs, (depthwise, pointwise, bn)| {
-            bn.forward(&pointwise.forward(&depthwise.forward(&relu(&xs), mode), mode), mode)
-        })
+        self.forward_shared(&Shared::new(xs), None, mode)
+    }
+
+    fn forward_shared(&self, xs: &Shared, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        let (last, before) = self.rounds.split_last().expect("at least one round");
+        let convolved = |xs: &Tensor, (depthwise, pointwise, _): &(Conv2d, Conv2d, BatchNorm)| {
+            pointwise.forward(&depthwise.forward(xs, mode), mode)
+        };
+        let rectified = before.iter().fold(xs.relu(), |xs, round| {
+            let (_, _, bn) = round;
+            Activation::Relu.apply_(bn.forward(&convolved(&xs, round), mode))
+        });
+        last.2.forward_scaled(&convolved(&rectified, last), scale, mode)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
@@ -85,7 +97,11 @@ impl ReluConvBn {
 
 impl Module for ReluConvBn {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let xs = relu(xs);
+        self.forward_shared(&Shared::new(xs), None, mode)
+    }
+
+    fn forward_shared(&self, xs: &Shared, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        let xs = xs.relu();
         let xs = match self.halve {
             true => {
                 let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
@@ -93,7 +109,7 @@ impl Module for ReluConvBn {
             }
             false => xs,
         };
-        self.bn.forward(&self.conv.forward(&xs, mode), mode)
+        self.bn.forward_scaled(&self.conv.forward(&xs, mode), scale, mode)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
@@ -127,7 +143,11 @@ impl FactorizedConv {
 
 impl Module for FactorizedConv {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.bn.forward(&self.column.forward(&self.row.forward(&relu(xs), mode), mode), mode)
+        self.forward_shared(&Shared::new(xs), None, mode)
+    }
+
+    fn forward_shared(&self, xs: &Shared, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        self.bn.forward_scaled(&self.column.forward(&self.row.forward(&xs.relu(), mode), mode), scale, mode)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
@@ -159,13 +179,17 @@ impl FactorizedReduce {
 
 impl Module for FactorizedReduce {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let xs = relu(xs);
+        self.forward_shared(&Shared::new(xs), None, mode)
+    }
+
+    fn forward_shared(&self, xs: &Shared, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        let xs = xs.relu();
         let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
         let even = xs.constant_pad_nd([0, w % 2, 0, h % 2]);
         let shifted = even.slice(2, 1, None, 1).slice(3, 1, None, 1);
         let [first, second] = &self.convs;
         let halves = [first.forward(&xs, mode), second.forward(&shifted, mode)];
-        self.bn.forward(&Tensor::cat(&halves, 1), mode)
+        self.bn.forward_scaled(&Tensor::cat(&halves, 1), scale, mode)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

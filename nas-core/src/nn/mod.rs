@@ -9,6 +9,7 @@ mod conv;
 mod linear;
 mod ops;
 pub mod probe;
+mod shared;
 mod var_builder;
 
 pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
@@ -16,6 +17,7 @@ pub use cell_convs::{FactorizedReduce, ReluConvBn};
 pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
 pub use linear::Linear;
 pub use ops::{Op, OpConfig, drop_path};
+pub use shared::{Shared, Sum};
 pub use var_builder::{Init, VarBuilder};
 
 use std::fmt;
@@ -80,6 +82,12 @@ impl Mode {
 pub trait Module: fmt::Debug {
     /// Output `[B, C', H', W']` of `xs` `[B, C, H, W]`.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor;
+
+    /// As [`Module::forward`] for a map that other layers read too, times `scale`, a tensor of one number.
+    fn forward_shared(&self, xs: &Shared, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        let ys = self.forward(xs.map(), mode);
+        scale.map_or_else(|| ys.shallow_clone(), |scale| &ys * scale)
+    }
 
     /// Adds the layer's parameters and multiply-adds on an input of shape `xs` to `cost`; returns the output's shape.
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::cell_convs::{FactorizedConv, ReluConvBn, Separable};
-use super::{BatchNorm, BnConfig, Mode, Module, Shape, VarBuilder};
+use super::shared::{PoolKind, Pooling};
+use super::{BatchNorm, BnConfig, Mode, Module, Shape, Shared, VarBuilder};
 use crate::space::Cost;
 
 /// An operator from `c` channels to `c` channels.
@@ -211,42 +212,34 @@ impl Module for Identity {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum PoolKind {
-    Max,
-    Average,
-}
-
 #[derive(Debug)]
 struct Pool {
-    kind: PoolKind,
-    ksize: i64,
-    stride: i64,
+    pooling: Pooling,
     bn: Option<BatchNorm>,
 }
 
 impl Pool {
     fn new(vb: &VarBuilder, kind: PoolKind, ksize: i64, config: OpConfig) -> Self {
         let bn = config.pool_bn.then(|| BatchNorm::new(&vb.sub("bn"), config.channels, config.bn));
-        Self { kind, ksize, stride: config.stride, bn }
+        Self { pooling: Pooling { kind, ksize, stride: config.stride }, bn }
     }
 }
 
 impl Module for Pool {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let [ksize, stride, padding] = [self.ksize, self.stride, self.ksize / 2].map(|n| [n, n]);
-        let ys = match self.kind {
-            PoolKind::Max => xs.max_pool2d(ksize, stride, padding, [1, 1], false),
-            PoolKind::Average => xs.avg_pool2d(ksize, stride, padding, false, false, None),
-        };
+        self.forward_shared(&Shared::new(xs), None, mode)
+    }
+
+    fn forward_shared(&self, xs: &Shared, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        let ys = xs.pooled(self.pooling);
         match &self.bn {
-            Some(bn) => bn.forward(&ys, mode),
-            None => ys,
+            Some(bn) => bn.forward_scaled(&ys, scale, mode),
+            None => scale.map_or_else(|| ys.shallow_clone(), |scale| &ys * scale),
         }
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        let ys = xs.with_size((strided(xs.h, self.stride), strided(xs.w, self.stride)));
+        let ys = xs.with_size((strided(xs.h, self.pooling.stride), strided(xs.w, self.pooling.stride)));
         match &self.bn {
             Some(bn) => bn.cost(ys, cost),
             None => ys,
