@@ -1,18 +1,29 @@
-//! `nas-detect eval`: average precision of detections.
+//! `nas-detect eval`: average precision of a trained network, or of anybody's detections.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use nas_core::cli::{Format, print};
+use nas_core::cli::{self, Compute, Format, print};
+use nas_core::progress::Progress;
+use nas_core::run_dir::write_atomic;
+use nas_core::train::{all_variables, copy_into, read_tensors};
+use nas_datasets::Split;
+use nas_datasets::det::DetDataset;
+use tch::nn::VarStore;
 
-use crate::eval::files;
+use crate::eval::files::{self, EvalFiles};
 use crate::eval::report::{CocoReport, VocReport};
+use crate::evaluation::{Reading, evaluate, results};
+use crate::experiment::{self, TrainExperiment};
+use crate::model::Detector;
+use crate::training::new_network;
 
-/// Score detections by the rules of COCO or Pascal VOC
+/// Score a trained network, or anybody's detections, by the rules of COCO or Pascal VOC
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Both files are JSON as COCO has it: --gt holds {\"images\", \"annotations\", \"categories\"}, --dt what a detector found,
+    after_help = "With --run the network is run over a split. With --gt and --dt, both files are JSON as COCO has it: --gt holds {\"images\", \"annotations\", \"categories\"}, --dt what a detector found,
 [{\"image_id\", \"category_id\", \"bbox\": [left, top, width, height], \"score\"}, ...] in pixels of the original images.
 
 coco: pycocotools' 12 numbers, digit for digit (JSON key `stats`), and the same per class. -1 stands for \"there was nothing to
@@ -23,16 +34,22 @@ voc:  AP at overlap 0.5 by area (VOC 2010 and later) and at 11 points (VOC 2007)
 
 Detections of images that --gt does not have are refused, those of unknown categories are left out with a warning.
 
-Example:
+Examples:
+  nas-detect eval --run runs/shapes --results results.json
   nas-detect eval --gt instances_val2017.json --dt results.json --metric coco --format json"
 )]
 pub struct EvalArgs {
+    #[command(flatten)]
+    trained: Option<TrainedArgs>,
+    /// Where to write what the network finds, as pycocotools reads it
+    #[arg(long, value_name = "FILE", requires = "run")]
+    results: Option<PathBuf>,
     /// Ground truth
-    #[arg(long, value_name = "FILE")]
-    gt: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "dt", conflicts_with = "run")]
+    gt: Option<PathBuf>,
     /// Detections
-    #[arg(long, value_name = "FILE")]
-    dt: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "gt")]
+    dt: Option<PathBuf>,
     /// Whose rules
     #[arg(long, value_enum, default_value_t)]
     metric: Metric,
@@ -51,13 +68,83 @@ enum Metric {
     Voc,
 }
 
+/// Which network and which images.
+#[derive(Clone, Debug, Args)]
+pub struct TrainedArgs {
+    #[command(flatten)]
+    trained: cli::TrainedArgs,
+    /// train, val or test
+    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    split: Split,
+}
+
+/// A trained network.
+pub struct Trained {
+    /// Holds the network's weights.
+    pub vs: VarStore,
+    /// The network.
+    pub net: Detector,
+    /// How images reach it.
+    pub reading: Reading,
+}
+
+impl TrainedArgs {
+    /// The experiment of the run and where to compute.
+    pub fn open(&self) -> Result<(TrainExperiment, Compute)> {
+        let experiment = experiment::load(&self.trained.config(), &self.trained.sets)?;
+        Ok((experiment, self.trained.compute.resolve()?))
+    }
+
+    /// The split that was asked for.
+    pub fn dataset(&self, experiment: &TrainExperiment) -> Result<Arc<dyn DetDataset>> {
+        Ok(experiment.data.open(self.split)?)
+    }
+
+    /// The network that was asked for.
+    pub fn load(&self, experiment: &TrainExperiment, num_classes: usize, compute: Compute) -> Result<Trained> {
+        Trained::load(experiment, num_classes, &self.trained.weights(), compute)
+    }
+}
+
+impl Trained {
+    /// The network of `experiment` with the weights of a file.
+    pub fn load(experiment: &TrainExperiment, num_classes: usize, weights: &Path, compute: Compute) -> Result<Self> {
+        let (vs, net) = new_network(experiment, num_classes, compute)?;
+        let saved = read_tensors(weights)?;
+        copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
+        let TrainExperiment { augment, loader, eval, .. } = experiment;
+        Ok(Self { vs, net, reading: Reading::new(augment, loader, eval, compute) })
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
     ensure!(!args.max_dets.contains(&0), "--max-dets holds 0, expected numbers of at least 1");
-    let files = files::read(&args.gt, &args.dt)?;
+    let files = match (&args.trained, &args.gt, &args.dt) {
+        (Some(trained), ..) => of_network(trained, args.results.as_deref())?,
+        (None, Some(gt), Some(dt)) => files::read(gt, dt)?,
+        _ => bail!("nothing to score: expected --run DIR, or --gt FILE and --dt FILE"),
+    };
     files.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     match args.metric {
         Metric::Coco => print(&CocoReport::new(&files, &args.max_dets), args.format),
         Metric::Voc => print(&VocReport::new(&files), args.format),
     }
+}
+
+fn of_network(args: &TrainedArgs, out: Option<&Path>) -> Result<EvalFiles> {
+    let (experiment, compute) = args.open()?;
+    let dataset = args.dataset(&experiment)?;
+    super::sound(&*dataset, args.split)?;
+    let Trained { net, reading, .. } = &args.load(&experiment, dataset.classes().len(), compute)?;
+    let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
+    let mut files = evaluate(&|images| net.detect(images), &dataset, reading, compute, |_, _| {
+        progress.step(|| "images".into());
+        Ok(())
+    })?;
+    files.warnings.extend_from_slice(dataset.warnings());
+    if let Some(out) = out {
+        write_atomic(out, &serde_json::to_vec(&results(&files))?)?;
+    }
+    Ok(files)
 }
