@@ -1,7 +1,6 @@
 //! `nas-detect eval`: average precision of a trained network, or of anybody's detections.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
@@ -10,7 +9,6 @@ use nas_core::progress::Progress;
 use nas_core::run_dir::write_atomic;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use nas_datasets::Split;
-use nas_datasets::det::DetDataset;
 use tch::nn::VarStore;
 
 use crate::eval::files::{self, EvalFiles};
@@ -40,7 +38,10 @@ Examples:
 )]
 pub struct EvalArgs {
     #[command(flatten)]
-    trained: Option<TrainedArgs>,
+    trained: Option<cli::TrainedArgs>,
+    /// Split of the network's data set: train, val or test
+    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    split: Split,
     /// Where to write what the network finds, as pycocotools reads it
     #[arg(long, value_name = "FILE", requires = "run")]
     results: Option<PathBuf>,
@@ -68,16 +69,6 @@ enum Metric {
     Voc,
 }
 
-/// Which network and which images.
-#[derive(Clone, Debug, Args)]
-pub struct TrainedArgs {
-    #[command(flatten)]
-    trained: cli::TrainedArgs,
-    /// train, val or test
-    #[arg(long, default_value = "val", value_name = "SPLIT")]
-    split: Split,
-}
-
 /// A trained network.
 pub struct Trained {
     /// Holds the network's weights.
@@ -88,22 +79,9 @@ pub struct Trained {
     pub reading: Reading,
 }
 
-impl TrainedArgs {
-    /// The experiment of the run and where to compute.
-    pub fn open(&self) -> Result<(TrainExperiment, Compute)> {
-        let experiment = experiment::load(&self.trained.config(), &self.trained.sets)?;
-        Ok((experiment, self.trained.compute.resolve()?))
-    }
-
-    /// The split that was asked for.
-    pub fn dataset(&self, experiment: &TrainExperiment) -> Result<Arc<dyn DetDataset>> {
-        Ok(experiment.data.open(self.split)?)
-    }
-
-    /// The network that was asked for.
-    pub fn load(&self, experiment: &TrainExperiment, num_classes: usize, compute: Compute) -> Result<Trained> {
-        Trained::load(experiment, num_classes, &self.trained.weights(), compute)
-    }
+/// The experiment of a run, and where to compute.
+pub fn open(args: &cli::TrainedArgs) -> Result<(TrainExperiment, Compute)> {
+    Ok((experiment::load(&args.config(), &args.sets)?, args.compute.resolve()?))
 }
 
 impl Trained {
@@ -121,7 +99,7 @@ impl Trained {
 pub fn run(args: &EvalArgs) -> Result<()> {
     ensure!(!args.max_dets.contains(&0), "--max-dets holds 0, expected numbers of at least 1");
     let files = match (&args.trained, &args.gt, &args.dt) {
-        (Some(trained), ..) => of_network(trained, args.results.as_deref())?,
+        (Some(trained), ..) => of_network(trained, args.split, args.results.as_deref())?,
         (None, Some(gt), Some(dt)) => files::read(gt, dt)?,
         _ => bail!("nothing to score: expected --run DIR, or --gt FILE and --dt FILE"),
     };
@@ -132,11 +110,12 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
 }
 
-fn of_network(args: &TrainedArgs, out: Option<&Path>) -> Result<EvalFiles> {
-    let (experiment, compute) = args.open()?;
-    let dataset = args.dataset(&experiment)?;
-    super::sound(&*dataset, args.split)?;
-    let Trained { net, reading, .. } = &args.load(&experiment, dataset.classes().len(), compute)?;
+fn of_network(args: &cli::TrainedArgs, split: Split, out: Option<&Path>) -> Result<EvalFiles> {
+    let (experiment, compute) = open(args)?;
+    let dataset = experiment.data.open(split)?;
+    super::sound(&*dataset, split)?;
+    let trained = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
+    let Trained { net, reading, .. } = &trained;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
     let mut files = evaluate(&|images| net.detect(images), &dataset, reading, compute, |_, _| {
         progress.step(|| "images".into());

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::cli::{Format, print};
+use nas_core::cli::{self, Format, print};
 use nas_core::progress::Progress;
 use nas_core::run_dir::write_atomic;
+use nas_datasets::Split;
 use nas_datasets::det::{DetClasses, unlabelled};
 use serde::Serialize;
 
-use super::eval::{Trained, TrainedArgs};
+use super::eval::{Trained, open};
 use super::write_png;
 use crate::evaluation::{Found, evaluate, results};
 use crate::picture::{Marked, draw};
@@ -26,7 +27,10 @@ Examples:
   nas-detect predict --run runs/bccd --images blood/*.jpg --out predictions --min-score 0.5")]
 pub struct PredictArgs {
     #[command(flatten)]
-    trained: TrainedArgs,
+    trained: cli::TrainedArgs,
+    /// Split to look at: train, val or test
+    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    split: Split,
     /// Images to look at, in the place of a split
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "split")]
     images: Vec<PathBuf>,
@@ -72,12 +76,13 @@ pub(super) fn marked(found: &[Found], classes: &DetClasses, min_score: f64) -> V
 
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
-    let (experiment, compute) = args.trained.open()?;
-    let mut dataset = args.trained.dataset(&experiment)?;
+    let (experiment, compute) = open(&args.trained)?;
+    let mut dataset = experiment.data.open(args.split)?;
     if !args.images.is_empty() {
         dataset = Arc::new(unlabelled(dataset.classes().clone(), &args.images)?);
     }
-    let Trained { net, reading, .. } = &args.trained.load(&experiment, dataset.classes().len(), compute)?;
+    let trained = Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
+    let Trained { net, reading, .. } = &trained;
     std::fs::create_dir_all(&args.out)?;
     let pictures = (!args.no_pictures).then(|| args.out.join("pictures"));
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
