@@ -15,6 +15,7 @@ pub mod model;
 pub mod neck;
 pub mod nms;
 pub mod picture;
+pub mod searching;
 pub mod training;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use nas_core::one_shot::descend;
 use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into, scalar};
 use nas_datasets::det::loader::Boxes;
-use nas_datasets::det::{DetBatch, DetDataset, det_train_loader};
+use nas_datasets::det::{DetBatch, DetDataset, DetTransform, det_train_loader};
 use nas_datasets::{DataError, Source, Split, TrainLoader, rng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use crate::evaluation::{Reading, evaluate};
 use crate::experiment::{TrainConfig, TrainExperiment};
 use crate::head::Losses;
 use crate::inheritance::inherit_run;
-use crate::model::Detector;
+use crate::model::{Detector, Top};
 
 /// What is trained, and what a step makes of a batch.
 pub trait Task {
@@ -202,7 +202,7 @@ impl Training<Detection> {
         let val = experiment.data.open(Split::Val)?;
         require_equal_classes(&*train, &*val)?;
         let (vs, net) = new_network(&experiment, val.classes().len(), compute)?;
-        check_padding(&net, &experiment)?;
+        check_padding(&net.top, &experiment.augment)?;
         if let Some(run) = &experiment.train.init {
             let left_out = inherit_run(run, &experiment.model.backbone, &vs)?;
             if !left_out.is_empty() {
@@ -230,9 +230,10 @@ pub fn new_network(experiment: &TrainExperiment, num_classes: usize, compute: Co
     Ok((vs, net))
 }
 
-fn check_padding(net: &Detector, experiment: &TrainExperiment) -> Result<()> {
-    let pad = i64::from(experiment.augment.pad_multiple);
-    net.top.check_size((pad, pad)).with_context(|| format!("augment.pad_multiple = {pad}"))
+/// Says when a neck does not take the sizes that images are padded to.
+pub fn check_padding(top: &Top, transform: &DetTransform) -> Result<()> {
+    let pad = i64::from(transform.pad_multiple);
+    top.check_size((pad, pad)).with_context(|| format!("augment.pad_multiple = {pad}"))
 }
 
 /// Class indices of one split mean nothing in another that has other classes.

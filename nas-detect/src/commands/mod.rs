@@ -1,8 +1,10 @@
 //! One file per command of `nas-detect`.
 
+pub mod compare;
 pub mod data;
 pub mod eval;
 pub mod predict;
+pub mod search;
 pub mod train;
 
 use std::path::Path;
