@@ -283,13 +283,31 @@ fn eval_sample(dataset: &dyn SegDataset, transform: &EvalTransform, index: usize
 /// trains weights on one half and the architecture on the other (<https://arxiv.org/abs/1901.02985>, section 4.1);
 /// public re-implementations give both the same images, or let the halves overlap.
 pub fn disjoint_halves(len: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
-    let mut order: Vec<usize> = (0..len).collect();
-    order.shuffle(&mut rng::stream(seed, "halves", 0));
+    let order = shuffled(len, seed, "halves");
     let (first, rest) = order.split_at(len / 2);
-    let (mut first, mut second) = (first.to_vec(), rest[..len / 2].to_vec());
-    first.sort_unstable();
-    second.sort_unstable();
-    (first, second)
+    (sorted(first), sorted(&rest[..len / 2]))
+}
+
+/// The numbers `0..len` without a random `count` of them, and these: what a search trains on, and what it scores on.
+///
+/// # Panics
+/// If `count` is larger than `len`.
+pub fn hold_out(len: usize, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let order = shuffled(len, seed, "hold_out");
+    let (held_out, rest) = order.split_at(count);
+    (sorted(rest), sorted(held_out))
+}
+
+fn shuffled(len: usize, seed: u64, purpose: &str) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..len).collect();
+    order.shuffle(&mut rng::stream(seed, purpose, 0));
+    order
+}
+
+fn sorted(indices: &[usize]) -> Vec<usize> {
+    let mut indices = indices.to_vec();
+    indices.sort_unstable();
+    indices
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ pub fn is_due(every: usize, epoch: usize, last: bool) -> bool {
 pub fn read_table<M: Serialize>(path: &Path, sets: &[String], preset: impl Fn(&str) -> Result<M>) -> Result<Table> {
     let mut table = config::read_table(path, sets)?;
     if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
-        *root = absolute(root)?;
+        *root = absolute(root).context("data.root")?;
     }
     if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
         resolve_model(model, &preset)?;
@@ -95,9 +95,10 @@ where
     }
 }
 
-fn absolute(root: &str) -> Result<String> {
-    let path = std::path::absolute(root).with_context(|| format!("data.root = {root:?}"))?;
-    path.into_os_string().into_string().map_err(|path| anyhow!("data.root: {path:?} is not UTF-8"))
+/// A path of an experiment file as one that does not depend on the current folder.
+pub fn absolute(path: &str) -> Result<String> {
+    let absolute = std::path::absolute(path).with_context(|| format!("{path:?}"))?;
+    absolute.into_os_string().into_string().map_err(|path| anyhow!("{path:?} is not UTF-8"))
 }
 
 fn resolve_model<M: Serialize>(model: &mut Table, preset: impl Fn(&str) -> Result<M>) -> Result<()> {

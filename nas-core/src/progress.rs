@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::trial::{Outcome, Record};
+
 const PLAIN_LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// Progress of one job.
@@ -62,6 +64,14 @@ impl Progress {
             let left = self.started.elapsed().mul_f64((self.total.saturating_sub(self.done)) as f64 / done_here);
             self.line(format!("{}/{} {}, {} left", self.done, self.total, status(), HumanDuration(left)));
         }
+    }
+
+    /// A trial of a search has ended.
+    pub fn trial(&mut self, record: &Record) {
+        if let Outcome::Failed(reason) = &record.outcome {
+            self.line(format!("trial {} failed: {reason}", record.trial.id));
+        }
+        self.step(|| format!("trial {}", record.trial.id));
     }
 
     /// A line that stays: an epoch's metrics, a note.

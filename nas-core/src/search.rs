@@ -7,7 +7,8 @@ use anyhow::Result;
 use nas_datasets::rng::stream;
 
 use crate::executor::Executor;
-use crate::goals::Goals;
+use crate::goals::{Goal, Goals};
+use crate::plot::Series;
 use crate::space::ChoiceSpace;
 use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
 use crate::trial::{Budget, Proposal, Record, Trial};
@@ -138,4 +139,20 @@ impl<'a> SearchLoop<'a> {
             self.records.push(record);
         }
     }
+}
+
+/// The best main objective of the trials so far that meet the constraints, by the number of trials.
+pub fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
+    let sign = if goals.objectives[0].goal == Goal::Maximize { 1.0 } else { -1.0 };
+    let mut best = f64::NEG_INFINITY;
+    let mut points = Vec::new();
+    for (i, record) in records.iter().enumerate() {
+        let observation = goals.observe(record);
+        let feasible = observation.values.filter(|_| observation.violation == 0.0);
+        best = feasible.map_or(best, |values| best.max(values[0]));
+        if best.is_finite() {
+            points.push((i as f64 + 1.0, sign * best));
+        }
+    }
+    Series { name: name.to_string(), points }
 }

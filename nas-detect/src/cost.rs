@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backbone::{BackboneConfig, Classifier, ShuffleNetWidth, total};
 use crate::detnas::{DetNasConfig, DetNasSize, released};
+use crate::experiment;
 use crate::head::HeadConfig;
 use crate::model::{self, ModelConfig, Top};
 use crate::neck::{BiFpnConfig, NeckConfig};
@@ -138,7 +139,7 @@ fn named(name: &str) -> Result<Subject> {
     }
     let path = Path::new(name);
     if path.is_file() || path.extension().is_some_and(|extension| extension == "toml") {
-        let model = nas_core::config::load::<Experiment>(path, &[])?.model;
+        let model = experiment::load::<Experiment>(path, &[])?.model;
         return Ok(Subject { net: Net::Detector(Box::new(model)), size: (800, 800), num_classes: 80 });
     }
     let mut presets = presets();

@@ -6,11 +6,17 @@ pub mod commands;
 pub mod cost;
 pub mod detnas;
 pub mod eval;
+pub mod evaluation;
+pub mod experiment;
 pub mod head;
+pub mod inheritance;
 pub mod layers;
 pub mod model;
 pub mod neck;
 pub mod nms;
+pub mod picture;
+pub mod searching;
+pub mod training;
 
 #[cfg(test)]
 mod testing;

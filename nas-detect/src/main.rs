@@ -4,13 +4,21 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::cli;
+use nas_core::comparison::CompareArgs;
+use nas_core::report::{self, ReportArgs};
 use nas_detect::{commands, cost};
 
 /// Search, train and compare object detectors
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Results go to stdout, progress to stderr. Exit code 0: done; 1: the input is at fault or a signal came; 2: a bug."
+    after_help = "Jobs:
+  search    nas-detect search --config configs/detect/shapes_search.toml --out runs/search
+  train     nas-detect train --config configs/detect/shapes.toml --out runs/shapes
+  compare   nas-detect compare --config configs/detect/bccd_compare.toml --out runs/bccd
+  predict   nas-detect predict --run runs/shapes --out predictions
+
+Results go to stdout, progress to stderr. Exit code 0: done; 1: the input is at fault or a signal came; 2: a bug."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -19,8 +27,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Search(commands::search::SearchArgs),
+    Train(commands::train::TrainArgs),
     Eval(commands::eval::EvalArgs),
+    Predict(commands::predict::PredictArgs),
+    #[command(after_help = "Example:
+  nas-detect compare --config configs/detect/bccd_compare.toml --out runs/bccd --resume")]
+    Compare(CompareArgs),
     Cost(cost::CostArgs),
+    #[command(after_help = "Example:
+  nas-detect report runs/shapes")]
+    Report(ReportArgs),
     Data(commands::data::DataArgs),
     /// Print a completion script for a shell
     Completions {
@@ -32,8 +49,13 @@ enum Command {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
+        Command::Search(args) => commands::search::run(args),
+        Command::Train(args) => commands::train::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Predict(args) => commands::predict::run(args),
+        Command::Compare(args) => commands::compare::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
+        Command::Report(args) => report::run(args, &commands::CURVES, "ap"),
         Command::Data(args) => commands::data::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());

@@ -4,15 +4,14 @@ use anyhow::{Context, Result, bail, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
 use nas_core::space::{Backbone, Cost, FeatureInfo, Mixture, Supernet};
+use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
-use tch::nn::VarStore;
 
 use crate::backbone::{BackboneConfig, ResNetConfig, ResNetDepth, ShuffleNetWidth};
 use crate::detnas::{DetNasConfig, DetNasSize, DetNasSupernet};
 use crate::head::{
-    DetectConfig, Detections, FcosConfig, Head, HeadConfig, Losses, Normalizer, Predictions, RetinaConfig, Target,
-    TowerNorm,
+    DetectConfig, Detections, FcosConfig, Head, HeadConfig, Losses, Normalizer, Predictions, RetinaConfig, TowerNorm,
 };
 use crate::neck::{BiFpnConfig, ExtraInput, FpnConfig, Levels, NasFpnConfig, Neck, NeckConfig};
 
@@ -94,7 +93,7 @@ impl Top {
     }
 
     /// Losses of predictions on images of `size` (height, width), one target per image.
-    pub fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[Target]) -> Losses {
+    pub fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[DetTarget]) -> Losses {
         self.head.loss(predictions, size, targets)
     }
 
@@ -139,7 +138,7 @@ impl Detector {
     }
 
     /// Losses of a training pass over images `[B, 3, H, W]`, one target per image.
-    pub fn loss(&self, images: &Tensor, targets: &[Target], mode: Mode) -> Losses {
+    pub fn loss(&self, images: &Tensor, targets: &[DetTarget], mode: Mode) -> Losses {
         self.top.loss(&self.forward(images, mode), size_of(images), targets)
     }
 
@@ -171,7 +170,7 @@ impl SuperDetector {
     }
 
     /// Losses of a training pass over images `[B, 3, H, W]`, one target per image.
-    pub fn loss(&self, images: &Tensor, targets: &[Target], mixture: Mixture, mode: Mode) -> Losses {
+    pub fn loss(&self, images: &Tensor, targets: &[DetTarget], mixture: Mixture, mode: Mode) -> Losses {
         self.top.loss(&self.forward(images, mixture, mode), size_of(images), targets)
     }
 
@@ -187,24 +186,6 @@ impl SuperDetector {
     pub fn norms(&self, arch: &Architecture) -> Result<Vec<&BatchNorm>> {
         Ok([self.supernet.norms(arch)?, self.top.norms()].concat())
     }
-}
-
-/// Copies a trained backbone, or a supernet in its place, into a detector: every variable below `backbone` by its name.
-/// An error names the first that has no counterpart of its shape, so that nothing is left untrained in silence.
-pub fn inherit_backbone(from: &VarStore, to: &VarStore) -> Result<()> {
-    let trained = from.variables();
-    let mut wanted: Vec<(String, Tensor)> = to.variables().into_iter().collect();
-    wanted.retain(|(name, _)| name.starts_with("backbone."));
-    wanted.sort_by(|a, b| a.0.cmp(&b.0));
-    tch::no_grad(|| {
-        wanted.into_iter().try_for_each(|(name, mut to)| {
-            let from = trained.get(&name).with_context(|| format!("the trained backbone has no {name}"))?;
-            let sizes = (to.size(), from.size());
-            ensure!(sizes.0 == sizes.1, "{name}: shape {:?}, but the trained one has {:?}", sizes.0, sizes.1);
-            to.copy_(from);
-            Ok(())
-        })
-    })
 }
 
 fn size_of(images: &Tensor) -> (i64, i64) {

@@ -55,6 +55,33 @@ impl FileSet {
     }
 }
 
+/// Image files without boxes, their ids from 1 in this order.
+///
+/// # Errors
+/// If there is none, or two would have the same name.
+pub fn unlabelled(classes: DetClasses, images: &[PathBuf]) -> Result<impl DetDataset + use<>, DataError> {
+    let mut items: Vec<Item> = Vec::new();
+    for (image, image_id) in images.iter().zip(1..) {
+        let name = image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Some(other) = items.iter().find(|item| item.name == name) {
+            let expected = format!("another name than {}", other.image.display());
+            return Err(Problem::new(image, format!("a second image called {name}"), expected).into());
+        }
+        items.push(Item {
+            name,
+            image_id,
+            image: image.clone(),
+            source: image.clone(),
+            size: None,
+            objects: Ok(vec![]),
+        });
+    }
+    if items.is_empty() {
+        return Err(Problem::new("images".as_ref(), "none", "at least one").into());
+    }
+    Ok(FileSet::new(classes, items, Vec::new()))
+}
+
 /// Files count pixels from 0 or from 1 and round: a pixel too far is usual.
 fn reaches_out([x0, y0, x1, y1]: &[f64; 4], (w, h): (u32, u32)) -> bool {
     *x0 < -1.0 || *y0 < -1.0 || *x1 > f64::from(w) + 1.0 || *y1 > f64::from(h) + 1.0
@@ -98,7 +125,7 @@ impl DetDataset for FileSet {
 /// Says which file lists the image.
 fn add_source(error: DataError, source: &std::path::Path) -> DataError {
     match error {
-        DataError::Invalid(problem) => {
+        DataError::Invalid(problem) if problem.path != source => {
             let expected = format!("{} that {} lists", problem.expected, source.display());
             Problem { expected, ..problem }.into()
         }

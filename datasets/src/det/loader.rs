@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::transform::{DetTransform, Prepared};
 use super::{DetDataset, DetSample, Object};
 use crate::cache::Cache;
-use crate::error::DataError;
+use crate::error::{DataError, Problem};
 use crate::loader::{LoaderConfig, Source, TrainLoader, assemble};
 use crate::prefetch::pool;
 use crate::rng::{self, ChaCha8Rng};
@@ -21,6 +21,28 @@ pub struct DetTarget {
     pub boxes: Tensor,
     /// Class indices, i64 `[n]`.
     pub labels: Tensor,
+}
+
+impl DetTarget {
+    /// Boxes with one class index each.
+    ///
+    /// # Panics
+    /// If the numbers of boxes and labels differ.
+    pub fn new(boxes: &[[f32; 4]], labels: &[i64]) -> Self {
+        assert_eq!(boxes.len(), labels.len(), "one label per box");
+        let boxes = Tensor::from_slice(boxes.as_flattened()).view([labels.len() as i64, 4]);
+        Self { boxes, labels: Tensor::from_slice(labels) }
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.boxes.size()[0] == 0
+    }
+
+    /// The same on `device`.
+    pub fn to_device(&self, device: Device) -> Self {
+        Self { boxes: self.boxes.to_device(device), labels: self.labels.to_device(device) }
+    }
 }
 
 /// Training samples of one step.
@@ -58,17 +80,27 @@ impl Source for Boxes {
 
     fn draw(&self, index: usize, rng: &mut ChaCha8Rng) -> Result<Prepared, DataError> {
         let bytes = |sample: &DetSample| sample.image.as_raw().len() + size_of_val(&*sample.objects);
-        let sample = self.cache.load(index, || self.dataset.load(index), bytes)?;
+        let sample = self.cache.load(index, || load(&*self.dataset, index), bytes)?;
         Ok(self.transform.train(&sample, rng))
     }
 
     fn collate(&self, indices: Vec<usize>, samples: Vec<Prepared>, _: &mut ChaCha8Rng) -> DetBatch {
         let images = pad(&samples, self.transform.pad_multiple);
-        let target = |sample: &Prepared| {
-            let boxes = Tensor::from_slice(sample.boxes.as_flattened()).view([sample.labels.len() as i64, 4]);
-            DetTarget { boxes, labels: Tensor::from_slice(&sample.labels) }
-        };
-        DetBatch { images, targets: samples.iter().map(target).collect(), indices }
+        let targets = samples.iter().map(|sample| DetTarget::new(&sample.boxes, &sample.labels)).collect();
+        DetBatch { images, targets, indices }
+    }
+}
+
+/// Reads a sample; a class that the set does not have is refused here, before a loss or a score counts with it.
+pub(super) fn load(dataset: &dyn DetDataset, index: usize) -> Result<DetSample, DataError> {
+    let (sample, num_classes) = (dataset.load(index)?, dataset.classes().len());
+    match sample.objects.iter().find(|object| object.class >= num_classes) {
+        Some(Object { class, .. }) => {
+            let expected = format!("at most {}: the set has {num_classes} classes", num_classes.saturating_sub(1));
+            Err(Problem::new(dataset.name(index).as_ref(), format!("an object of class index {class}"), expected)
+                .into())
+        }
+        None => Ok(sample),
     }
 }
 
@@ -175,7 +207,7 @@ impl Source for Evaluation {
     }
 
     fn draw(&self, index: usize, _: &mut ChaCha8Rng) -> Result<Self::Item, DataError> {
-        let sample = self.dataset.load(index)?;
+        let sample = load(&*self.dataset, index)?;
         let prepared = self.transform.eval(&sample);
         let original = Size::new(sample.image.height(), sample.image.width());
         let scaled = prepared.size;

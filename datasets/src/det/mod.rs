@@ -19,11 +19,14 @@ pub mod transform;
 pub mod voc;
 
 mod file_set;
+mod subset;
 
 pub use config::{CocoSplit, DetDataConfig};
+pub use file_set::unlabelled;
 pub use loader::{
     DetBatch, DetEvalBatch, DetEvalSample, DetTarget, DetTrainLoader, det_eval_batches, det_train_loader,
 };
+pub use subset::Subset;
 pub use transform::DetTransform;
 
 /// The classes of a set, both lists in the order of class indices.
@@ -148,7 +151,7 @@ pub trait DetDataset: Send + Sync {
 
 /// Reads every sample and lists what is wrong, in the set's order, on all cores of rayon's global pool.
 pub fn check(dataset: &dyn DetDataset) -> Vec<Problem> {
-    let broken = (0..dataset.len()).into_par_iter().filter_map(|i| match dataset.load(i) {
+    let broken = (0..dataset.len()).into_par_iter().filter_map(|i| match loader::load(dataset, i) {
         Ok(_) => None,
         Err(DataError::Invalid(problem)) => Some(problem),
         Err(other) => Some(Problem::new(dataset.name(i).as_ref(), other.to_string(), "a readable sample")),

@@ -15,7 +15,7 @@ use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::space::Cost;
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
-use nas_core::trial::{Outcome, Record, Values};
+use nas_core::trial::{Record, Values};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
@@ -146,12 +146,7 @@ fn second_stage(
         Ok(metrics)
     };
     let mut progress = Progress::new("supernet search", stage.num_trials as usize, 0, Some(&dir.path("run.log")))?;
-    let on_end = |record: &Record| {
-        if let Outcome::Failed(reason) = &record.outcome {
-            progress.line(format!("trial {} failed: {reason}", record.trial.id));
-        }
-        progress.step(|| format!("trial {}", record.trial.id));
-    };
+    let on_end = |record: &Record| progress.trial(record);
     let goals = Goals::maximize(ACCURACY);
     Ok(stage.run(&restricted, &goals, experiment.seed, &folder, evaluate, on_end)?.1)
 }

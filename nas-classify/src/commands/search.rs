@@ -11,12 +11,12 @@ use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
 use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{Executor, InProcess, Processes, trial_folder};
-use nas_core::goals::{Goal, Goals, Restricted};
+use nas_core::goals::{Goals, Restricted};
 use nas_core::pareto::{Point, fronts};
 use nas_core::plot::{self, Mark, Series};
 use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
-use nas_core::search::{SearchLoop, Searcher};
+use nas_core::search::{SearchLoop, Searcher, best_so_far};
 use nas_core::strategy::{NoParameters, StrategyConfig};
 use nas_core::trial::{Outcome, Record, Trial, Values};
 use nas_core::trial_store::TrialStore;
@@ -216,12 +216,7 @@ impl Job<'_> {
         let searcher = Searcher::new(&space, strategy, experiment.goals(part), experiment.budget, seed);
         let label = if part == Part::Search { name } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
-        let on_end = |record: &Record| {
-            if let Outcome::Failed(reason) = &record.outcome {
-                progress.line(format!("trial {} failed: {reason}", record.trial.id));
-            }
-            progress.step(|| format!("trial {}", record.trial.id));
-        };
+        let on_end = |record: &Record| progress.trial(record);
         let mut search = SearchLoop::new(searcher, store, records, num_trials);
         match workers {
             None => {
@@ -312,21 +307,6 @@ fn report(honesty: &HonestyConfig, goals: &Goals, records: &[Record]) -> Result<
 fn point(goals: &Goals, record: &Record) -> Option<Point> {
     let observation = goals.observe(record);
     Some(Point { values: observation.values?, violation: observation.violation })
-}
-
-/// The best main objective of the trials so far that meet the constraints.
-fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
-    let sign = if goals.objectives[0].goal == Goal::Maximize { 1.0 } else { -1.0 };
-    let mut best = f64::NEG_INFINITY;
-    let mut points = Vec::new();
-    for (i, record) in records.iter().enumerate() {
-        let feasible = point(goals, record).filter(|point| point.violation == 0.0);
-        best = feasible.map_or(best, |point| best.max(point.values[0]));
-        if best.is_finite() {
-            points.push((i as f64 + 1.0, sign * best));
-        }
-    }
-    Series { name: name.to_string(), points }
 }
 
 /// The first two objectives of all trials and of the Pareto set.

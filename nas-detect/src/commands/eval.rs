@@ -1,18 +1,27 @@
-//! `nas-detect eval`: average precision of detections.
+//! `nas-detect eval`: average precision of a trained network, or of anybody's detections.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use nas_core::cli::{Format, print};
+use nas_core::cli::{self, Compute, Format, print};
+use nas_core::progress::Progress;
+use nas_core::run_dir::write_atomic;
+use nas_core::train::{all_variables, copy_into, read_tensors};
+use nas_datasets::Split;
+use tch::nn::VarStore;
 
-use crate::eval::files;
+use crate::eval::files::{self, EvalFiles};
 use crate::eval::report::{CocoReport, VocReport};
+use crate::evaluation::{Reading, evaluate, results};
+use crate::experiment::{self, TrainExperiment};
+use crate::model::Detector;
+use crate::training::new_network;
 
-/// Score detections by the rules of COCO or Pascal VOC
+/// Score a trained network, or anybody's detections, by the rules of COCO or Pascal VOC
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Both files are JSON as COCO has it: --gt holds {\"images\", \"annotations\", \"categories\"}, --dt what a detector found,
+    after_help = "With --run the network is run over a split. With --gt and --dt, both files are JSON as COCO has it: --gt holds {\"images\", \"annotations\", \"categories\"}, --dt what a detector found,
 [{\"image_id\", \"category_id\", \"bbox\": [left, top, width, height], \"score\"}, ...] in pixels of the original images.
 
 coco: pycocotools' 12 numbers, digit for digit (JSON key `stats`), and the same per class. -1 stands for \"there was nothing to
@@ -23,16 +32,25 @@ voc:  AP at overlap 0.5 by area (VOC 2010 and later) and at 11 points (VOC 2007)
 
 Detections of images that --gt does not have are refused, those of unknown categories are left out with a warning.
 
-Example:
+Examples:
+  nas-detect eval --run runs/shapes --results results.json
   nas-detect eval --gt instances_val2017.json --dt results.json --metric coco --format json"
 )]
 pub struct EvalArgs {
+    #[command(flatten)]
+    trained: Option<cli::TrainedArgs>,
+    /// Split of the network's data set: train, val or test
+    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    split: Split,
+    /// Where to write what the network finds, as pycocotools reads it
+    #[arg(long, value_name = "FILE", requires = "run")]
+    results: Option<PathBuf>,
     /// Ground truth
-    #[arg(long, value_name = "FILE")]
-    gt: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "dt", conflicts_with = "run")]
+    gt: Option<PathBuf>,
     /// Detections
-    #[arg(long, value_name = "FILE")]
-    dt: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "gt")]
+    dt: Option<PathBuf>,
     /// Whose rules
     #[arg(long, value_enum, default_value_t)]
     metric: Metric,
@@ -51,13 +69,61 @@ enum Metric {
     Voc,
 }
 
+/// A trained network.
+pub struct Trained {
+    /// Holds the network's weights.
+    pub vs: VarStore,
+    /// The network.
+    pub net: Detector,
+    /// How images reach it.
+    pub reading: Reading,
+}
+
+/// The experiment of a run, and where to compute.
+pub fn open(args: &cli::TrainedArgs) -> Result<(TrainExperiment, Compute)> {
+    Ok((experiment::load(&args.config(), &args.sets)?, args.compute.resolve()?))
+}
+
+impl Trained {
+    /// The network of `experiment` with the weights of a file.
+    pub fn load(experiment: &TrainExperiment, num_classes: usize, weights: &Path, compute: Compute) -> Result<Self> {
+        let (vs, net) = new_network(experiment, num_classes, compute)?;
+        let saved = read_tensors(weights)?;
+        copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
+        let TrainExperiment { augment, loader, eval, .. } = experiment;
+        Ok(Self { vs, net, reading: Reading::new(augment, loader, eval, compute) })
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
     ensure!(!args.max_dets.contains(&0), "--max-dets holds 0, expected numbers of at least 1");
-    let files = files::read(&args.gt, &args.dt)?;
+    let files = match (&args.trained, &args.gt, &args.dt) {
+        (Some(trained), ..) => of_network(trained, args.split, args.results.as_deref())?,
+        (None, Some(gt), Some(dt)) => files::read(gt, dt)?,
+        _ => bail!("nothing to score: expected --run DIR, or --gt FILE and --dt FILE"),
+    };
     files.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     match args.metric {
         Metric::Coco => print(&CocoReport::new(&files, &args.max_dets), args.format),
         Metric::Voc => print(&VocReport::new(&files), args.format),
     }
+}
+
+fn of_network(args: &cli::TrainedArgs, split: Split, out: Option<&Path>) -> Result<EvalFiles> {
+    let (experiment, compute) = open(args)?;
+    let dataset = experiment.data.open(split)?;
+    super::sound(&*dataset, split)?;
+    let trained = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
+    let Trained { net, reading, .. } = &trained;
+    let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
+    let mut files = evaluate(&|images| net.detect(images), &dataset, reading, compute, |_, _| {
+        progress.step(|| "images".into());
+        Ok(())
+    })?;
+    files.warnings.extend_from_slice(dataset.warnings());
+    if let Some(out) = out {
+        write_atomic(out, &serde_json::to_vec(&results(&files))?)?;
+    }
+    Ok(files)
 }

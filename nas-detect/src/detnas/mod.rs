@@ -10,7 +10,7 @@ pub use block::{BlockOp, ChannelShuffle, WeightInit, channel_shuffle};
 pub use network::DetNasNet;
 pub use released::{Released, released};
 pub use space::{DetNasConfig, DetNasSize, DetNasSpace, MacsTable};
-pub use supernet::{DetNasSupernet, inherit};
+pub use supernet::{DetNasSupernet, path_weights};
 
 #[cfg(test)]
 mod tests;

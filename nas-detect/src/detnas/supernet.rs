@@ -3,12 +3,10 @@
 
 use std::collections::HashMap;
 
-use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::nn::{BatchNorm, Mode, Module, VarBuilder};
 use nas_core::space::{FeatureInfo, InvalidArchitecture, Mixture, Supernet};
 use tch::Tensor;
-use tch::nn::VarStore;
 
 use super::block::{Block, BlockOp};
 use super::network::{run_stages, stage_info};
@@ -79,27 +77,17 @@ impl Supernet for DetNasSupernet {
     }
 }
 
-/// Copies the weights and statistics of the path of `arch` out of a store with a supernet into one with the network of
-/// `arch`. In both the backbone lies below `prefix` (`""`, or a path such as `backbone`); what lies beside it is copied by
-/// name. An error names the first variable that has no counterpart of its shape.
-pub fn inherit(supernet: &VarStore, arch: &Architecture, network: &VarStore, prefix: &str) -> Result<()> {
-    let shared = supernet.variables();
+/// The weights and statistics of the path of `arch` out of those of a supernet, by the names of the network of `arch`. In
+/// both the backbone lies below `prefix` (`""`, or a path such as `backbone`); what lies beside it keeps its name. An
+/// architecture of another space gives a map in which variables of the network are missing.
+pub fn path_weights(supernet: &HashMap<String, Tensor>, arch: &Architecture, prefix: &str) -> HashMap<String, Tensor> {
     let blocks = if prefix.is_empty() { "blocks.".to_string() } else { format!("{prefix}.blocks.") };
-    tch::no_grad(|| network.variables().into_iter().try_for_each(|(name, to)| copy(&shared, arch, &blocks, &name, to)))
-}
-
-fn copy(shared: &HashMap<String, Tensor>, arch: &Architecture, blocks: &str, name: &str, mut to: Tensor) -> Result<()> {
-    let renamed = match name.strip_prefix(blocks).and_then(|rest| rest.split_once('.')) {
-        Some((index, rest)) => {
-            let op = index.parse::<usize>().ok().and_then(|index| arch.choices().get(index));
-            let op = op.with_context(|| format!("{name}: architecture {arch} has no block {index}"))?;
-            format!("{blocks}{index}.{op}.{rest}")
-        }
-        None => name.to_string(),
+    let of_path = |(name, tensor): (&String, &Tensor)| {
+        let Some(rest) = name.strip_prefix(&blocks) else { return Some((name.clone(), tensor.shallow_clone())) };
+        let (index, rest) = rest.split_once('.')?;
+        let (op, rest) = rest.split_once('.')?;
+        let chosen = arch.choices().get(index.parse::<usize>().ok()?)?;
+        (op.parse() == Ok(*chosen)).then(|| (format!("{blocks}{index}.{rest}"), tensor.shallow_clone()))
     };
-    let from = shared.get(&renamed).with_context(|| format!("{name}: the supernet has no {renamed}"))?;
-    let sizes = (to.size(), from.size());
-    ensure!(sizes.0 == sizes.1, "{name}: shape {:?}, but {renamed} of the supernet has {:?}", sizes.0, sizes.1);
-    to.copy_(from);
-    Ok(())
+    supernet.iter().filter_map(of_path).collect()
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nas_datasets::det::coco_json::{self, CocoFile, CocoResult};
 use nas_datasets::det::tally::Tally;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Detection, Truth};
 
 /// A class as the ground truth names it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Category {
     /// Id in the files.
     pub id: i64,

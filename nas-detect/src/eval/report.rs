@@ -2,16 +2,22 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::files::{Category, EvalFiles};
 use super::{coco, voc};
 
 /// COCO's scores.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CocoReport {
     /// Images of the ground truth.
     pub images: usize,
+    /// Average precision over overlaps of 0.50 to 0.95; -1 if there was nothing to find.
+    pub ap: f64,
+    /// The same at 0.50.
+    pub ap50: f64,
+    /// The same at 0.75.
+    pub ap75: f64,
     /// Names of the numbers in `stats`.
     pub names: Vec<String>,
     /// pycocotools' list.
@@ -25,7 +31,7 @@ pub struct CocoReport {
 }
 
 /// COCO's scores of one class.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CocoClass {
     /// The class.
     #[serde(flatten)]
@@ -44,10 +50,14 @@ impl CocoReport {
             let stats = scores.class_stats(class);
             CocoClass { category: category.clone(), ap: stats[0], stats }
         });
+        let stats = scores.stats();
         Self {
             images: files.images.len(),
+            ap: stats[0],
+            ap50: stats[1],
+            ap75: stats[2],
             names: scores.names(),
-            stats: scores.stats(),
+            stats,
             per_class: per_class.collect(),
             notes: scores.explain(),
             warnings: files.warnings.clone(),

@@ -4,6 +4,7 @@
 use anyhow::{Result, ensure};
 use nas_core::nn::{BatchNorm, Init, Mode, Module, Shape, VarBuilder, relu};
 use nas_core::space::Cost;
+use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -11,7 +12,7 @@ use super::boxes::{area, clip, giou_loss};
 use super::decode::{DetectConfig, Detections, detect};
 use super::focal::focal_loss;
 use super::tower::{Tower, TowerConfig, TowerNorm, shared_cost};
-use super::{Losses, Predictions, Target, flatten, join, prior_bias};
+use super::{Losses, Predictions, flatten, join, prior_bias};
 use crate::layers::BiasedConv;
 use crate::neck::Levels;
 
@@ -157,10 +158,10 @@ impl Fcos {
     }
 
     /// Which object each location of maps of `grids` answers for.
-    pub fn targets(&self, grids: &[(i64, i64)], target: &Target, device: Device) -> FcosTargets {
+    pub fn targets(&self, grids: &[(i64, i64)], target: &DetTarget, device: Device) -> FcosTargets {
         let (points, strides) = self.locations(grids, device);
         let n = points.size()[0];
-        let (boxes, labels) = target.to_device(device);
+        let DetTarget { boxes, labels } = target.to_device(device);
         if target.is_empty() {
             let matched = Tensor::full([n], -1, (Kind::Int64, device));
             return FcosTargets {
@@ -201,7 +202,7 @@ impl Fcos {
         (Tensor::cat(&lower, 0), Tensor::cat(&upper, 0))
     }
 
-    pub(super) fn loss(&self, predictions: &Predictions, targets: &[Target]) -> Losses {
+    pub(super) fn loss(&self, predictions: &Predictions, targets: &[DetTarget]) -> Losses {
         let Predictions { logits, regression, centerness, grids } = predictions;
         let device = logits.device();
         let targets: Vec<FcosTargets> = targets.iter().map(|target| self.targets(grids, target, device)).collect();

@@ -16,37 +16,12 @@ pub use tower::TowerNorm;
 use anyhow::{Result, ensure};
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder};
 use nas_core::space::Cost;
+use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use crate::layers::GroupNorm;
 use crate::neck::Levels;
-
-/// The objects of one image. An image without any is as good as others.
-#[derive(Debug)]
-pub struct Target {
-    /// Left, top, right, bottom in pixels of the network's input, f32 `[M, 4]`.
-    pub boxes: Tensor,
-    /// Classes, from 0, i64 `[M]`.
-    pub labels: Tensor,
-}
-
-impl Target {
-    /// A target of boxes with one label each.
-    pub fn new(boxes: &[[f32; 4]], labels: &[i64]) -> Self {
-        assert_eq!(boxes.len(), labels.len(), "one label per box");
-        let boxes = Tensor::from_slice(boxes.as_flattened()).view([-1, 4]);
-        Self { boxes, labels: Tensor::from_slice(labels) }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.boxes.size()[0] == 0
-    }
-
-    fn to_device(&self, device: Device) -> (Tensor, Tensor) {
-        (self.boxes.to_device(device), self.labels.to_device(device))
-    }
-}
 
 /// What a head says of a batch, before any interpretation. `N` counts predictions: level by level, row by row, column by
 /// column, anchor by anchor.
@@ -153,7 +128,7 @@ impl Head {
     }
 
     /// Losses of the predictions on images of `size` (height, width), one target per image.
-    pub fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[Target]) -> Losses {
+    pub fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[DetTarget]) -> Losses {
         match self {
             Self::Fcos(head) => head.loss(predictions, targets),
             Self::Retina(head) => head.loss(predictions, size, targets),

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use nas_core::nn::{BatchNorm, Mode, Module, Shape, VarBuilder};
 use nas_core::space::Cost;
+use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -11,7 +12,7 @@ use super::boxes::{clip, decode, encode, pairwise_iou};
 use super::decode::{DetectConfig, Detections, detect};
 use super::focal::focal_loss;
 use super::tower::{Tower, TowerConfig, TowerNorm, shared_cost};
-use super::{Losses, Predictions, Target, flatten, join, prior_bias};
+use super::{Losses, Predictions, flatten, join, prior_bias};
 use crate::layers::BiasedConv;
 use crate::neck::Levels;
 
@@ -162,9 +163,9 @@ impl Retina {
     /// Which object each anchor `[N, 4]` answers for: the one it overlaps most, if by enough; and besides, whatever it
     /// overlaps, for every object the anchors that overlap it most (of them each answers for the object that *it* overlaps
     /// most). An object that no anchor touches has none.
-    pub fn targets(&self, anchors: &Tensor, target: &Target) -> RetinaTargets {
+    pub fn targets(&self, anchors: &Tensor, target: &DetTarget) -> RetinaTargets {
         let (n, device) = (anchors.size()[0], anchors.device());
-        let (boxes, labels) = target.to_device(device);
+        let DetTarget { boxes, labels } = target.to_device(device);
         if target.is_empty() {
             let matched = Tensor::full([n], BACKGROUND, (Kind::Int64, device));
             return RetinaTargets { labels: matched.zeros_like(), matched, boxes: anchors.shallow_clone() };
@@ -181,7 +182,7 @@ impl Retina {
         RetinaTargets { boxes: boxes.index_select(0, &object), labels: labels.index_select(0, &object), matched }
     }
 
-    pub(super) fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[Target]) -> Losses {
+    pub(super) fn loss(&self, predictions: &Predictions, size: (i64, i64), targets: &[DetTarget]) -> Losses {
         let Predictions { logits, regression, grids, .. } = predictions;
         let anchors = self.anchors(grids, size, logits.device());
         let (mut classification, mut boxes, mut counts) = (vec![], vec![], vec![]);

@@ -1,6 +1,7 @@
 //! Against torchvision 0.28 (tests/golden/det; inputs are closed formulas).
 
 use serde_json::Value;
+use tch::Device;
 use tch::nn::VarStore;
 
 use super::boxes::{giou_loss, pairwise_iou};
@@ -34,9 +35,9 @@ fn close_tensor(found: &Tensor, expected: &Tensor) {
     assert!(error < 1e-4, "{found:?} is off by {error}");
 }
 
-fn targets() -> [Target; 2] {
+fn targets() -> [DetTarget; 2] {
     let boxes = [[10.0, 12.0, 60.0, 70.0], [30.0, 20.0, 50.0, 44.0], [100.0, 5.0, 190.0, 120.0]];
-    [Target::new(&boxes, &[0, 2, 1]), Target::new(&[], &[])]
+    [DetTarget::new(&boxes, &[0, 2, 1]), DetTarget::new(&[], &[])]
 }
 
 /// `f(i)` for `i = 0, 1, ..` in the given shape.
@@ -198,7 +199,7 @@ fn locations_lie_in_the_middle_of_their_strides() {
     let head = fcos(0.5);
     // a box of 10 pixels around (20, 20): the pixel at (2.5, 2.5) strides of 8 is its centre
     let object = [15.0, 15.0, 25.0, 25.0];
-    let matched = head.targets(&GRIDS, &Target::new(&[object], &[1]), Device::Cpu).matched;
+    let matched = head.targets(&GRIDS, &DetTarget::new(&[object], &[1]), Device::Cpu).matched;
     let index = Vec::<i64>::try_from(matched.ge(0).nonzero().reshape([-1])).unwrap();
     assert_eq!(index, [2 * 24 + 2]);
     let mut predictions = predictions(1, |_| 0.625, true);
@@ -210,7 +211,7 @@ fn locations_lie_in_the_middle_of_their_strides() {
 
 #[test]
 fn batches_without_any_object_are_valid() {
-    let empty = [Target::new(&[], &[]), Target::new(&[], &[])];
+    let empty = [DetTarget::new(&[], &[]), DetTarget::new(&[], &[])];
     for losses in [
         retina(Normalizer::Batch).loss(&retina_predictions(), SIZE, &empty),
         retina(Normalizer::Image).loss(&retina_predictions(), SIZE, &empty),
@@ -225,7 +226,7 @@ fn batches_without_any_object_are_valid() {
 #[test]
 fn boxes_without_size_or_outside_the_image_do_no_harm() {
     let boxes = [[20.0, 20.0, 20.0, 40.0], [500.0, 500.0, 600.0, 600.0], [-60.0, -60.0, -20.0, -20.0]];
-    let targets = [Target::new(&boxes, &[0, 1, 2]), Target::new(&[], &[])];
+    let targets = [DetTarget::new(&boxes, &[0, 1, 2]), DetTarget::new(&[], &[])];
     for losses in [
         retina(Normalizer::Batch).loss(&retina_predictions(), SIZE, &targets),
         fcos(0.5).loss(&fcos_predictions(), &targets),

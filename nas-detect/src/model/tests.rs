@@ -3,12 +3,14 @@ use std::convert::Infallible;
 use nas_core::estimator::batch_norm_recalibration::recalibrate;
 use nas_core::optim::{OptimizerConfig, SgdConfig, gradients, named_parameters};
 use nas_core::space::ChoiceSpace;
+use nas_core::train::{all_variables, copy_into};
 use tch::nn::VarStore;
 use tch::{Device, Kind};
 
 use super::*;
 use crate::backbone::{Classifier, SuperClassifier};
-use crate::detnas::inherit;
+use crate::detnas::path_weights;
+use crate::inheritance::inherit_backbone;
 use crate::neck::{BiFpnNode, Fusion};
 use crate::testing::{assert_described, fill, wave};
 
@@ -17,8 +19,8 @@ fn images(n: i64) -> Tensor {
     ((&values * 0.013).sin() + (values * 0.0037).cos() * 0.5).view([n, 3, 64, 64])
 }
 
-fn targets() -> [Target; 2] {
-    [Target::new(&[[4.0, 6.0, 30.0, 40.0], [20.0, 20.0, 60.0, 62.0]], &[0, 2]), Target::new(&[], &[])]
+fn targets() -> [DetTarget; 2] {
+    [DetTarget::new(&[[4.0, 6.0, 30.0, 40.0], [20.0, 20.0, 60.0, 62.0]], &[0, 2]), DetTarget::new(&[], &[])]
 }
 
 fn tiny() -> ModelConfig {
@@ -55,7 +57,7 @@ fn a_path_of_the_supernet_is_the_extracted_network_bit_for_bit() {
         let arch = arch(path);
         let copy = VarStore::new(Device::Cpu);
         let network = tiny().with_arch(arch.clone()).unwrap().build(&VarBuilder::new(&copy), 3).unwrap();
-        inherit(&vs, &arch, &copy, "backbone").unwrap();
+        copy_into(&all_variables(&copy), &path_weights(&vs.variables(), &arch, "backbone")).unwrap();
         let a = net.forward(&images(2), Mixture::Path(&arch), Mode::EVAL);
         let b = network.forward(&images(2), Mode::EVAL);
         assert_eq!((&a.logits, &a.regression, &a.centerness), (&b.logits, &b.regression, &b.centerness), "{path}");
@@ -71,7 +73,8 @@ fn what_does_not_fit_is_not_inherited() {
     let (vs, _) = supernet();
     let copy = VarStore::new(Device::Cpu);
     let _network = tiny().with_arch(arch(PATHS[0])).unwrap().build(&VarBuilder::new(&copy), 3).unwrap();
-    let error = inherit(&vs, &arch(PATHS[1]), &copy, "backbone").unwrap_err().to_string();
+    let path = path_weights(&vs.variables(), &arch(PATHS[1]), "backbone");
+    let error = copy_into(&all_variables(&copy), &path).unwrap_err().to_string();
     assert!(error.contains("backbone.blocks."), "{error}");
 }
 
@@ -260,7 +263,7 @@ fn a_pretrained_supernet_moves_into_a_detector() {
     let (vs, net) = supernet();
     let features = || net.supernet.features(&images(1), Mixture::Path(&path), Mode::EVAL).pop().unwrap();
     let before = features();
-    inherit_backbone(&pretrained, &vs).unwrap();
+    inherit_backbone(&pretrained.variables(), &vs).unwrap();
     assert_ne!(features(), before);
     let trained = pretrained.variables();
     let copied = snapshot(&vs).into_iter().filter(|(name, _)| name.starts_with("backbone."));
@@ -270,12 +273,12 @@ fn a_pretrained_supernet_moves_into_a_detector() {
     let single = VarStore::new(Device::Cpu);
     let config = BackboneConfig::Detnas(config).with_arch(path.clone()).unwrap();
     let network = Classifier::new(&VarBuilder::new(&single), &config, 7).unwrap();
-    inherit(&pretrained, &path, &single, "backbone").unwrap();
+    copy_into(&all_variables(&single), &path_weights(&pretrained.variables(), &path, "backbone")).unwrap();
     let [a, b] =
         [classifier.forward(&images(2), Mixture::Path(&path), Mode::EVAL), network.forward(&images(2), Mode::EVAL)];
     assert_eq!(a, b);
-    let error = inherit_backbone(&single, &vs).unwrap_err().to_string();
-    assert!(error.contains("has no backbone.blocks.0.0"), "{error}");
+    let error = inherit_backbone(&single.variables(), &vs).unwrap_err().to_string();
+    assert!(error.contains("backbone.blocks.0.0") && error.contains("missing"), "{error}");
 }
 
 /// Against torchvision 0.28 (tests/golden/det/tops.py).

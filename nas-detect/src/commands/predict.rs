@@ -1,0 +1,103 @@
+//! `nas-detect predict`: pictures with boxes, and what was found as COCO's results file has it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Result;
+use clap::Args;
+use nas_core::cli::{self, Format, print};
+use nas_core::progress::Progress;
+use nas_core::run_dir::write_atomic;
+use nas_datasets::Split;
+use nas_datasets::det::{DetClasses, unlabelled};
+use serde::Serialize;
+
+use super::eval::{Trained, open};
+use super::write_png;
+use crate::evaluation::{Found, evaluate, results};
+use crate::picture::{Marked, draw};
+
+/// Write pictures with boxes, and results.json that pycocotools reads
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Images that --images names get the ids 1, 2, ... in results.json, in this order.
+
+Examples:
+  nas-detect predict --run runs/shapes --out predictions
+  nas-detect predict --run runs/bccd --images blood/*.jpg --out predictions --min-score 0.5")]
+pub struct PredictArgs {
+    #[command(flatten)]
+    trained: cli::TrainedArgs,
+    /// Split to look at: train, val or test
+    #[arg(long, default_value = "val", value_name = "SPLIT")]
+    split: Split,
+    /// Images to look at, in the place of a split
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "split")]
+    images: Vec<PathBuf>,
+    /// Folder to write to
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Least score of a box that is drawn; results.json has all
+    #[arg(long, default_value_t = 0.3, value_name = "S")]
+    min_score: f64,
+    /// Only results.json
+    #[arg(long)]
+    no_pictures: bool,
+    /// How to print the summary
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Serialize)]
+struct PredictReport {
+    images: usize,
+    detections: usize,
+    results: PathBuf,
+    pictures: Option<PathBuf>,
+}
+
+impl fmt::Display for PredictReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{} detections in {} images: {}", self.detections, self.images, self.results.display())?;
+        self.pictures.iter().try_for_each(|dir| write!(f, ", pictures in {}", dir.display()))
+    }
+}
+
+/// The boxes that are drawn: those of at least `min_score`, with class and score.
+pub(super) fn marked(found: &[Found], classes: &DetClasses, min_score: f64) -> Vec<Marked> {
+    let drawn = found.iter().filter(|found| found.score >= min_score);
+    let mark = |Found { bbox, class, score }: &Found| Marked {
+        bbox: *bbox,
+        class: *class,
+        text: format!("{} {score:.2}", classes.names()[*class]),
+    };
+    drawn.map(mark).collect()
+}
+
+/// Runs the command.
+pub fn run(args: &PredictArgs) -> Result<()> {
+    let (experiment, compute) = open(&args.trained)?;
+    let mut dataset = experiment.data.open(args.split)?;
+    if !args.images.is_empty() {
+        dataset = Arc::new(unlabelled(dataset.classes().clone(), &args.images)?);
+    }
+    let trained = Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
+    let Trained { net, reading, .. } = &trained;
+    std::fs::create_dir_all(&args.out)?;
+    let pictures = (!args.no_pictures).then(|| args.out.join("pictures"));
+    let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
+    let files = evaluate(&|images| net.detect(images), &dataset, reading, compute, |sample, found| {
+        if let Some(folder) = &pictures {
+            let image = dataset.load(sample.index)?.image;
+            let picture = draw(&image, &marked(found, dataset.classes(), args.min_score));
+            write_png(&folder.join(format!("{}.png", dataset.name(sample.index))), &picture)?;
+        }
+        progress.step(|| "images".into());
+        Ok(())
+    })?;
+    drop(progress);
+    let path = args.out.join("results.json");
+    write_atomic(&path, &serde_json::to_vec(&results(&files))?)?;
+    let (images, detections) = (dataset.len(), files.detections.len());
+    print(&PredictReport { images, detections, results: path, pictures }, args.format)
+}

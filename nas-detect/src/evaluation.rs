@@ -1,0 +1,125 @@
+//! What a network finds in a set, beside what is there.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nas_core::cli::Compute;
+use nas_core::experiment::LoaderSection;
+use nas_datasets::LoaderConfig;
+use nas_datasets::det::coco_json::CocoResult;
+use nas_datasets::det::{DetDataset, DetEvalBatch, DetEvalSample, DetTransform, Object, det_eval_batches};
+use tch::Tensor;
+
+use crate::eval::files::{Category, EvalFiles};
+use crate::eval::{Detection, Truth};
+use crate::experiment::EvalConfig;
+use crate::head::Detections;
+
+/// The objects in each of a batch of images, see [`crate::model::Detector::detect`].
+pub type Detect<'a> = dyn Fn(&Tensor) -> Vec<Detections> + 'a;
+
+/// How images reach a network that is not trained.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Resizing and padding.
+    pub transform: DetTransform,
+    /// Batches and threads.
+    pub loader: LoaderConfig,
+}
+
+impl Reading {
+    /// As an experiment says.
+    pub fn new(transform: &DetTransform, loader: &LoaderSection, eval: &EvalConfig, compute: Compute) -> Self {
+        Self { transform: transform.clone(), loader: loader.with(eval.batch_size, compute.threads) }
+    }
+
+    /// Batches of a set in its order.
+    pub fn batches(&self, dataset: &Arc<dyn DetDataset>) -> Result<impl Iterator<Item = Result<DetEvalBatch>> + use<>> {
+        let batches = det_eval_batches(dataset.clone(), self.transform.clone(), &self.loader)?;
+        Ok(batches.map(|batch| Ok(batch?)))
+    }
+
+    /// Height and width of the first image of a set as the network sees it.
+    pub fn image_size(&self, dataset: &Arc<dyn DetDataset>) -> Result<(i64, i64)> {
+        let single = Self { loader: LoaderConfig { batch_size: 1, ..self.loader.clone() }, ..self.clone() };
+        let first = single.batches(dataset)?.next().context("the set has no image")??;
+        Ok((first.images.size()[2], first.images.size()[3]))
+    }
+}
+
+/// A detection in pixels of the original image.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Found {
+    /// Left, top, right, bottom.
+    pub bbox: [f64; 4],
+    /// Class index.
+    pub class: usize,
+    /// Confidence.
+    pub score: f64,
+}
+
+/// Detections of one image of a batch in pixels of the original, best first. What lies in the padding alone is left out.
+pub fn in_original(detections: &Detections, sample: &DetEvalSample) -> Vec<Found> {
+    let Detections { boxes, scores, labels } = detections;
+    let found = boxes.iter().zip(scores).zip(labels).map(|((bbox, score), class)| Found {
+        bbox: sample.to_original(*bbox),
+        class: *class,
+        score: f64::from(*score),
+    });
+    found.filter(|Found { bbox: [x0, y0, x1, y1], .. }| x1 > x0 && y1 > y0).collect()
+}
+
+/// Left, top, width, height of left, top, right, bottom.
+pub fn corner_and_size([x0, y0, x1, y1]: [f64; 4]) -> [f64; 4] {
+    [x0, y0, x1 - x0, y1 - y0]
+}
+
+/// Truths and detections of a whole set. `each` sees the detections of every image.
+pub fn evaluate(
+    detect: &Detect,
+    dataset: &Arc<dyn DetDataset>,
+    reading: &Reading,
+    compute: Compute,
+    mut each: impl FnMut(&DetEvalSample, &[Found]) -> Result<()>,
+) -> Result<EvalFiles> {
+    let classes = dataset.classes();
+    let category = |(id, name): (&i64, &String)| Category { id: *id, name: name.clone() };
+    let mut files = EvalFiles {
+        images: (0..dataset.len()).map(|i| dataset.image_id(i)).collect(),
+        categories: classes.ids().iter().zip(classes.names()).map(category).collect(),
+        ..Default::default()
+    };
+    for batch in reading.batches(dataset)? {
+        let DetEvalBatch { images, samples } = batch?;
+        let found = tch::autocast(compute.amp, || detect(&images.to_device(compute.device)));
+        for (sample, found) in samples.iter().zip(&found) {
+            let image = sample.index;
+            files.truths.extend(sample.objects.iter().map(|object| truth(image, object)));
+            let found = in_original(found, sample);
+            each(sample, &found)?;
+            files.detections.extend(found.into_iter().map(|Found { bbox, class, score }| Detection {
+                image,
+                class,
+                bbox: corner_and_size(bbox),
+                score,
+            }));
+        }
+    }
+    Ok(files)
+}
+
+fn truth(image: usize, object: &Object) -> Truth {
+    let Object { bbox, class, area, crowd, difficult } = *object;
+    Truth { image, class, bbox: corner_and_size(bbox), area, crowd, difficult }
+}
+
+/// Detections as COCO's results file has them.
+pub fn results(files: &EvalFiles) -> Vec<CocoResult> {
+    let result = |found: &Detection| CocoResult {
+        image_id: files.images[found.image],
+        category_id: files.categories[found.class].id,
+        bbox: found.bbox,
+        score: found.score,
+    };
+    files.detections.iter().map(result).collect()
+}
