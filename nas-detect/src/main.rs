@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::cli;
 use nas_core::comparison::CompareArgs;
 use nas_core::report::{self, ReportArgs};
+use nas_core::training::TrainArgs;
 use nas_detect::{commands, cost};
 
 /// Search, train and compare object detectors
@@ -28,7 +29,10 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Search(commands::search::SearchArgs),
-    Train(commands::train::TrainArgs),
+    #[command(after_help = "Examples:
+  nas-detect train --config configs/detect/shapes.toml --out runs/shapes
+  nas-detect train --config my.toml --set model.backbone.arch=runs/search/result.json --set train.init=runs/search --resume")]
+    Train(TrainArgs),
     Eval(commands::eval::EvalArgs),
     Predict(commands::predict::PredictArgs),
     #[command(after_help = "Example:

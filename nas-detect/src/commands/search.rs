@@ -17,13 +17,12 @@ use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::search::best_so_far;
 use nas_core::space::Cost;
-use nas_core::train::{self, read_tensors};
+use nas_core::train::{self, LoopConfig, read_tensors};
 use nas_core::trial::{Outcome, Record, Values};
 use nas_datasets::{Split, classify};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::train::loop_config;
 use super::{draw_run, require_sound};
 use crate::backbone::total;
 use crate::experiment::{self, CANDIDATE_AP, PretrainConfig, SearchExperiment};
@@ -112,7 +111,7 @@ fn search(dir: &RunDir, experiment: &SearchExperiment, compute: Compute) -> Resu
     let pretrain_secs = pretrain.map(|pretrain| train_classifier(dir, experiment, pretrain, compute)).transpose()?;
     let weights = pretrain.map(|_| read_tensors(&dir.path("pretrain/checkpoints/last.safetensors"))).transpose()?;
     let mut training = Training::of_supernet(experiment, weights.as_ref(), compute)?;
-    let settings = loop_config(experiment.supernet.epochs, experiment.seed);
+    let settings = LoopConfig::new(experiment.supernet.epochs, experiment.seed);
     let summary = train::run(&mut training, "supernet", dir, settings)?;
     draw_run(dir.root())?;
 
@@ -157,7 +156,7 @@ fn train_classifier(
     cli::require_sound(&classify::check(&*images), images.len(), "pretrain.data train", "nas-classify")?;
     let folder = RunDir::open(&dir.path("pretrain"), &to_toml(pretrain), true, &json!({ "part_of": dir.root() }))?;
     let mut training = Training::of_classifier(experiment, pretrain, compute)?;
-    let settings = loop_config(pretrain.train.epochs, experiment.seed);
+    let settings = LoopConfig::new(pretrain.train.epochs, experiment.seed);
     Ok(train::run(&mut training, "pretrain", &folder, settings)?.train_secs)
 }
 
