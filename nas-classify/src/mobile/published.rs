@@ -1,9 +1,11 @@
 //! Published networks of inverted residuals.
 //!
-//! `nas-classify cost` gives the published parameters and multiply-adds to the digits printed, but for these, whose reasons are
-//! not known: FBNet's multiply-adds (244.5, 291.0, 378.1 M) are 4.6 to 5.0 M below the published ones, and FBNet-C has 5.59 M
-//! parameters, not 5.5; MobileNetV3-Small, whose parameters and outputs are torchvision's, has 56.5 M multiply-adds, not the
-//! 66 M that TF-slim's table gives. ProxylessNAS-GPU has no published count to compare with.
+//! `nas-classify cost` gives the published parameters and multiply-adds to the digits printed, but for these. FBNet's
+//! multiply-adds (244.5, 291.0, 378.1 M) are 4.6 to 5.0 M below the published ones, and FBNet-C has 5.59 M parameters, not
+//! 5.5: the cause is not known; blocks, groups and widths are those of the authors' models, whose own paper and tables differ on
+//! FBNet-C too (375 and 383 M, mobile-vision issue 1). MobileNetV3-Small has 56.5 M multiply-adds, not the 66 M of TF-slim's and
+//! Keras' tables: that row has 2.9 M parameters, so it is of a larger network than torchvision's of 2,542,856, whose outputs
+//! ours equal. ProxylessNAS-GPU has no published count to compare with.
 
 use nas_core::nn::{Activation, BnConfig};
 use serde::{Deserialize, Serialize};

@@ -111,7 +111,7 @@ fn counts(name: &str) -> (f64, f64) {
 /// Millions of parameters and of multiply-adds as published (`specs/strategies.md`, section 3; ProxylessNAS-GPU as the
 /// search of AngleNAS bounds itself by it), and how far they may be from ours in percent: they are rounded. What is further:
 /// FBNet's multiply-adds are 1.3 to 2 % below the published ones, by 4.6 to 5.0 M in all three, the cause is not known;
-/// MobileNetV3-Small's are 56.5 M, not the 66 M of TF-slim's table; its outputs equal torchvision's.
+/// MobileNetV3-Small's are 56.5 M, not the 66 M that TF-slim gives to a network of 2.9 M parameters.
 #[test]
 fn counts_agree_with_the_published_ones() {
     for (name, params, macs, percent) in [
