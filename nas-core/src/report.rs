@@ -67,7 +67,9 @@ pub fn run(args: &ReportArgs, drawn: &[&str], score: &str) -> Result<()> {
         epochs: metrics.len(),
         last: metrics.last().cloned(),
         best: best.map(|best| (score.to_string(), best)),
-        text: ["table.txt", "result.txt"].iter().find_map(|name| fs::read_to_string(run.join(name)).ok()),
+        text: ["table.txt", "result.txt", "architecture.txt"]
+            .iter()
+            .find_map(|name| fs::read_to_string(run.join(name)).ok()),
         curves: draw_curves(run, &metrics, drawn)?,
         result,
     };
