@@ -241,10 +241,15 @@ impl MixedCell {
             let xs = self.node(node, &states, plan, mode);
             states.push(State::new(xs, self.parts, 1));
         }
-        let outputs = states[2..].iter().zip(&plan.outputs).map(|(state, output)| match output {
-            Output::Whole => state.whole.shallow_clone(),
-            Output::Zero => state.whole.zeros_like(),
-            Output::Scaled(scale) => &state.whole * scale,
+        let last = states.len() - 1;
+        let outputs = (2..).zip(&plan.outputs).map(|(i, output)| (i, &states[i].whole, output));
+        let outputs = outputs.map(|(i, xs, output)| match output {
+            // The gradient of a concatenation is a strided view. The last node has no other gradient that would make it
+            // dense, and norms walk over a strided one slowly.
+            Output::Whole if i == last => xs * 1.0,
+            Output::Whole => xs.shallow_clone(),
+            Output::Zero => xs.zeros_like(),
+            Output::Scaled(scale) => xs * scale,
         });
         Tensor::cat(&outputs.collect::<Vec<_>>(), 1)
     }
