@@ -46,6 +46,7 @@ pub struct Searching {
 struct Halves {
     weights: VarStore,
     net: SearchNet,
+    num_classes: i64,
     compute: Compute,
     /// Of the weights, of the architecture.
     batches: [Option<Batches>; 2],
@@ -182,9 +183,9 @@ impl ClassifyDataset for Subset {
 impl Halves {
     fn new(space: &dyn WeightSharing, num_classes: usize, seed: u64, compute: Compute) -> Self {
         tch::manual_seed(rng::torch_seed(seed, "init", 0));
-        let weights = VarStore::new(compute.device);
-        let net = SearchNet::new(&VarBuilder::new(&weights), space, num_classes as i64);
-        Self { weights, net, compute, batches: [None, None], current: [None, None] }
+        let (weights, num_classes) = (VarStore::new(compute.device), num_classes as i64);
+        let net = SearchNet::new(&VarBuilder::new(&weights), space, num_classes);
+        Self { weights, net, num_classes, compute, batches: [None, None], current: [None, None] }
     }
 
     fn batch(&self, part: Part) -> &ClassifyBatch {
@@ -228,6 +229,12 @@ impl Objective for Halves {
     fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {
         let ClassifyBatch { images, labels, indices, .. } = self.batch(part);
         Ok(self.hits(images, labels, mixture, Mode::train(at.progress())) as f64 / indices.len() as f64)
+    }
+
+    fn rebuild(&mut self, space: &dyn WeightSharing) -> Result<Vec<Named>> {
+        self.weights = VarStore::new(self.compute.device);
+        self.net = SearchNet::new(&VarBuilder::new(&self.weights), space, self.num_classes);
+        Ok(named_parameters(&self.weights))
     }
 }
 
@@ -276,6 +283,7 @@ impl Job for Searching {
     }
 
     fn load_state(&mut self, tensors: HashMap<String, Tensor>, json: Value) -> Result<()> {
+        self.method.restore_form(&mut self.supernet, &json)?;
         copy_into(&self.model(), &tensors)?;
         self.method.load_state(&tensors, json)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::rc::Rc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -157,6 +158,9 @@ pub enum Mixture<'a> {
         weights: &'a [Tensor],
         /// Which candidates count.
         active: &'a [Vec<bool>],
+        /// Share of the values behind an identity that are dropped while training, 0 in most methods. Of supernets whose
+        /// space has [`WeightSharing::with_layers`].
+        skip_dropout: f64,
     },
     /// The candidates of one architecture only.
     Path(&'a Architecture),
@@ -232,6 +236,16 @@ pub trait WeightSharing: SearchSpace {
 
     /// The most probable architecture under `weights`, such as [`WeightSharing::softmax`] gives.
     fn discretize(&self, weights: &[Tensor]) -> Architecture;
+
+    /// The same choices in networks of `layers` layers; `None` where no network can be so deep, or layers are the choice.
+    fn with_layers(&self, _layers: usize) -> Option<Rc<dyn WeightSharing>> {
+        None
+    }
+
+    /// The identities that normal cells of `arch` take: number of an architecture parameter and of an entry, row-major.
+    fn skip_connects(&self, _arch: &Architecture) -> Vec<(usize, usize)> {
+        Vec::new()
+    }
 
     /// Multiply-adds on an image of `input`, where they are a sum over the choices: what no choice changes, and for each
     /// entry of every architecture parameter what it adds at weight 1.

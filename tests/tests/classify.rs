@@ -133,19 +133,30 @@ fn a_promoted_trial_goes_on_with_its_parents_training() {
     }
 }
 
-/// Methods that mix, that draw paths, and that search the trained supernet.
+/// Methods that mix, that draw paths, that search the trained supernet, and that build the supernet anew.
 #[test]
 fn killed_searches_on_shared_weights_end_with_the_same_bits() {
     let temp = tempfile::tempdir().unwrap();
+    let nasbench201 = "kind = 'nasbench201'\nchannels = 4\ncells = 1";
     let methods = [
-        ("gdas", "kind = 'gdas'"),
-        ("mdenas", "kind = 'mdenas'"),
-        ("spos", "kind = 'spos'\nnum_trials = 12\nrecalibration_batches = 2\nstrategy = { kind = 'random' }"),
+        ("gdas", nasbench201, "kind = 'gdas'"),
+        ("mdenas", nasbench201, "kind = 'mdenas'"),
+        (
+            "spos",
+            nasbench201,
+            "kind = 'spos'\nnum_trials = 12\nrecalibration_batches = 2\nstrategy = { kind = 'random' }",
+        ),
+        // Killed in each of its stages: what is resumed has another depth than the space.
+        (
+            "p_darts",
+            "kind = 'cells'\nlayers = 3\nchannels = 2",
+            "kind = 'p_darts'\nlayers = [3, 4, 5]\nwarmup = 0.2\nskip_dropout = [0.1, 0.4, 0.7]",
+        ),
     ];
-    for (name, method) in methods {
+    for (name, space, method) in methods {
         let config = temp.path().join(format!("{name}.toml"));
         let text = format!(
-            "seed = 1\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[one_shot]\nepochs = 5\nbatch_size = 20\n\
+            "seed = 1\n[space]\n{space}\n[one_shot]\nepochs = 5\nbatch_size = 20\n\
              eval_every = 2\n[one_shot.method]\n{method}\n[data]\nkind = 'synth'\nnum_images = 400\nnum_val = 20\n\
              side = 16\n[augment]\nsize = [16, 16]\n"
         );

@@ -1,5 +1,6 @@
 //! Data sets for image classification: readers of public formats, augmentation, batches.
 
+mod auto_augment;
 mod cifar;
 mod config;
 mod folder;
@@ -10,6 +11,7 @@ mod rand_augment;
 mod synth;
 mod transform;
 
+pub use auto_augment::AutoAugment;
 pub use config::ClassifyDataConfig;
 pub use loader::{ClassifyBatch, ClassifyEvalBatch, Images, eval_batches, train_loader};
 pub use part::Part;

@@ -26,8 +26,9 @@ impl Default for RandAugment {
     }
 }
 
+/// An operator on the pixels of an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Op {
+pub(super) enum Op {
     Identity,
     ShearX,
     ShearY,
@@ -42,6 +43,8 @@ enum Op {
     Solarize,
     AutoContrast,
     Equalize,
+    /// Of AutoAugment alone.
+    Invert,
 }
 
 const OPS: [Op; 14] = [
@@ -71,36 +74,58 @@ impl RandAugment {
     pub(super) fn apply(&self, mut image: RgbImage, rng: &mut ChaCha8Rng) -> RgbImage {
         for _ in 0..self.ops {
             let op = OPS[rng.random_range(0..OPS.len())];
-            let magnitude = op.magnitude(self.magnitude, image.dimensions());
-            let negative = op.is_signed() && rng.random::<bool>();
-            image = op.apply(&image, if negative { -magnitude } else { magnitude });
+            let level = Level { index: self.magnitude, bins: BINS };
+            image = op.apply(&image, level, op.is_signed() && rng.random::<bool>());
         }
         image
     }
 }
 
+/// A step, from 0, of a scale of `bins`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level {
+    pub index: u32,
+    pub bins: u32,
+}
+
+impl Level {
+    /// The value between `start` and `end`, with the rounding of torch's `linspace`, which bytes depend on.
+    fn between(self, start: f64, end: f64) -> f64 {
+        let (start, end, last) = (start as f32, end as f32, self.bins - 1);
+        let step = (end - start) / last as f32;
+        let value = match self.index < self.bins / 2 {
+            true => start + step * self.index as f32,
+            false => end - step * (last - self.index) as f32,
+        };
+        f64::from(value)
+    }
+}
+
 impl Op {
-    /// Value of step `index` of the scale.
-    fn magnitude(self, index: u32, (w, h): (u32, u32)) -> f64 {
-        let share = f64::from(index) / f64::from(BINS - 1);
+    /// Value at a step of the scale, for an image of width and height.
+    fn magnitude(self, level: Level, (w, h): (u32, u32)) -> f64 {
         match self {
-            Self::Identity | Self::AutoContrast | Self::Equalize => 0.0,
-            Self::ShearX | Self::ShearY => 0.3 * share,
-            Self::TranslateX => 150.0 / 331.0 * f64::from(w) * share,
-            Self::TranslateY => 150.0 / 331.0 * f64::from(h) * share,
-            Self::Rotate => 30.0 * share,
-            Self::Brightness | Self::Color | Self::Contrast | Self::Sharpness => 0.9 * share,
-            Self::Posterize => 8.0 - (4.0 * share).round_ties_even(),
-            Self::Solarize => 255.0 * (1.0 - share),
+            Self::Identity | Self::AutoContrast | Self::Equalize | Self::Invert => 0.0,
+            Self::ShearX | Self::ShearY => level.between(0.0, 0.3),
+            Self::TranslateX => level.between(0.0, 150.0 / 331.0 * f64::from(w)),
+            Self::TranslateY => level.between(0.0, 150.0 / 331.0 * f64::from(h)),
+            Self::Rotate => level.between(0.0, 30.0),
+            Self::Brightness | Self::Color | Self::Contrast | Self::Sharpness => level.between(0.0, 0.9),
+            Self::Posterize => 8.0 - level.between(0.0, 4.0).round_ties_even(),
+            Self::Solarize => level.between(255.0, 0.0),
         }
     }
 
-    fn is_signed(self) -> bool {
-        !matches!(self, Self::Identity | Self::Posterize | Self::Solarize | Self::AutoContrast | Self::Equalize)
+    /// Whether the operator has a mirrored form.
+    pub(super) fn is_signed(self) -> bool {
+        use Op::*;
+        !matches!(self, Identity | Posterize | Solarize | AutoContrast | Equalize | Invert)
     }
 
-    fn apply(self, image: &RgbImage, magnitude: f64) -> RgbImage {
-        let m = magnitude;
+    /// Applies the operator at a step of its scale, mirrored where `negative`.
+    pub(super) fn apply(self, image: &RgbImage, level: Level, negative: bool) -> RgbImage {
+        let magnitude = self.magnitude(level, image.dimensions());
+        let m = if negative { -magnitude } else { magnitude };
         match self {
             Self::Identity => image.clone(),
             Self::ShearX => affine(image, [1.0, m, 0.0, 0.0, 1.0, 0.0]),
@@ -120,6 +145,7 @@ impl Op {
             Self::Solarize => map(image, |pixel| pixel.map(|v| if f64::from(v) < m { v } else { 255 - v })),
             Self::AutoContrast => look_up(image, stretch),
             Self::Equalize => look_up(image, equalize),
+            Self::Invert => map(image, |pixel| pixel.map(|value| 255 - value)),
         }
     }
 }
@@ -244,9 +270,10 @@ mod tests {
         let mut wrong = Vec::new();
         for Case { op, index, sign, magnitude, pixels } in cases {
             let ours = OPS.into_iter().find(|ours| format!("{ours:?}") == op).unwrap();
-            let value = sign * ours.magnitude(index, (width, height));
+            let level = Level { index, bins: BINS };
+            let value = sign * ours.magnitude(level, (width, height));
             assert!((value - magnitude).abs() < 1e-4, "{op} {index}: {value}, expected {magnitude}");
-            let found = ours.apply(&image, value).into_raw();
+            let found = ours.apply(&image, level, sign < 0.0).into_raw();
             let differing = found.iter().zip(&pixels).filter(|(a, b)| a != b).count();
             if differing > 0 {
                 wrong.push(format!("{op} {value}: {differing} of {} bytes", pixels.len()));

@@ -7,7 +7,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::RandAugment;
+use super::{AutoAugment, RandAugment};
 use crate::error::DataError;
 use crate::pixels::{self, ColorJitter, Normalize};
 use crate::rng::ChaCha8Rng;
@@ -52,6 +52,9 @@ pub struct ClassifyTransform {
     pub crop: Crop,
     /// Probability of a mirror image.
     pub flip: f64,
+    /// Operators on the pixels by a policy that was learned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<AutoAugment>,
     /// Random operators on the pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rand_augment: Option<RandAugment>,
@@ -74,6 +77,7 @@ impl Default for ClassifyTransform {
             size: Size::new(32, 32),
             crop: Crop::Pad { padding: 4 },
             flip: 0.5,
+            auto_augment: None,
             rand_augment: None,
             color_jitter: 0.0,
             mean: IMAGENET_MEAN,
@@ -113,6 +117,9 @@ impl ClassifyTransform {
         let mut view = self.crop.apply(image, self.size, rng);
         if rng.random::<f64>() < self.flip {
             imageops::flip_horizontal_in_place(&mut view);
+        }
+        if let Some(augment) = self.auto_augment {
+            view = augment.apply(view, rng);
         }
         if let Some(augment) = &self.rand_augment {
             view = augment.apply(view, rng);

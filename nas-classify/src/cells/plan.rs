@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) banks: Vec<Vec<PlannedEdge>>,
     /// Scale of each node in the output.
     pub(super) outputs: Vec<Output>,
+    /// Share of the values behind an identity that are dropped while training.
+    pub(super) skip_dropout: f64,
 }
 
 #[derive(Debug)]
@@ -34,10 +36,10 @@ pub(super) enum Output {
 impl Plan {
     /// The plan of `group` of `groups` under `mixture`.
     pub(super) fn new(space: &CellSpace, mixture: Mixture, group: usize, groups: usize, cell: Option<&Cell>) -> Self {
-        let (weights, active) = match mixture {
+        let (weights, active, skip_dropout) = match mixture {
             Mixture::Path(_) => return Self::path(space, cell.expect("a path has cells")),
-            Mixture::Weights(weights) => (weights, None),
-            Mixture::Sampled { weights, active } => (weights, Some(active)),
+            Mixture::Weights(weights) => (weights, None, 0.0),
+            Mixture::Sampled { weights, active, skip_dropout } => (weights, Some(active), skip_dropout),
         };
         let is_active = |tensor: usize, i: usize| active.is_none_or(|active| active[tensor][i]);
         let scalars = |tensor: usize| weights.get(tensor).map(|weights| weights.reshape([-1]).unbind(0));
@@ -63,7 +65,7 @@ impl Plan {
             (Some(beta), false) => unused(space, beta, width, node),
             _ => Output::Whole,
         });
-        Self { banks, outputs: outputs.collect() }
+        Self { banks, outputs: outputs.collect(), skip_dropout }
     }
 
     fn path(space: &CellSpace, cell: &Cell) -> Self {
@@ -76,7 +78,7 @@ impl Plan {
             false => cell.nodes.iter().flatten().map(|edge| vec![planned(edge)]).collect(),
         };
         let output = |state| if cell.concat.contains(&state) { Output::Whole } else { Output::Zero };
-        Self { banks, outputs: (2..2 + cell.nodes.len()).map(output).collect() }
+        Self { banks, outputs: (2..2 + cell.nodes.len()).map(output).collect(), skip_dropout: 0.0 }
     }
 }
 

@@ -2,6 +2,7 @@
 //! (PC-DARTS, arXiv 1907.05737), or one bank of edges for each of a node's two inputs (NASNet's form).
 
 use std::cell::{OnceCell, RefCell};
+use std::rc::Rc;
 
 use nas_core::arch::Architecture;
 use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder};
@@ -120,6 +121,34 @@ impl WeightSharing for CellSpace {
         Architecture::new(choices)
     }
 
+    /// Where structures are shared by cells, so that their number does not follow the depth.
+    fn with_layers(&self, layers: usize) -> Option<Rc<dyn WeightSharing>> {
+        let space = CellSpace { layers, ..self.clone() };
+        (space.check().is_ok() && space.groups() == self.groups()).then(|| Rc::new(space) as Rc<dyn WeightSharing>)
+    }
+
+    fn skip_connects(&self, arch: &Architecture) -> Vec<(usize, usize)> {
+        let genotype = self.genotype(arch).expect("the architecture is of this space");
+        let skip = self.form.ops().iter().position(|op| *op == Op::SkipConnect).expect("every form has an identity");
+        let banks = self.banks();
+        let normal = |place: &Place| !place.reduction;
+        let normal: Vec<String> = self.frame().places().into_iter().filter(normal).map(|p| self.group(p)).collect();
+        let cells = genotype.cells.iter().enumerate().filter(|(_, (name, _))| normal.contains(name));
+        let inputs = cells.flat_map(|(group, (_, cell))| {
+            let banks_of_node = banks.len() / cell.nodes.len();
+            let edges = cell
+                .nodes
+                .iter()
+                .enumerate()
+                .flat_map(|(node, edges)| edges.iter().enumerate().map(move |e| (node, e)));
+            edges.map(move |(node, (slot, edge))| (group, node * banks_of_node + slot.min(banks_of_node - 1), edge))
+        });
+        let skips = inputs.filter(|(_, _, edge)| edge.op == Op::SkipConnect);
+        let entry =
+            |bank: usize, state: usize| (banks[bank].first_edge + state) * self.columns() + self.none_columns() + skip;
+        skips.map(|(group, bank, edge)| (group, entry(bank, edge.state))).collect()
+    }
+
     /// Of the derived networks, in DARTS' form: elsewhere an edge's share is a product of two choices.
     fn macs_table(&self, input: Shape) -> Option<(u64, Vec<Vec<f64>>)> {
         if self.weighs_edges() {
@@ -216,6 +245,8 @@ struct MixedCell {
     banks: Vec<Bank>,
     /// Operators of each edge.
     edges: Vec<Vec<Box<dyn Module>>>,
+    /// Number of the identity among the operators.
+    skip: Option<usize>,
     place: Place,
     nodes: usize,
     parts: i64,
@@ -231,7 +262,8 @@ impl MixedCell {
             let op = |op: &Op| operator(&vb.sub("edges").sub(i).sub(op), *op, config);
             space.form.ops().iter().map(op).collect()
         };
-        Self { edges: edges.map(edge).collect(), banks, place, nodes: space.form.nodes(), parts }
+        let skip = space.form.ops().iter().position(|op| *op == Op::SkipConnect);
+        Self { edges: edges.map(edge).collect(), banks, skip, place, nodes: space.form.nodes(), parts }
     }
 
     fn forward(&self, inputs: [Tensor; 2], plan: &Plan, mode: Mode) -> Tensor {
@@ -241,10 +273,15 @@ impl MixedCell {
             let xs = self.node(node, &states, plan, mode);
             states.push(State::new(xs, self.parts, 1));
         }
-        let outputs = states[2..].iter().zip(&plan.outputs).map(|(state, output)| match output {
-            Output::Whole => state.whole.shallow_clone(),
-            Output::Zero => state.whole.zeros_like(),
-            Output::Scaled(scale) => &state.whole * scale,
+        let last = states.len() - 1;
+        let outputs = (2..).zip(&plan.outputs).map(|(i, output)| (i, &states[i].whole, output));
+        let outputs = outputs.map(|(i, xs, output)| match output {
+            // The gradient of a concatenation is a strided view. The last node has no other gradient that would make it
+            // dense, and norms walk over a strided one slowly.
+            Output::Whole if i == last => xs * 1.0,
+            Output::Whole => xs.shallow_clone(),
+            Output::Zero => xs.zeros_like(),
+            Output::Scaled(scale) => xs * scale,
         });
         Tensor::cat(&outputs.collect::<Vec<_>>(), 1)
     }
@@ -259,7 +296,10 @@ impl MixedCell {
                 let ops = &self.edges[bank.first_edge + edge.state];
                 for (op, weight) in &edge.ops {
                     let scale = product(edge.weight.as_ref(), weight.as_ref());
-                    through.add(ops[*op].forward_shared(&state.seen, scale.as_ref(), mode));
+                    let drops = mode.train && plan.skip_dropout > 0.0 && state.stride == 1 && Some(*op) == self.skip;
+                    let dropped = drops.then(|| Shared::new(&state.seen.map().dropout(plan.skip_dropout, true)));
+                    let seen = dropped.as_ref().unwrap_or(&state.seen);
+                    through.add(ops[*op].forward_shared(seen, scale.as_ref(), mode));
                 }
                 if self.parts > 1 {
                     let rest = state.around();

@@ -184,7 +184,7 @@ impl Supernet for ChainSupernet {
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
         match mixture {
             Mixture::Weights(weights) => self.mixed(xs, weights, None, mode),
-            Mixture::Sampled { weights, active } => self.mixed(xs, weights, Some(active), mode),
+            Mixture::Sampled { weights, active, .. } => self.mixed(xs, weights, Some(active), mode),
             Mixture::Path(arch) => {
                 let connect = |from, to| ChainSpace::connects(arch, from, to).then_some(None);
                 let compute = |i: usize, layer: &Vec<Box<dyn Module>>, xs: &Tensor| {

@@ -70,7 +70,7 @@ impl MobileSupernet {
                 return [layers, widths].map(|choices| choices.iter().map(row).collect());
             }
             Mixture::Weights(weights) => (weights, None),
-            Mixture::Sampled { weights, active } => (weights, Some(active)),
+            Mixture::Sampled { weights, active, .. } => (weights, Some(active)),
         };
         let parameters = self.space.arch_parameters();
         [0, 1].map(|tensor| {

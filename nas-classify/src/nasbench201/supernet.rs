@@ -160,7 +160,7 @@ fn plan(mixture: Mixture) -> Plan {
             return arch.choices().iter().map(|choice| op(choice).into_iter().collect()).collect();
         }
         Mixture::Weights(weights) => (weights, None),
-        Mixture::Sampled { weights, active } => (weights, Some(active)),
+        Mixture::Sampled { weights, active, .. } => (weights, Some(active)),
     };
     let alpha = weights[0].reshape([-1]).unbind(0);
     let is_active = |i: usize| active.is_none_or(|active| active[0][i]);

@@ -71,7 +71,7 @@ fn assert_inactive_candidates_do_not_count(space: &dyn WeightSharing, supernet: 
     }
     let last = |mixture| supernet.features(&images(side), mixture, Mode::train(0.0)).pop().unwrap();
     let all = last(Mixture::Weights(&weights));
-    let sampled = last(Mixture::Sampled { weights: &weights, active: &active });
+    let sampled = last(Mixture::Sampled { weights: &weights, active: &active, skip_dropout: 0.0 });
     let difference = difference(&all, &sampled);
     assert!(difference < 1e-4 * f64::max(1.0, all.abs().max().double_value(&[])), "{}: {difference}", space.name());
 }
@@ -405,4 +405,67 @@ fn configs_build_classify_and_derive() {
     let error = |text: &str| parse(text).build().unwrap_err().to_string();
     assert!(error(r#"{"kind": "cells", "form": "pc_darts", "channels": 6}"#).contains("partial_channels"));
     assert!(error(r#"{"kind": "cells", "layers": 1}"#).contains("space.layers = 1: expected 3 to 100"));
+}
+
+#[test]
+fn p_darts_derives_at_most_two_identities_in_a_normal_cell() {
+    use nas_core::one_shot::{OneShotConfig, PDartsConfig, Problem};
+    use std::rc::Rc;
+    let space = CellSpace { layers: 3, channels: 4, ..Default::default() };
+    let input = Shape::new(3, 16, 16);
+    let method = |config: PDartsConfig, space: &CellSpace| {
+        let space: Rc<dyn WeightSharing> = Rc::new(space.clone());
+        OneShotConfig::PDarts(config).build(Problem { space, weights: Vec::new(), input, amp: false, seed: 0 })
+    };
+    let search = method(PDartsConfig::default(), &space).unwrap();
+    // Identities lead everywhere, the later the edge the more; 5x5 separable convolutions follow.
+    let ops = CellForm::Darts.ops();
+    let column = |op| 1 + ops.iter().position(|known| *known == op).unwrap() as i64;
+    let [skip, second] = [nas_core::nn::Op::SkipConnect, nas_core::nn::Op::SepConv5x5].map(column);
+    let ramp = Tensor::arange(14, CPU) * 0.1;
+    tch::no_grad(|| {
+        for (_, raw) in search.arch_parameters() {
+            raw.select(1, skip).copy_(&(&ramp + 3.0));
+            let _ = raw.select(1, second).fill_(1.0);
+        }
+    });
+    let genotype = space.genotype(&search.derive().unwrap()).unwrap();
+    let identities = |cell: usize| {
+        let edges =
+            genotype.cells[cell].1.nodes.iter().enumerate().flat_map(|(n, node)| node.iter().map(move |e| (n, e)));
+        edges.filter(|(_, e)| e.op == nas_core::nn::Op::SkipConnect).map(|(n, e)| (n, e.state)).collect::<Vec<_>>()
+    };
+    assert_eq!(identities(0), [(3, 3), (3, 4)], "those of the largest weights");
+    assert_eq!(identities(1).len(), 8, "reductions have no limit");
+    // A stage of a depth that no network has, a structure for each cell, and a space without layers.
+    let refused = |config, space: &CellSpace| method(config, space).err().unwrap().to_string();
+    let shallow = PDartsConfig { layers: vec![5, 2, 7], ..Default::default() };
+    assert!(refused(shallow, &space).contains("method.layers = 2"));
+    let each = CellSpace { share: Share::None, ..space.clone() };
+    assert!(refused(PDartsConfig::default(), &each).contains("does not have the same choices at method.layers = 5"));
+    let nasbench = OneShotConfig::PDarts(PDartsConfig::default());
+    assert!(nasbench.check(&NasBench201Nets::default(), input).is_err());
+    let unequal = PDartsConfig { keep: vec![5], ..Default::default() };
+    assert!(refused(unequal, &space).contains("expected 2 numbers in keep, found 1"));
+}
+
+/// Dropout behind identities changes a training pass that has identities, and no other.
+#[test]
+fn dropout_of_identities_is_on_identities_of_training_passes() {
+    let space = CellSpace { layers: 3, channels: 4, ..Default::default() };
+    let vs = VarStore::new(Device::Cpu);
+    let supernet = space.supernet(&VarBuilder::new(&vs));
+    let weights: Vec<Tensor> = space.arch_parameters().iter().map(|p| Tensor::full(&p.dims[..], 0.125, CPU)).collect();
+    let skip = 1 + CellForm::Darts.ops().iter().position(|op| *op == nas_core::nn::Op::SkipConnect).unwrap();
+    let map = |skips: bool, skip_dropout: f64, mode: Mode| {
+        let active: Vec<Vec<bool>> =
+            weights.iter().map(|w| (0..w.numel()).map(|i| skips || i % 8 != skip).collect()).collect();
+        supernet
+            .features(&images(16), Mixture::Sampled { weights: &weights, active: &active, skip_dropout }, mode)
+            .remove(0)
+    };
+    let train = Mode::train(0.0);
+    assert!(difference(&map(true, 0.5, train), &map(true, 0.0, train)) > 1e-3);
+    assert_eq!(map(false, 0.5, train), map(false, 0.0, train));
+    assert_eq!(map(true, 0.5, Mode::EVAL), map(true, 0.0, Mode::EVAL));
 }

@@ -11,6 +11,7 @@ use super::enas::EnasConfig;
 use super::fbnet::FbnetConfig;
 use super::gdas::GdasConfig;
 use super::mdenas::MdenasConfig;
+use super::p_darts::PDartsConfig;
 use super::pc_darts::PcDartsConfig;
 use super::proxyless_nas::ProxylessNasConfig;
 use super::random_nas_ws::RandomNasWsConfig;
@@ -29,6 +30,8 @@ pub enum OneShotConfig {
     Darts(DartsConfig),
     /// PC-DARTS.
     PcDarts(PcDartsConfig),
+    /// P-DARTS.
+    PDarts(PDartsConfig),
     /// SNAS.
     Snas(SnasConfig),
     /// GDAS.
@@ -69,6 +72,7 @@ impl OneShotConfig {
         vec![
             Darts(Default::default()),
             PcDarts(Default::default()),
+            PDarts(Default::default()),
             Snas(Default::default()),
             Gdas(Default::default()),
             Drnas(Default::default()),
@@ -89,6 +93,7 @@ impl OneShotConfig {
         let (kind, paper) = match self {
             Darts(_) => ("darts", "Liu et al. 2019, arXiv 1806.09055"),
             PcDarts(_) => ("pc_darts", "Xu et al. 2019, arXiv 1907.05737"),
+            PDarts(_) => ("p_darts", "Chen et al. 2019, arXiv 1904.12760"),
             Snas(_) => ("snas", "Xie et al. 2018, arXiv 1812.09926"),
             Gdas(_) => ("gdas", "Dong and Yang 2019, arXiv 1910.04465"),
             Drnas(_) => ("drnas", "Chen et al. 2020, arXiv 2006.10355"),
@@ -147,6 +152,10 @@ impl OneShotConfig {
                 );
                 operators()
             }
+            PDarts(c) => {
+                c.check(space)?;
+                operators()
+            }
             Snas(SnasConfig { temperature_start, temperature_end, .. })
             | Gdas(GdasConfig { temperature_start, temperature_end, .. }) => {
                 positive("temperature_start", *temperature_start)?;
@@ -200,6 +209,7 @@ impl OneShotConfig {
                 Box::new(super::darts::Darts::new(config, problem))
             }
             PcDarts(config) => Box::new(super::pc_darts::PcDarts::new(config, problem)),
+            PDarts(config) => Box::new(super::p_darts::PDarts::new(config, problem)),
             Snas(config) => Box::new(super::snas::Snas::new(config, problem)),
             Gdas(config) => Box::new(super::gdas::Gdas::new(config, problem)),
             Drnas(config) => Box::new(super::drnas::Drnas::new(config, problem)),

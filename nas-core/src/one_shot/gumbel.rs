@@ -54,7 +54,7 @@ impl Sample {
     }
 
     pub fn as_mixture(&self) -> Mixture<'_> {
-        Mixture::Sampled { weights: &self.weights, active: &self.active }
+        Mixture::Sampled { weights: &self.weights, active: &self.active, skip_dropout: 0.0 }
     }
 }
 

@@ -14,6 +14,7 @@ mod fbnet;
 mod gdas;
 mod gumbel;
 mod mdenas;
+mod p_darts;
 mod paths;
 mod pc_darts;
 mod proxyless_nas;
@@ -27,7 +28,7 @@ mod weights;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -42,6 +43,7 @@ pub use fbnet::FbnetConfig;
 pub use gdas::GdasConfig;
 pub use gumbel::straight_through;
 pub use mdenas::MdenasConfig;
+pub use p_darts::PDartsConfig;
 pub use pc_darts::PcDartsConfig;
 pub use proxyless_nas::ProxylessNasConfig;
 pub use random_nas_ws::RandomNasWsConfig;
@@ -76,6 +78,12 @@ pub trait Objective {
     /// Accuracy, mIOU or another fraction that is better when larger, of the supernet under `mixture` with batch statistics,
     /// on the current batch of `part`.
     fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64>;
+
+    /// Puts a new supernet of `space`, its weights drawn from libtorch's generator, in the place of the present one; returns
+    /// its trained tensors.
+    fn rebuild(&mut self, space: &dyn WeightSharing) -> Result<Vec<Named>> {
+        bail!("the supernet of {} cannot be built anew during a search", space.name())
+    }
 }
 
 /// What a method is built on.
@@ -135,6 +143,12 @@ pub trait OneShot {
 
     /// All that a resume needs besides the supernet's weights.
     fn state(&self) -> (Vec<Named>, Value);
+
+    /// Gives the supernet the form in which it was when [`OneShot::state`] gave `json`. Its weights and then the method's own
+    /// state are restored afterwards.
+    fn restore_form(&mut self, _objective: &mut dyn Objective, _json: &Value) -> Result<()> {
+        Ok(())
+    }
 
     /// Takes back [`OneShot::state`].
     fn load_state(&mut self, tensors: &HashMap<String, Tensor>, json: Value) -> Result<()>;

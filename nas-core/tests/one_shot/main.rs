@@ -10,7 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 use nas_core::arch::Architecture;
 use nas_core::one_shot::{
     AsngConfig, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig, GdasConfig,
-    MdenasConfig, OneShotConfig, Order, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig, SnasConfig, SposConfig,
+    MdenasConfig, OneShotConfig, Order, PDartsConfig, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig, SnasConfig,
+    SposConfig,
 };
 use nas_core::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::train::{all_variables, copy_into};
@@ -41,7 +42,7 @@ macro_rules! quick {
     };
 }
 
-/// All methods; what is not about rates is the methods' own.
+/// All methods. Settings were chosen on other seeds than those that the test reports. What is not about rates is the methods' own.
 fn methods() -> Vec<OneShotConfig> {
     use OneShotConfig::*;
     let cost = CostTermConfig::LogPower { alpha: 1.0, beta: 0.1, reference: Some(2000.0) };
@@ -49,6 +50,7 @@ fn methods() -> Vec<OneShotConfig> {
         Darts(quick!(DartsConfig { arch: arch(0.05) })),
         Darts(quick!(DartsConfig { arch: arch(0.05), order: Order::Second })),
         PcDarts(quick!(PcDartsConfig { arch: arch(0.05) })),
+        PDarts(quick!(PDartsConfig { arch: arch(0.05), keep: vec![3, 2] })),
         Snas(quick!(SnasConfig { arch: arch(0.05) })),
         Gdas(quick!(GdasConfig { arch: arch(0.05) })),
         Drnas(quick!(DrnasConfig { arch: arch(0.05) })),
@@ -62,7 +64,7 @@ fn methods() -> Vec<OneShotConfig> {
         Enas(quick!(EnasConfig { arch_start_epoch: 2, controller_lr: 0.02 })),
         Mdenas(quick!(MdenasConfig { arch_start_epoch: 40, lr: 0.003 })),
         Ddpnas(quick!(DdpnasConfig { arch_start_epoch: 20, rounds: 20 })),
-        Asng(quick!(AsngConfig { arch_start_epoch: 2 })),
+        Asng(quick!(AsngConfig { arch_start_epoch: 10 })),
         Spos(quick!(SposConfig { num_trials: 200 })),
         RandomNasWs(quick!(RandomNasWsConfig { num_trials: 3000 })),
     ]
@@ -72,10 +74,14 @@ fn proxyless(lr: f64) -> OptimizerConfig {
     OptimizerConfig::Adam(AdamConfig { lr, beta1: 0.0, ..Default::default() })
 }
 
-/// Steps within which a method has to find the best: 300, and 1500 for those whose operators compete one sample at a time
-/// on weights that must be trained before.
+/// Steps within which a method has to find the best: 300; 600 for those that train one path per step, whose operators are
+/// trained every fifth step; 1500 where moreover operators are compared by single samples.
 fn steps(config: &OneShotConfig) -> usize {
-    if matches!(config, OneShotConfig::Mdenas(_) | OneShotConfig::Ddpnas(_)) { 1500 } else { 300 }
+    match config {
+        OneShotConfig::Mdenas(_) | OneShotConfig::Ddpnas(_) => 1500,
+        OneShotConfig::Asng(_) | OneShotConfig::Spos(_) | OneShotConfig::RandomNasWs(_) => 600,
+        _ => 300,
+    }
 }
 
 fn finds(config: &OneShotConfig, seed: u64) -> bool {
@@ -96,7 +102,7 @@ fn every_method_finds_the_best_operators_on_nine_of_ten_seeds() {
     let mut failed = Vec::new();
     for config in methods() {
         let started = std::time::Instant::now();
-        let (kind, found) = (config.info().kind, (0..10).filter(|seed| finds(&config, *seed)).count());
+        let (kind, found) = (config.info().kind, (10..20).filter(|seed| finds(&config, *seed)).count());
         eprintln!("{kind}: {found} of 10 in {:.1} s", started.elapsed().as_secs_f64());
         failed.extend((found < 9).then(|| format!("{kind}: {found} of 10")));
     }
@@ -135,6 +141,7 @@ fn a_resumed_search_has_the_bits_of_one_that_was_not_interrupted() {
         // Other weights and states: what is not restored would show.
         let mut after = Search::new(config, true, 3);
         after.run(0, 3, 40);
+        after.method.restore_form(&mut after.data, &json).unwrap();
         copy_into(&all_variables(&after.vs), &saved).unwrap();
         after.method.load_state(&saved, json).unwrap();
         after.run(stop, 40, 40);

@@ -8,7 +8,7 @@ use nas_core::arch::Architecture;
 use nas_core::goals::Goals;
 use nas_core::nn::{Init, Mode, Shape, VarBuilder};
 use nas_core::one_shot::{Objective, OneShot, OneShotConfig, Part, Problem, SecondStage};
-use nas_core::optim::named_parameters;
+use nas_core::optim::{Named, named_parameters};
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, FeatureInfo, InvalidArchitecture, Mixture, SearchSpace, Supernet,
     WeightSharing,
@@ -25,6 +25,7 @@ pub const OPS: usize = 5;
 pub const BATCH: i64 = 64;
 /// Below what the target asks of the best operator: trained, it still wants more weight, and the others do not.
 const LARGEST_SCALE: f64 = 0.6;
+const FIRST_SCALE: f64 = 0.3;
 
 /// `connections`: the edges' outputs are weighed too, as by the edge normalisation of PC-DARTS.
 #[derive(Clone, Debug)]
@@ -58,7 +59,7 @@ impl SearchSpace for Toy {
 
 impl WeightSharing for Toy {
     fn supernet(&self, vb: &VarBuilder) -> Box<dyn Supernet> {
-        Box::new(ToyNet { scales: vb.weight("scales", &[EDGES as i64, OPS as i64], Init::Const(0.3)) })
+        Box::new(ToyNet { scales: vb.weight("scales", &[EDGES as i64, OPS as i64], Init::Const(FIRST_SCALE)) })
     }
 
     fn arch_parameters(&self) -> Vec<ArchParameter> {
@@ -72,6 +73,11 @@ impl WeightSharing for Toy {
     fn discretize(&self, weights: &[Tensor]) -> Architecture {
         let best = Vec::<i64>::try_from(weights[0].argmax(-1, false)).unwrap();
         Architecture::new(best.into_iter().map(|op| op as u16).collect())
+    }
+
+    /// The toy has no layers: a deeper one is the same.
+    fn with_layers(&self, _: usize) -> Option<Rc<dyn WeightSharing>> {
+        Some(Rc::new(self.clone()))
     }
 
     /// Operator `k` of any edge costs `100 k`.
@@ -102,7 +108,7 @@ impl Supernet for ToyNet {
         let edge_weights = |weights: &[Tensor]| weights.get(1).map(|beta| beta.view([-1]) * EDGES as f64);
         let (ops, edges) = match mixture {
             Mixture::Weights(weights) => (weights[0].shallow_clone(), edge_weights(weights)),
-            Mixture::Sampled { weights, active } => {
+            Mixture::Sampled { weights, active, .. } => {
                 let active = Tensor::from_slice(&active[0]).view([EDGES as i64, OPS as i64]);
                 (&weights[0] * active.to_kind(weights[0].kind()), edge_weights(weights))
             }
@@ -133,6 +139,7 @@ pub struct Search {
 
 pub struct Data {
     pub net: Box<dyn Supernet>,
+    weights: Vec<Named>,
     target: Tensor,
     seed: u64,
     drawn: [u64; 2],
@@ -155,7 +162,7 @@ impl Search {
         let input = Shape::new(1, 1, 1);
         let problem = Problem { space, weights: named_parameters(&vs), input, amp: false, seed };
         let method = config.build(problem).unwrap();
-        let data = Data { net, target, seed, drawn: [0, 0], batches: [None, None] };
+        let data = Data { net, weights: named_parameters(&vs), target, seed, drawn: [0, 0], batches: [None, None] };
         Self { best: Architecture::new(best), method, vs, data, seed }
     }
 
@@ -214,6 +221,12 @@ impl Objective for Data {
 
     fn loss(&self, part: Part, mixture: Mixture, _: At) -> Tensor {
         self.error(part, mixture)
+    }
+
+    /// The toy's weights start at one value, so a new supernet is the present one with that value.
+    fn rebuild(&mut self, _: &dyn WeightSharing) -> Result<Vec<Named>> {
+        tch::no_grad(|| self.weights.iter_mut().for_each(|(_, scales)| _ = scales.fill_(FIRST_SCALE)));
+        Ok(self.weights.iter().map(|(name, scales)| (name.clone(), scales.shallow_clone())).collect())
     }
 
     /// Part of the target's variance that is explained.

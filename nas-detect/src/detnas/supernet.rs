@@ -66,7 +66,7 @@ impl Supernet for DetNasSupernet {
                 run_stages(xs, &self.stage_ends, |i, xs| self.blocks[i][ops[i] as usize].forward(xs, mode))
             }
             Mixture::Weights(weights) => self.mixed(xs, &weights[0], |_, _| true, mode),
-            Mixture::Sampled { weights, active } => {
+            Mixture::Sampled { weights, active, .. } => {
                 self.mixed(xs, &weights[0], |block, op| active[0][block * BlockOp::ALL.len() + op], mode)
             }
         }
