@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use nas_core::config;
+use nas_core::experiment;
 use nas_core::goals::Constraint;
 use nas_core::one_shot::OneShotConfig;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use serde::{Deserialize, Serialize};
-use toml::Value;
 
 use crate::model::ModelConfig;
 use crate::search_net::SpaceConfig;
@@ -62,12 +62,7 @@ fn default_batch_size() -> usize {
 impl OneShotExperiment {
     /// Reads an experiment file; the path of the data becomes absolute.
     pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
-        let mut table = config::read_table(path, sets)?;
-        if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
-            let path = std::path::absolute(&*root).with_context(|| format!("data.root = {root:?}"))?;
-            let path = path.into_os_string().into_string();
-            *root = path.map_err(|path| anyhow!("data.root: {path:?} is not UTF-8"))?;
-        }
+        let table = experiment::read_table(path, sets, ModelConfig::preset)?;
         let experiment: Self = config::from_table(table, &path.display().to_string())?;
         experiment.check().with_context(|| path.display().to_string())?;
         Ok(experiment)

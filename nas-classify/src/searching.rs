@@ -10,7 +10,7 @@ use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
 use nas_core::estimator::supernet::SupernetEvaluator;
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
-use nas_core::one_shot::{self, Objective, OneShot, Part, Problem};
+use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, check_epochs};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -69,6 +69,7 @@ impl Searching {
             seed: experiment.seed,
         };
         let method = section.method.build(problem).context("one_shot")?;
+        check_epochs(&*method, section.epochs).context("one_shot")?;
         let (half_a, half_b) = disjoint_halves(train.len(), experiment.seed);
         let halves = method.arch_start_epoch().is_some() || section.method.second_stage().is_some();
         let loader = |indices, purpose| {

@@ -9,7 +9,7 @@ use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
 use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::one_shot::{Objective, OneShot, Part, Problem};
+use nas_core::one_shot::{Objective, OneShot, Part, Problem, check_epochs};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::Mixture;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -61,6 +61,7 @@ impl Searching {
             seed: experiment.seed,
         };
         let method = experiment.search.method.build(problem).context("search")?;
+        check_epochs(&*method, experiment.search.epochs).context("search")?;
         let (half_a, half_b) = disjoint_halves(train.len(), experiment.seed);
         let loader = |indices, purpose| {
             let config = experiment.loader.with(experiment.search.batch_size, compute.threads);

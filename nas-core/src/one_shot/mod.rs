@@ -28,7 +28,7 @@ mod weights;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tch::Tensor;
 
@@ -152,4 +152,14 @@ pub trait OneShot {
 
     /// Takes back [`OneShot::state`].
     fn load_state(&mut self, tensors: &HashMap<String, Tensor>, json: Value) -> Result<()>;
+}
+
+/// Refuses a search of `epochs` that would end before `method` learns any architecture.
+pub fn check_epochs(method: &dyn OneShot, epochs: usize) -> Result<()> {
+    let first = method.arch_start_epoch().unwrap_or(0);
+    ensure!(
+        first < epochs,
+        "method.arch_start_epoch = {first}: a search of {epochs} epochs ends before it learns any architecture"
+    );
+    Ok(())
 }
