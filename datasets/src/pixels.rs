@@ -1,7 +1,8 @@
 //! Pixel work shared by the transforms: resampling, colour jitter, normalisation.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use rand::Rng;
 
@@ -10,12 +11,14 @@ use rand::Rng;
 /// outside the box take part, which makes this the same as resizing the whole image and cutting out afterwards.
 pub fn resize(image: &RgbImage, x: (f64, f64), y: (f64, f64), width: usize, height: usize) -> Vec<u8> {
     let mut pixels = vec![0; width * height * 3];
-    let source = ImageRef::new(image.width(), image.height(), image, PixelType::U8x3).expect("three bytes per pixel");
-    let mut target =
-        Image::from_slice_u8(width as u32, height as u32, &mut pixels, PixelType::U8x3).expect("three bytes per pixel");
+    let source =
+        TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image).expect("three bytes per pixel");
+    let target = TypedImage::<U8x3>::from_buffer(width as u32, height as u32, &mut pixels);
+    let mut target = target.expect("three bytes per pixel");
     let filter = ResizeAlg::Convolution(FilterType::Bilinear);
     let options = ResizeOptions::new().resize_alg(filter).crop(x.0, y.0, x.1, y.1);
-    Resizer::new().resize(&source, &mut target, &options).expect("a box inside the image and equal pixel types");
+    // The untyped call compiles the kernels of all pixel types into this crate, which doubles its size.
+    Resizer::new().resize_typed(&source, &mut target, &options).expect("a box inside the image");
     pixels
 }
 
