@@ -1,8 +1,10 @@
 //! Harness of the tests that need the binaries: builds them once, runs them, shows what they printed when a test fails.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// A binary of the workspace, built in the profile of the running test.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,27 @@ impl Tool {
         assert_eq!(status.code(), Some(1), "{} {args:?}\n{stderr}", self.0);
         stderr
     }
+
+    /// Runs the tool, killing it by SIGKILL a little later each time, until one process reaches the end; returns the kills.
+    pub fn succeed_despite_kills(self, args: &[&str]) -> usize {
+        for kills in 0.. {
+            let mut command = self.command(args);
+            let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
+            let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
+            let mut status = None;
+            while status.is_none() && Instant::now() < deadline {
+                sleep(Duration::from_millis(5));
+                status = child.try_wait().expect("a child can be asked");
+            }
+            if let Some(status) = status {
+                assert!(status.success(), "{} {args:?} failed after {kills} kills", self.0);
+                return kills;
+            }
+            child.kill().expect("a child that has not been waited for");
+            child.wait().expect("a child can be waited for");
+        }
+        unreachable!("the loop has no end")
+    }
 }
 
 /// A file below `NAS_DATA`; says that the test was skipped where there is none.
@@ -66,6 +89,23 @@ pub fn data(name: &str) -> Option<PathBuf> {
         eprintln!("skipped: NAS_DATA has no {name}");
     }
     path
+}
+
+/// Names of the tensors of a run's last checkpoint, which must be the same, bit for bit, in both runs.
+pub fn equal_weights(a: &Path, b: &Path) -> Vec<String> {
+    let [a, b] = [a, b].map(|run| {
+        let mut tensors =
+            tch::Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).expect("a checkpoint");
+        // The loop's own state holds seconds, which no two runs share.
+        tensors.retain(|(name, _)| name != "loop_state.json");
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    });
+    assert_eq!(a.len(), b.len());
+    for ((name, a), (other, b)) in a.iter().zip(&b) {
+        assert!(name == other && a.equal(b), "{name} differs");
+    }
+    a.into_iter().map(|(name, _)| name).collect()
 }
 
 /// The workspace's folder.

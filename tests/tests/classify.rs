@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nas_core::trial::Record;
 use nas_core::trial_store;
-use nas_tests::CLASSIFY;
+use nas_tests::{CLASSIFY, equal_weights};
 
 const TRAIN: &str = "tests/configs/tiny_classify.toml";
 
@@ -17,46 +17,17 @@ fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
     vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
 }
 
-/// Runs a command, killing it by SIGKILL a little later each time, until one process reaches the end.
-fn run_with_kills(args: &[&str]) -> usize {
-    for kills in 0.. {
-        let mut child = CLASSIFY.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
-        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            sleep(Duration::from_millis(5));
-        }
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{args:?} failed after {kills} kills");
-            return kills;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    unreachable!("the loop has no end")
-}
-
 #[test]
 fn a_killed_training_ends_with_the_same_bits() {
     let temp = tempfile::tempdir().unwrap();
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
     CLASSIFY.succeed(&args("train", TRAIN, &straight));
-    let kills = run_with_kills(&args("train", TRAIN, &killed));
+    let kills = CLASSIFY.succeed_despite_kills(&args("train", TRAIN, &killed));
     assert!(kills >= 2, "the training is too short to be killed: {kills} kills");
     for file in ["metrics.jsonl", "checkpoints/best.safetensors", "confusion.csv"] {
         assert!(fs::read(straight.join(file)).unwrap() == fs::read(killed.join(file)).unwrap(), "{file} differs");
     }
-    let weights = |run: &Path| {
-        let mut tensors = tch::Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).unwrap();
-        // The loop's own state holds seconds, which no two runs share.
-        tensors.retain(|(name, _)| name != "loop_state.json");
-        tensors.sort_by(|a, b| a.0.cmp(&b.0));
-        tensors
-    };
-    let (a, b) = (weights(&straight), weights(&killed));
-    assert!(a.len() == b.len() && a.iter().any(|(name, _)| name.starts_with("raw/")));
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        assert!(a.equal(b), "{name} differs");
-    }
+    assert!(equal_weights(&straight, &killed).iter().any(|name| name.starts_with("raw/")));
 }
 
 #[test]
@@ -114,7 +85,7 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
     let out = temp.path().join("run");
     let more = ["--workers", "1", "--set", "train.epochs=1"];
     let all = [args("compare", path.to_str().unwrap(), &out), more.to_vec()].concat();
-    run_with_kills(&all);
+    CLASSIFY.succeed_despite_kills(&all);
     let table: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&all)).unwrap();
     let rows = table["rows"].as_array().unwrap();
     assert_eq!((rows.len(), rows[0]["top1"].as_array().unwrap().len()), (2, 2));
@@ -141,7 +112,7 @@ fn a_killed_search_whose_trials_train_writes_the_same_log() {
     let config = search_config(temp.path(), "kind = 'random'");
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
     CLASSIFY.succeed(&args("search", &config, &straight));
-    let kills = run_with_kills(&args("search", &config, &killed));
+    let kills = CLASSIFY.succeed_despite_kills(&args("search", &config, &killed));
     assert!(kills >= 1, "the search is too short to be killed");
     let log = |run: &Path| fs::read_to_string(run.join("trials.jsonl")).unwrap();
     assert_eq!(log(&straight).lines().count(), 8);
@@ -185,7 +156,7 @@ fn killed_searches_on_shared_weights_end_with_the_same_bits() {
         let config = config.to_str().unwrap();
         let [straight, killed] = ["straight", "killed"].map(|run| temp.path().join(format!("{name}_{run}")));
         CLASSIFY.succeed(&args("search", config, &straight));
-        let kills = run_with_kills(&args("search", config, &killed));
+        let kills = CLASSIFY.succeed_despite_kills(&args("search", config, &killed));
         assert!(kills >= 1, "{name}: the search is too short to be killed");
         let all =
             ["metrics.jsonl", "checkpoints/best.safetensors", "arch_parameters.safetensors", "train.toml", "cells.svg"];

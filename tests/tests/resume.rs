@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nas_tests::SEGMENT;
+use nas_tests::{DETECT, SEGMENT, Tool, equal_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
 const TRAIN: &str = "tests/configs/tiny_train.toml";
@@ -16,61 +16,46 @@ fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
     vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
 }
 
-/// Runs a job, killing it by SIGKILL a little later each time, until one process reaches the end.
-fn run_with_kills(job: &str, config: &str, out: &Path) -> usize {
-    let mut kills = 0;
-    loop {
-        let mut child =
-            SEGMENT.command(&args(job, config, out)).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
-        while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
-            sleep(Duration::from_millis(5));
-        }
-        match child.try_wait().unwrap() {
-            Some(status) => {
-                assert!(status.success(), "{job} failed after {kills} kills");
-                return kills;
-            }
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                kills += 1;
-            }
-        }
-    }
-}
-
-fn killed_equals_straight(job: &str, config: &str) {
+/// A job that is killed and resumed ends like one that is not: the same `files` and weights.
+fn killed_equals_straight(tool: Tool, job: &str, config: &str, files: &[&str]) {
     let temp = tempfile::tempdir().unwrap();
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
-    SEGMENT.succeed(&args(job, config, &straight));
-    let kills = run_with_kills(job, config, &killed);
+    tool.succeed(&args(job, config, &straight));
+    let kills = tool.succeed_despite_kills(&args(job, config, &killed));
     assert!(kills >= 2, "the job is too short to be killed: {kills} kills");
-    for file in ["metrics.jsonl", "checkpoints/best.safetensors"] {
+    for file in files {
         assert!(fs::read(straight.join(file)).unwrap() == fs::read(killed.join(file)).unwrap(), "{file} differs");
     }
-    let weights = |run: &Path| {
-        let mut tensors = tch::Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).unwrap();
-        // The loop's own state holds seconds, which no two runs share.
-        tensors.retain(|(name, _)| name != "loop_state.json");
-        tensors.sort_by(|a, b| a.0.cmp(&b.0));
-        tensors
-    };
-    let (a, b) = (weights(&straight), weights(&killed));
-    assert_eq!(a.len(), b.len());
-    for ((name, a), (_, b)) in a.iter().zip(&b) {
-        assert!(a.equal(b), "{name} differs");
-    }
+    equal_weights(&straight, &killed);
 }
+
+const FILES: [&str; 2] = ["metrics.jsonl", "checkpoints/best.safetensors"];
 
 #[test]
 fn a_killed_search_ends_with_the_same_bits() {
-    killed_equals_straight("search", SEARCH);
+    killed_equals_straight(SEGMENT, "search", SEARCH, &FILES);
 }
 
 #[test]
 fn a_killed_training_ends_with_the_same_bits() {
-    killed_equals_straight("train", TRAIN);
+    killed_equals_straight(SEGMENT, "train", TRAIN, &FILES);
+}
+
+#[test]
+fn a_killed_training_of_a_detector_ends_with_the_same_bits() {
+    killed_equals_straight(DETECT, "train", "tests/configs/tiny_detect.toml", &FILES);
+}
+
+#[test]
+fn a_killed_search_of_a_detector_ends_with_the_same_bits_in_each_of_its_parts() {
+    let files = [
+        "pretrain/metrics.jsonl",
+        "metrics.jsonl",
+        "supernet_search/trials.jsonl",
+        "architecture.txt",
+        "train_scratch.toml",
+    ];
+    killed_equals_straight(DETECT, "search", "tests/configs/tiny_detect_search.toml", &files);
 }
 
 #[test]

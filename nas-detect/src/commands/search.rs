@@ -140,7 +140,7 @@ fn search(dir: &RunDir, experiment: &SearchExperiment, compute: Compute) -> Resu
         search_secs,
         run: dir.root().display().to_string(),
     };
-    write_atomic(&dir.path("architecture.txt"), format!("{result}\n").as_bytes())?;
+    write_atomic(&dir.path("architecture.txt"), format!("{}\n", result.architecture).as_bytes())?;
     write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
     dir.finish(&result)?;
     Ok(result)
