@@ -365,6 +365,7 @@ fn make_absolute(value: Option<&mut Value>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::neck_search::NeckSearchExperiment;
 
     #[test]
     fn the_committed_experiments_are_read() {
@@ -374,6 +375,9 @@ mod tests {
             let path = entry.unwrap().path();
             let name = path.file_stem().unwrap().to_str().unwrap().to_string();
             let (kind, outcome) = match &name {
+                name if name.ends_with("_neck_search") => {
+                    (0, load::<NeckSearchExperiment>(&path, &[]).and_then(|experiment| experiment.check()))
+                }
                 name if name.ends_with("_search") => {
                     (0, load::<SearchExperiment>(&path, &[]).and_then(|experiment| experiment.check()))
                 }

@@ -100,8 +100,7 @@ impl Training<SuperDetection> {
     ) -> Result<Self> {
         let seed = experiment.seed;
         let train = experiment.data.open(Split::Train)?;
-        let count = ((train.len() as f64 * experiment.search.held_out).round() as usize).clamp(1, train.len());
-        let (seen, held_out) = hold_out(train.len(), count, seed);
+        let (seen, held_out) = parts(train.len(), experiment.search.held_out, seed);
         tch::manual_seed(rng::torch_seed(seed, "init", 0));
         let vs = VarStore::new(compute.device);
         let net = experiment.model.build_supernet(&VarBuilder::new(&vs), train.classes().len() as i64)?;
@@ -147,6 +146,11 @@ impl Task for SuperDetection {
         self.sums = serde_json::from_value(state)?;
         Ok(())
     }
+}
+
+/// Samples of a train split of `len` that are trained on, and the part of them that candidates are scored on.
+pub fn parts(len: usize, held_out: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    hold_out(len, ((len as f64 * held_out).round() as usize).clamp(1, len), seed)
 }
 
 /// Multiply-adds of candidates, by sums over a table: no network is built.

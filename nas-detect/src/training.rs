@@ -195,11 +195,20 @@ impl Detection {
 }
 
 impl Training<Detection> {
-    /// Builds the network with its initial weights and opens both splits.
+    /// The network of `experiment` with its initial weights, trained and validated on the splits of its data.
     pub fn of_detector(experiment: TrainExperiment, compute: Compute) -> Result<Self> {
+        let (train, val) = (experiment.data.open(Split::Train)?, experiment.data.open(Split::Val)?);
+        Self::on(experiment, train, val, compute)
+    }
+
+    /// The same, trained on `train` and validated on `val`.
+    pub fn on(
+        experiment: TrainExperiment,
+        train: Arc<dyn DetDataset>,
+        val: Arc<dyn DetDataset>,
+        compute: Compute,
+    ) -> Result<Self> {
         experiment.train.check("train")?;
-        let train = experiment.data.open(Split::Train)?;
-        let val = experiment.data.open(Split::Val)?;
         require_equal_classes(&*train, &*val)?;
         let (vs, net) = new_network(&experiment, val.classes().len(), compute)?;
         check_padding(&net.top, &experiment.augment)?;

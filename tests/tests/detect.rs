@@ -122,6 +122,36 @@ fn a_search_keeps_its_bound_and_both_trainings_run() {
 }
 
 #[test]
+fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
+    let temp = tempfile::tempdir().unwrap();
+    let train = fs::read_to_string(nas_tests::root().join(TRAIN)).unwrap().replace("epochs = 6", "epochs = 1");
+    for (kind, space) in [
+        ("nas_fpn", "{ kind = 'nas_fpn', levels = { min = 3, max = 5 }, intermediate = 1, channels = 16, stacks = 1 }"),
+        ("bifpn", "{ kind = 'bifpn', levels = { min = 3, max = 5 } }"),
+    ] {
+        let config = temp.path().join(format!("{kind}.toml"));
+        let bound = "constraints = [{ metric = 'params', upper = 400e3 }]";
+        let text = format!(
+            "num_trials = 5\nheld_out = 0.2\nmacs_size = [64, 64]\nstrategy = {{ kind = 'random' }}\n{bound}\nspace = {space}\n{train}"
+        );
+        fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        let [straight, killed] = ["straight", "killed"].map(|name| temp.path().join(kind).join(name));
+        let found = json(&args("search", config, &straight));
+        DETECT.succeed_despite_kills(&[args("search", config, &killed), vec!["--resume"]].concat());
+        let log = |run: &Path| fs::read(run.join("trials.jsonl")).unwrap();
+        assert!(log(&straight) == log(&killed), "{kind}");
+        let records = trial_store::read(&straight.join("trials.jsonl")).unwrap();
+        assert!(records.len() == 5 && records.iter().all(|record| record.metric("params").unwrap() <= 400e3));
+        assert_eq!(found["num_failed"], 0, "{kind}");
+        let train = straight.join("train.toml");
+        let cost =
+            json(&["cost", train.to_str().unwrap(), "--size", "64x64", "--num-classes", "3", "--format", "json"]);
+        assert_eq!(cost["params"].as_f64(), found["candidate"]["params"].as_f64(), "{kind}");
+    }
+}
+
+#[test]
 fn models_are_compared_on_every_seed_with_pictures() {
     let temp = tempfile::tempdir().unwrap();
     let train = fs::read_to_string(nas_tests::root().join(TRAIN)).unwrap();

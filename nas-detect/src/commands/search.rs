@@ -30,7 +30,7 @@ use crate::experiment::{self, CANDIDATE_AP, PretrainConfig, SearchExperiment};
 use crate::searching::{CandidateMacs, Candidates};
 use crate::training::Training;
 
-/// Search the backbone of a detector
+/// Search the backbone of a detector, or its neck
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "One run folder holds it all: pretrain/ (where the experiment has a section `pretrain`), the supernet's
@@ -42,10 +42,10 @@ Example:
 )]
 pub struct SearchArgs {
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    pub(super) format: Format,
 }
 
 /// `result.json` of a search.
@@ -95,6 +95,9 @@ impl fmt::Display for SearchResult {
 
 /// Runs the command.
 pub fn run(args: &SearchArgs) -> Result<()> {
+    if super::neck_search::is_at(&args.run.config, &args.run.sets)? {
+        return super::neck_search::run(args);
+    }
     let experiment: SearchExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     experiment.check().with_context(|| args.run.config.display().to_string())?;
     let compute = args.run.compute.resolve()?;
