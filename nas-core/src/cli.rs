@@ -84,7 +84,7 @@ pub struct TrainedArgs {
     pub run: PathBuf,
     /// Weights [default: the run's last]
     #[arg(long, value_name = "FILE")]
-    weights: Option<PathBuf>,
+    pub weights: Option<PathBuf>,
     /// Replace a key of the run's config (data.root, eval.resize, ...); may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,

@@ -123,3 +123,24 @@ pub fn results(files: &EvalFiles) -> Vec<CocoResult> {
     };
     files.detections.iter().map(result).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use nas_datasets::Size;
+
+    use super::*;
+
+    #[test]
+    fn detections_come_back_in_pixels_of_the_original_and_padding_holds_none() {
+        let sample =
+            DetEvalSample { index: 0, original: Size::new(100, 200), scaled: Size::new(50, 100), objects: Vec::new() };
+        let detections = Detections {
+            boxes: vec![[10.0, 20.0, 30.0, 60.0], [101.0, 0.0, 120.0, 9.0], [0.0, 51.0, 9.0, 64.0]],
+            scores: vec![0.5, 0.25, 0.125],
+            labels: vec![2, 0, 1],
+        };
+        let found = in_original(&detections, &sample);
+        assert_eq!(found, [Found { bbox: [20.0, 40.0, 60.0, 100.0], class: 2, score: 0.5 }]);
+        assert_eq!(corner_and_size(found[0].bbox), [20.0, 40.0, 40.0, 60.0]);
+    }
+}

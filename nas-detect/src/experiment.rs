@@ -361,3 +361,73 @@ fn make_absolute(value: Option<&mut Value>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::neck_search::NeckSearchExperiment;
+
+    #[test]
+    fn the_committed_experiments_are_read() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/detect");
+        let mut kinds = [0; 3];
+        for entry in std::fs::read_dir(configs).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+            let (kind, outcome) = match &name {
+                name if name.ends_with("_neck_search") => {
+                    (0, load::<NeckSearchExperiment>(&path, &[]).and_then(|experiment| experiment.check()))
+                }
+                name if name.ends_with("_search") => {
+                    (0, load::<SearchExperiment>(&path, &[]).and_then(|experiment| experiment.check()))
+                }
+                name if name.ends_with("_compare") => (1, load::<CompareExperiment>(&path, &[]).map(drop)),
+                _ => (2, load::<TrainExperiment>(&path, &[]).map(drop)),
+            };
+            kinds[kind] += 1;
+            outcome.unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        }
+        assert!(kinds.iter().all(|count| *count > 0), "{kinds:?}");
+    }
+
+    fn search(sets: &[&str]) -> Result<SearchExperiment> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/detect/shapes_search.toml");
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        let experiment: SearchExperiment = load(&path, &sets)?;
+        experiment.check().map(|()| experiment)
+    }
+
+    #[test]
+    fn a_search_that_makes_no_sense_is_refused_by_its_key() {
+        for (set, part) in [
+            ("search.num_trials=0", "search.num_trials"),
+            ("search.held_out=1.0", "search.held_out"),
+            ("strategy={kind='asha'}", "strategy.kind = \"asha\""),
+            ("strategy.population_size=0", "strategy.population_size"),
+            ("constraints=[{metric='params', upper=1}]", "unknown metric \"params\""),
+            ("constraints=[{metric='macs'}]", "neither `upper` nor `lower`"),
+            ("model.backbone={kind='resnet', depth=18}", "only kind = \"detnas\""),
+            ("supernet.init='x'", "supernet.init"),
+            ("pretrain.label_smoothing=1.0", "pretrain.label_smoothing"),
+            ("pretrain.train.epochs=0", "pretrain.train.epochs"),
+        ] {
+            let error = format!("{:#}", search(&[set]).unwrap_err());
+            assert!(error.contains(part), "{set}: {error}");
+        }
+    }
+
+    #[test]
+    fn folders_are_named_without_regard_to_the_current_one() {
+        let experiment = search(&["pretrain.data={kind='cifar10', root='somewhere'}"]).unwrap();
+        let Some(PretrainConfig { data: ClassifyDataConfig::Cifar10 { root, .. }, .. }) = &experiment.pretrain else {
+            panic!("CIFAR-10")
+        };
+        assert!(root.is_absolute());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        let arch = "0-0-0-0-0-0-0-0-0".parse().unwrap();
+        let training = experiment.training_of(&arch, Some("somewhere".into())).unwrap();
+        std::fs::write(&path, config::to_toml(&training)).unwrap();
+        assert!(load::<TrainExperiment>(&path, &[]).unwrap().train.init.unwrap().is_absolute());
+    }
+}

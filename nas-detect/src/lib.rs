@@ -13,6 +13,7 @@ pub mod inheritance;
 pub mod layers;
 pub mod model;
 pub mod neck;
+pub mod neck_search;
 pub mod nms;
 pub mod picture;
 pub mod searching;

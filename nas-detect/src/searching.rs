@@ -100,8 +100,7 @@ impl Training<SuperDetection> {
     ) -> Result<Self> {
         let seed = experiment.seed;
         let train = experiment.data.open(Split::Train)?;
-        let count = ((train.len() as f64 * experiment.search.held_out).round() as usize).clamp(1, train.len());
-        let (seen, held_out) = hold_out(train.len(), count, seed);
+        let (seen, held_out) = parts(train.len(), experiment.search.held_out, seed);
         tch::manual_seed(rng::torch_seed(seed, "init", 0));
         let vs = VarStore::new(compute.device);
         let net = experiment.model.build_supernet(&VarBuilder::new(&vs), train.classes().len() as i64)?;
@@ -147,6 +146,11 @@ impl Task for SuperDetection {
         self.sums = serde_json::from_value(state)?;
         Ok(())
     }
+}
+
+/// Samples of a train split of `len` that are trained on, and the part of them that candidates are scored on.
+pub fn parts(len: usize, held_out: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    hold_out(len, ((len as f64 * held_out).round() as usize).clamp(1, len), seed)
 }
 
 /// Multiply-adds of candidates, by sums over a table: no network is built.
@@ -217,5 +221,76 @@ impl<'a> Candidates<'a> {
         ensure!(scores.ap >= 0.0, "the held-out images have no object to find");
         let values = [(CANDIDATE_AP, scores.ap), ("ap50", scores.ap50), ("ap75", scores.ap75)];
         Ok(values.into_iter().map(|(name, value)| (name.to_string(), value)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use nas_core::train::Job;
+    use tch::Device;
+
+    use super::*;
+    use crate::experiment::{self, SearchConfig};
+
+    const COMPUTE: Compute = Compute { device: Device::Cpu, threads: 1, amp: false };
+
+    fn search(sets: &[&str]) -> SearchExperiment {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/configs/tiny_detect_search.toml");
+        experiment::load(&path, &sets.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap()
+    }
+
+    /// A supernet some steps from its start.
+    fn trained(experiment: &SearchExperiment) -> Training<SuperDetection> {
+        let mut training = Training::of_supernet(experiment, None, COMPUTE).unwrap();
+        training.start_epoch(0, 0).unwrap();
+        for step in 0..8 {
+            training.step(At { epoch: 0, step, global_step: step, total_steps: 8 }).unwrap();
+        }
+        training
+    }
+
+    #[test]
+    fn a_candidates_score_does_not_depend_on_those_before() {
+        let experiment =
+            search(&["eval.batch_size=8", "model.head.detect={score=0.0, per_level=200, iou=0.6, max=50}"]);
+        let training = trained(&experiment);
+        let before: Vec<Tensor> =
+            all_variables(training.weights()).into_iter().map(|(_, tensor)| tensor.copy()).collect();
+        let candidates = Candidates::new(&experiment, &training).unwrap();
+        let [a, b]: [Architecture; 2] = ["0-1-2-3", "3-2-1-0"].map(|arch| arch.parse().unwrap());
+        let first = candidates.scores(&a).unwrap();
+        assert_ne!(candidates.scores(&b).unwrap(), first);
+        assert_eq!(candidates.scores(&a).unwrap(), first);
+        let after = all_variables(training.weights());
+        assert!(before.iter().zip(&after).all(|(before, (_, after))| before == after), "the supernet is as it was");
+        let raw = SearchExperiment {
+            search: SearchConfig { recalibrate_images: 0, ..experiment.search },
+            ..experiment.clone()
+        };
+        assert_ne!(Candidates::new(&raw, &training).unwrap().scores(&a).unwrap(), first, "recalibration counts");
+        let more =
+            SearchExperiment { search: SearchConfig { recalibrate_images: 65, ..experiment.search }, ..experiment };
+        let error = Candidates::new(&more, &training).map(drop).unwrap_err().to_string();
+        assert!(error.contains("search.recalibrate_images = 65") && error.contains("64 images"), "{error}");
+    }
+
+    #[test]
+    fn pretraining_and_detection_start_at_the_same_backbone_when_it_is_handed_over() {
+        let experiment = search(&[]);
+        let pretrain = experiment.pretrain.as_ref().unwrap();
+        let classifier = Training::of_classifier(&experiment, pretrain, COMPUTE).unwrap();
+        let weights: HashMap<String, Tensor> = classifier.model().into_iter().collect();
+        let detector = Training::of_supernet(&experiment, Some(&weights), COMPUTE).unwrap();
+        let handed_over =
+            detector.model().into_iter().filter(|(name, tensor)| weights.get(name) == Some(tensor)).count();
+        let backbone = detector.model().iter().filter(|(name, _)| name.starts_with("backbone.")).count();
+        assert_eq!(handed_over, backbone);
+        // A path per step, and not always the same.
+        let paths = &detector.task.paths;
+        let path = |global_step| paths.at(At { epoch: 0, step: 0, global_step, total_steps: 9 });
+        assert_eq!(path(4), path(4));
+        assert!((0..9).any(|step| path(step) != path(4)));
     }
 }

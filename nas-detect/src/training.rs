@@ -195,11 +195,20 @@ impl Detection {
 }
 
 impl Training<Detection> {
-    /// Builds the network with its initial weights and opens both splits.
+    /// The network of `experiment` with its initial weights, trained and validated on the splits of its data.
     pub fn of_detector(experiment: TrainExperiment, compute: Compute) -> Result<Self> {
+        let (train, val) = (experiment.data.open(Split::Train)?, experiment.data.open(Split::Val)?);
+        Self::on(experiment, train, val, compute)
+    }
+
+    /// The same, trained on `train` and validated on `val`.
+    pub fn on(
+        experiment: TrainExperiment,
+        train: Arc<dyn DetDataset>,
+        val: Arc<dyn DetDataset>,
+        compute: Compute,
+    ) -> Result<Self> {
         experiment.train.check("train")?;
-        let train = experiment.data.open(Split::Train)?;
-        let val = experiment.data.open(Split::Val)?;
         require_equal_classes(&*train, &*val)?;
         let (vs, net) = new_network(&experiment, val.classes().len(), compute)?;
         check_padding(&net.top, &experiment.augment)?;
@@ -281,4 +290,120 @@ impl Task for Detection {
 fn val_metrics(scores: &CocoReport) -> Metrics {
     let numbers = [("ap", scores.ap), ("ap50", scores.ap50), ("ap75", scores.ap75)];
     numbers.into_iter().map(|(name, value)| (name.to_string(), json!(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use nas_core::run_dir::RunDir;
+    use nas_core::train::{LoopConfig, run};
+    use nas_datasets::det::coco_json::{CocoAnnotation, CocoCategory, CocoFile, CocoImage};
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::experiment;
+
+    const COMPUTE: Compute = Compute { device: Device::Cpu, threads: 1, amp: false };
+
+    /// The tests' experiment on images of which one is empty, one holds a crowd alone and one an object too.
+    fn experiment(dir: &Path, crowd_only: bool) -> TrainExperiment {
+        let image = |id: i64| CocoImage { id, width: None, height: None, file_name: Some(format!("{id}.png")) };
+        let annotation = |id, image_id, iscrowd| CocoAnnotation {
+            id: Some(id),
+            image_id,
+            category_id: 5,
+            bbox: [4.0, 6.0, 30.0, 20.0],
+            area: None,
+            iscrowd,
+            difficult: false,
+            ignore: false,
+        };
+        let mut annotations = vec![annotation(1, 2, true)];
+        annotations.extend((!crowd_only).then(|| annotation(2, 3, false)));
+        let file = CocoFile {
+            images: [1, 2, 3, 4].map(image).into(),
+            annotations,
+            categories: vec![CocoCategory { id: 5, name: "cat".into() }],
+        };
+        let path = dir.join("boxes.json");
+        std::fs::write(&path, serde_json::to_vec(&file).unwrap()).unwrap();
+        for id in 1..=4 {
+            image::RgbImage::from_fn(48, 40, |x, y| image::Rgb([x as u8, y as u8, id]))
+                .save(dir.join(format!("{id}.png")))
+                .unwrap();
+        }
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/configs/tiny_detect.toml");
+        let split = format!("{{annotations='{}', images='{}'}}", path.display(), dir.display());
+        let sets = [format!("data={{kind='coco_files', train={split}, val={split}}}"), "train.epochs=2".into()];
+        experiment::load(&config, &sets).unwrap()
+    }
+
+    fn train(experiment: TrainExperiment, out: &Path) -> (Metrics, Training<Detection>) {
+        let dir = RunDir::open(out, "", false, &()).unwrap();
+        let settings = LoopConfig { epochs: experiment.train.epochs, seed: 0, checkpoint_every: Duration::MAX };
+        let mut training = Training::of_detector(experiment, COMPUTE).unwrap();
+        (run(&mut training, "test", &dir, settings).unwrap().metrics, training)
+    }
+
+    #[test]
+    fn empty_images_and_crowds_train_and_score_without_a_number_that_is_none() {
+        for crowd_only in [false, true] {
+            let temp = tempfile::tempdir().unwrap();
+            let (metrics, training) = train(experiment(temp.path(), crowd_only), &temp.path().join("run"));
+            for (name, value) in &metrics {
+                assert!(value.as_f64().is_some_and(f64::is_finite), "{name}: {value}");
+            }
+            // pycocotools' -1 where crowds alone are there.
+            assert_eq!(metrics["ap"] == -1.0, crowd_only, "{metrics:?}");
+            for (name, tensor) in training.model() {
+                assert!(tensor.isfinite().all().int64_value(&[]) == 1, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_of_a_training_are_inherited_but_for_other_classes() {
+        let temp = tempfile::tempdir().unwrap();
+        let from = temp.path().join("run");
+        let experiment = experiment(temp.path(), false);
+        std::fs::create_dir(&from).unwrap();
+        let (_, trained) = train(experiment.clone(), &from);
+        let init = |run: &Path| TrainConfig { init: Some(run.into()), ..experiment.train.clone() };
+        let next = |data| {
+            let experiment = TrainExperiment { seed: 9, train: init(&from), data, ..experiment.clone() };
+            Training::of_detector(experiment, COMPUTE)
+        };
+        let error = format!("{:#}", next(experiment.data.clone()).map(drop).unwrap_err());
+        assert!(error.contains("train.init") && error.contains("result.json is missing"), "{error}");
+        std::fs::write(from.join("result.json"), "{}").unwrap();
+
+        let same = next(experiment.data.clone()).unwrap();
+        assert!(trained.model() == same.model());
+        let shapes = nas_datasets::det::DetDataConfig::Shapes { num_images: 4, num_val: 1, seed: 0 };
+        for ((name, a), (_, b)) in trained.model().iter().zip(next(shapes).unwrap().model()) {
+            assert_eq!(*a == b, !name.starts_with("head.logits."), "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_of_the_loss_are_means_and_begin_anew() {
+        let part = |value: f64| Tensor::from(value);
+        let losses = |value: f64| Losses {
+            classification: part(value),
+            regression: part(2.0 * value),
+            centerness: None,
+            centerness_floor: None,
+            positives: 1,
+        };
+        let mut sums = LossSums::default();
+        assert_eq!(scalar(&sums.add(&losses(1.0))), 3.0);
+        let _ = sums.add(&losses(3.0));
+        let metrics = sums.take();
+        assert_eq!(
+            (metrics["classification_loss"].as_f64(), metrics["regression_loss"].as_f64()),
+            (Some(2.0), Some(4.0))
+        );
+        assert!(!metrics.contains_key("centerness_loss"));
+        assert_eq!(sums, LossSums::default());
+    }
 }

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nas_tests::{SEGMENT, assert_same_file, assert_same_weights};
+use nas_tests::{DETECT, SEGMENT, Tool, assert_same_file, assert_same_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
 const TRAIN: &str = "tests/configs/tiny_train.toml";
@@ -16,26 +16,46 @@ fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
     vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
 }
 
-fn killed_equals_straight(job: &str, config: &str) {
+/// A job that is killed and resumed ends like one that is not: the same `files` and weights.
+fn killed_equals_straight(tool: Tool, job: &str, config: &str, files: &[&str]) {
     let temp = tempfile::tempdir().unwrap();
     let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
-    SEGMENT.succeed(&args(job, config, &straight));
-    let kills = SEGMENT.run_with_kills(&args(job, config, &killed));
+    tool.succeed(&args(job, config, &straight));
+    let kills = tool.run_with_kills(&args(job, config, &killed));
     assert!(kills >= 2, "the job is too short to be killed: {kills} kills");
-    for file in ["metrics.jsonl", "checkpoints/best.safetensors"] {
+    for file in files {
         assert_same_file(&straight, &killed, file);
     }
     assert_same_weights(&straight, &killed);
 }
 
+const FILES: [&str; 2] = ["metrics.jsonl", "checkpoints/best.safetensors"];
+
 #[test]
 fn a_killed_search_ends_with_the_same_bits() {
-    killed_equals_straight("search", SEARCH);
+    killed_equals_straight(SEGMENT, "search", SEARCH, &FILES);
 }
 
 #[test]
 fn a_killed_training_ends_with_the_same_bits() {
-    killed_equals_straight("train", TRAIN);
+    killed_equals_straight(SEGMENT, "train", TRAIN, &FILES);
+}
+
+#[test]
+fn a_killed_training_of_a_detector_ends_with_the_same_bits() {
+    killed_equals_straight(DETECT, "train", "tests/configs/tiny_detect.toml", &FILES);
+}
+
+#[test]
+fn a_killed_search_of_a_detector_ends_with_the_same_bits_in_each_of_its_parts() {
+    let files = [
+        "pretrain/metrics.jsonl",
+        "metrics.jsonl",
+        "supernet_search/trials.jsonl",
+        "architecture.txt",
+        "train_scratch.toml",
+    ];
+    killed_equals_straight(DETECT, "search", "tests/configs/tiny_detect_search.toml", &files);
 }
 
 #[test]

@@ -213,3 +213,21 @@ fn real_sets_are_sound() {
         assert!(!warnings.is_empty() && check(&*val).is_empty());
     }
 }
+
+#[test]
+fn files_without_boxes_and_parts_of_sets_are_sets() {
+    let temp = TempDir::new().unwrap();
+    let paths = ["a/x.png", "b/y.png"].map(|name| temp.path().join(name));
+    paths.iter().for_each(|path| write_image(path.clone(), 5, 4));
+    let classes = DetClasses::numbered(["cat".to_string()]);
+    let set: Arc<dyn DetDataset> = Arc::new(unlabelled(classes.clone(), &paths).unwrap());
+    let part = Subset::new(set, vec![1]);
+    assert_eq!((part.len(), part.name(0), part.image_id(0)), (1, "y", 2));
+    assert_eq!(part.load(0).unwrap().objects, []);
+    let twice = [paths[0].clone(), temp.path().join("c/x.png")];
+    let error = unlabelled(classes.clone(), &twice).map(drop).unwrap_err().to_string();
+    assert!(error.contains("c/x.png") && error.contains("a/x.png"), "{error}");
+    let missing = unlabelled(classes.clone(), &[temp.path().join("z.png")]).unwrap();
+    assert!(missing.load(0).unwrap_err().to_string().contains("z.png: missing"));
+    assert!(unlabelled(classes, &[]).is_err());
+}

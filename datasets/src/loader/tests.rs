@@ -221,3 +221,16 @@ fn halves_are_disjoint_random_and_leave_out_at_most_one() {
     let (a, _) = disjoint_halves(2975, 0);
     assert!((500..1000).contains(&a.iter().filter(|i| **i < 1487).count())); // neither first half nor second
 }
+
+#[test]
+fn held_out_numbers_are_no_others_and_follow_the_seed() {
+    let (rest, held_out) = hold_out(50, 12, 3);
+    assert_eq!((rest.len(), held_out.len()), (38, 12));
+    let mut all = [rest.clone(), held_out.clone()].concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..50).collect::<Vec<_>>());
+    assert!(rest.is_sorted() && held_out.is_sorted());
+    assert_eq!(hold_out(50, 12, 3), (rest, held_out.clone()));
+    assert_ne!(hold_out(50, 12, 4).1, held_out);
+    assert_ne!(held_out, (0..12).collect::<Vec<_>>());
+}

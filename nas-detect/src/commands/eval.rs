@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use nas_core::cli::{self, Compute, Format, print};
+use nas_core::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::progress::Progress;
 use nas_core::run_dir::write_atomic;
 use nas_core::train::{all_variables, copy_into, read_tensors};
@@ -37,8 +37,18 @@ Examples:
   nas-detect eval --gt instances_val2017.json --dt results.json --metric coco --format json"
 )]
 pub struct EvalArgs {
+    /// Run folder of a training
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// Weights [default: the run's last]
+    #[arg(long, value_name = "FILE", requires = "run")]
+    weights: Option<PathBuf>,
+    /// Replace a key of the run's config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
+    sets: Vec<String>,
+    /// Where and how to run the network
     #[command(flatten)]
-    trained: Option<cli::TrainedArgs>,
+    compute: ComputeArgs,
     /// Split of the network's data set: train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     split: Split,
@@ -98,8 +108,12 @@ impl Trained {
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
     ensure!(!args.max_dets.contains(&0), "--max-dets holds 0, expected numbers of at least 1");
-    let files = match (&args.trained, &args.gt, &args.dt) {
-        (Some(trained), ..) => of_network(trained, args.split, args.results.as_deref())?,
+    let files = match (&args.run, &args.gt, &args.dt) {
+        (Some(run), ..) => {
+            let EvalArgs { weights, sets, compute, .. } = args.clone();
+            let trained = cli::TrainedArgs { run: run.clone(), weights, sets, compute };
+            of_network(&trained, args.split, args.results.as_deref())?
+        }
         (None, Some(gt), Some(dt)) => files::read(gt, dt)?,
         _ => bail!("nothing to score: expected --run DIR, or --gt FILE and --dt FILE"),
     };

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod data;
 pub mod eval;
+pub mod neck_search;
 pub mod predict;
 pub mod search;
 pub mod train;

@@ -29,7 +29,7 @@ use crate::experiment::{self, CANDIDATE_AP, PretrainConfig, SearchExperiment};
 use crate::searching::{CandidateMacs, Candidates};
 use crate::training::Training;
 
-/// Search the backbone of a detector
+/// Search the backbone of a detector, or its neck
 #[derive(Clone, Debug, Args)]
 #[command(
     after_help = "One run folder holds it all: pretrain/ (where the experiment has a section `pretrain`), the supernet's
@@ -41,10 +41,10 @@ Example:
 )]
 pub struct SearchArgs {
     #[command(flatten)]
-    run: RunArgs,
+    pub(super) run: RunArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    pub(super) format: Format,
 }
 
 /// `result.json` of a search.
@@ -94,6 +94,9 @@ impl fmt::Display for SearchResult {
 
 /// Runs the command.
 pub fn run(args: &SearchArgs) -> Result<()> {
+    if super::neck_search::is_at(&args.run.config, &args.run.sets)? {
+        return super::neck_search::run(args);
+    }
     let experiment: SearchExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     experiment.check().with_context(|| args.run.config.display().to_string())?;
     let compute = args.run.compute.resolve()?;
@@ -139,7 +142,7 @@ fn search(dir: &RunDir, experiment: &SearchExperiment, compute: Compute) -> Resu
         search_secs,
         run: dir.root().display().to_string(),
     };
-    write_atomic(&dir.path("architecture.txt"), format!("{result}\n").as_bytes())?;
+    write_atomic(&dir.path("architecture.txt"), format!("{}\n", result.architecture).as_bytes())?;
     write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
     dir.finish(&result)?;
     Ok(result)

@@ -145,3 +145,46 @@ fn a_broken_sample_is_named_and_the_others_follow() {
     assert!(refused(config(4, 1, 0, 0)).to_string().contains("3 training samples do not fill one batch of 4"));
     assert!(refused(config(0, 1, 0, 0)).to_string().contains("batch_size = 0"));
 }
+
+/// Shapes whose second image has an object of a class beyond the set's three.
+struct Mislabelled(ShapesDataset);
+
+impl DetDataset for Mislabelled {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn name(&self, i: usize) -> &str {
+        self.0.name(i)
+    }
+
+    fn image_id(&self, i: usize) -> i64 {
+        self.0.image_id(i)
+    }
+
+    fn load(&self, i: usize) -> Result<DetSample, DataError> {
+        let mut sample = self.0.load(i)?;
+        sample.objects[0].class = if i == 1 { 3 } else { 2 };
+        Ok(sample)
+    }
+
+    fn classes(&self) -> &DetClasses {
+        self.0.classes()
+    }
+}
+
+#[test]
+fn a_class_beyond_the_sets_is_refused_by_the_samples_name() {
+    let dataset: Arc<dyn DetDataset> = Arc::new(Mislabelled(ShapesDataset::new(3, 0, Split::Train).unwrap()));
+    let problems = crate::det::check(&*dataset);
+    assert_eq!(problems.len(), 1);
+    let is_named =
+        |text: String| text.contains("000002") && text.contains("class index 3") && text.contains("3 classes");
+    assert!(is_named(problems[0].to_string()), "{}", problems[0]);
+    let loader = det_train_loader(dataset.clone(), None, transform(), config(3, 1, 1, 1), 0, "train").unwrap();
+    let error = loader.epoch(0, 0).next().unwrap().unwrap_err();
+    assert!(is_named(error.to_string()), "{error}");
+    let batches = det_eval_batches(dataset, transform(), &config(1, 1, 1, 0)).unwrap();
+    let outcomes: Vec<bool> = batches.map(|batch| batch.is_ok()).collect();
+    assert_eq!(outcomes, [true, false, true]);
+}
