@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
@@ -205,11 +204,7 @@ impl<'a> Trials<'a> {
     pub fn train(&self, arch: &Architecture, folder: &Path) -> Result<Values> {
         let experiment = self.experiment.training_of(arch, &self.experiment.train)?;
         let dir = RunDir::open(folder, &to_toml(&experiment), true, &json!({ "arch": arch }))?;
-        let settings = LoopConfig {
-            epochs: experiment.train.epochs,
-            seed: experiment.seed,
-            checkpoint_every: Duration::from_secs(60),
-        };
+        let settings = LoopConfig::new(experiment.train.epochs, experiment.seed);
         let mut training = Training::on(experiment, self.seen.clone(), self.held_out.clone(), self.compute)?;
         train::run(&mut training, "trial", &dir, settings)?;
         let scores = training.task.scores().context("the last epoch validates")?;
