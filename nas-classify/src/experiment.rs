@@ -71,9 +71,25 @@ pub struct HonestyConfig {
     /// Metrics that are reported beside the objective, such as `params`, `macs`.
     #[serde(default)]
     pub controls: Vec<String>,
-    /// What measures `truth`; the search's own evaluator where not given.
+    /// What measures `truth`; the search's own evaluator where not given, which searches on shared weights have not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluator: Option<EvaluatorConfig>,
+    /// Batches that the norms of an architecture are computed from before a supernet scores it; 0 for the supernet's own.
+    #[serde(default)]
+    pub recalibration_batches: usize,
+}
+
+impl HonestyConfig {
+    /// Says what cannot be served, where these metrics are known.
+    pub fn check(&self, known: &[&str]) -> Result<()> {
+        let Self { truth, samples, top, controls, .. } = self;
+        for metric in [truth].into_iter().chain(controls) {
+            let is_known = known.contains(&metric.as_str());
+            ensure!(is_known, "honesty: unknown metric {metric:?}; expected one of {}", known.join(", "));
+        }
+        ensure!(*samples >= 2 && *top >= 1, "honesty: samples = {samples}, top = {top}; expected at least 2 and 1");
+        Ok(())
+    }
 }
 
 /// `[predictor]`: `samples` random architectures are evaluated, the search looks for the best by a predictor that has learned
@@ -211,7 +227,7 @@ pub enum Evaluator {
 impl Evaluator {
     /// What evaluates the trials of a part of the search whose run folder is `run`.
     pub fn of_part(experiment: &SearchExperiment, part: Part, run: &Path) -> Result<Self> {
-        let full = || Self::open(&experiment.evaluator, experiment);
+        let full = || experiment.open(&experiment.evaluator);
         match (part, &experiment.predictor) {
             (Part::Predictor | Part::Verify | Part::Baseline, _) | (Part::Search, None) => full(),
             (Part::Search, Some(section)) => Self::predicted(experiment, section, run),
@@ -220,7 +236,7 @@ impl Evaluator {
                 match (predictor, truth) {
                     (None, None) => full(),
                     (Some(section), None) => Ok(Self::both(Self::predicted(experiment, section, run)?, full()?)),
-                    (None, Some(truth)) => Ok(Self::both(full()?, Self::open(truth, experiment)?)),
+                    (None, Some(truth)) => Ok(Self::both(full()?, experiment.open(truth)?)),
                     (Some(_), Some(_)) => {
                         bail!("honesty.evaluator: with [predictor], the truth is what it learns from")
                     }
@@ -241,16 +257,16 @@ impl Evaluator {
         let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
         let mut rng = nas_datasets::rng::stream(experiment.seed, "predictor", 0);
         let predictor = Predictor::fit(&section.model, &*experiment.space.build()?, &evaluated, &mut rng)?;
-        let inner = Box::new(Self::open(&experiment.evaluator, experiment)?);
+        let inner = Box::new(experiment.open(&experiment.evaluator)?);
         Ok(Self::Predicted { space: experiment.space.clone(), predictor, inner })
     }
 
-    /// Opens what an `[evaluator]` of the experiment names.
-    pub fn open(config: &EvaluatorConfig, experiment: &SearchExperiment) -> Result<Self> {
+    /// Opens what an `[evaluator]` names, for architectures of `space`.
+    pub fn open(config: &EvaluatorConfig, space: &SpaceConfig, budget: Budget, seed: u64) -> Result<Self> {
         match config {
             EvaluatorConfig::Table { path, cost } => {
                 ensure!(
-                    matches!(experiment.space, SpaceConfig::Nasbench201(_)),
+                    matches!(space, SpaceConfig::Nasbench201(_)),
                     "evaluator.kind = \"table\": a table is of space.kind = \"nasbench201\""
                 );
                 let table = Table::read(path)?;
@@ -261,25 +277,22 @@ impl Evaluator {
             EvaluatorConfig::Command { command, metrics } => {
                 ensure!(!command.is_empty(), "evaluator.command is empty; expected a program and its arguments");
                 ensure!(!metrics.is_empty(), "evaluator.metrics is empty; expected the names that the program prints");
-                let (space, seed) = (experiment.space.clone(), experiment.seed);
+                let space = space.clone();
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed })
             }
             EvaluatorConfig::ZeroCost(config) => {
-                let proxies = ZeroCost::new(config, &experiment.space, experiment.seed)?;
+                let proxies = ZeroCost::new(config, space, seed)?;
                 let metrics = proxies.metrics().into_iter().collect();
                 Ok(Self::ZeroCost { proxies: Box::new(proxies), metrics })
             }
             EvaluatorConfig::Train(config) => {
-                experiment.budget.check()?;
-                let sample = experiment.space.build()?.sample(&mut sample_rng());
+                budget.check()?;
+                let sample = space.build()?.sample(&mut sample_rng());
                 // What cannot be trained is said now, not by every trial.
-                config
-                    .experiment(&experiment.space, &sample, &experiment.budget, experiment.seed)?
-                    .check()
-                    .context("evaluator")?;
-                config.cost(&experiment.space, &sample, &experiment.budget).context("evaluator")?;
-                let space = experiment.space.clone();
-                Ok(Self::Train { space, config: config.clone(), budget: experiment.budget, seed: experiment.seed })
+                config.experiment(space, &sample, &budget, seed)?.check().context("evaluator")?;
+                config.cost(space, &sample, &budget).context("evaluator")?;
+                let space = space.clone();
+                Ok(Self::Train { space, config: config.clone(), budget, seed })
             }
         }
     }
@@ -395,6 +408,11 @@ impl SearchExperiment {
         goals
     }
 
+    /// Opens what an `[evaluator]` of this experiment names.
+    pub fn open(&self, config: &EvaluatorConfig) -> Result<Evaluator> {
+        Evaluator::open(config, &self.space, self.budget, self.seed)
+    }
+
     /// Says what cannot be served, before anything runs.
     pub fn check(&self, evaluator: &Evaluator, workers: Option<usize>) -> Result<()> {
         ensure!(self.num_trials > 0, "num_trials = 0; expected at least 1");
@@ -402,16 +420,16 @@ impl SearchExperiment {
         let limited = self.limits != Limits::default();
         ensure!(!limited || workers.is_some(), "limits: trials run in this process; limits need --workers N");
         self.budget.check()?;
-        if let Some(HonestyConfig { truth, samples, top, controls, evaluator: other }) = &self.honesty {
+        if let Some(honesty) = &self.honesty {
             let other =
-                other.as_ref().map(|other| Evaluator::open(other, self)).transpose().context("honesty.evaluator")?;
-            let known: Vec<&str> =
-                [Some(evaluator), other.as_ref()].into_iter().flatten().flat_map(Evaluator::metrics).collect();
-            for metric in [truth].into_iter().chain(controls) {
-                let is_known = known.contains(&metric.as_str());
-                ensure!(is_known, "honesty: unknown metric {metric:?}; expected one of {}", known.join(", "));
-            }
-            ensure!(*samples >= 2 && *top >= 1, "honesty: samples = {samples}, top = {top}; expected at least 2 and 1");
+                honesty.evaluator.as_ref().map(|other| self.open(other)).transpose().context("honesty.evaluator")?;
+            let evaluators = [Some(evaluator), other.as_ref()].into_iter().flatten();
+            honesty.check(&evaluators.flat_map(Evaluator::metrics).collect::<Vec<_>>())?;
+            ensure!(
+                honesty.recalibration_batches == 0,
+                "honesty.recalibration_batches = {}: it is for searches on shared weights",
+                honesty.recalibration_batches
+            );
         }
         let known: Vec<String> = evaluator.cost(&self.space.build()?.sample(&mut sample_rng())).into_keys().collect();
         let of_architecture: Vec<&str> = known.iter().map(String::as_str).collect();

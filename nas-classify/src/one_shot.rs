@@ -7,9 +7,11 @@ use nas_core::config;
 use nas_core::experiment;
 use nas_core::goals::Constraint;
 use nas_core::one_shot::OneShotConfig;
+use nas_core::trial::Budget;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use serde::{Deserialize, Serialize};
 
+use crate::experiment::{Evaluator, HonestyConfig};
 use crate::model::ModelConfig;
 use crate::search_net::SpaceConfig;
 
@@ -27,12 +29,18 @@ pub struct OneShotExperiment {
     /// Bounds of `params` and `macs` of what a search over the trained supernet may propose.
     #[serde(default)]
     pub constraints: Vec<Constraint>,
+    /// How far scores by the trained supernet can be trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honesty: Option<HonestyConfig>,
     /// Images and classes.
     pub data: ClassifyDataConfig,
     /// What is done to training images.
     #[serde(default)]
     pub augment: ClassifyTransform,
 }
+
+/// Metrics that an architecture alone decides.
+pub const SIZES: [&str; 2] = ["params", "macs"];
 
 /// `[one_shot]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +81,15 @@ impl OneShotExperiment {
         Ok(config::read_table(path, sets)?.contains_key("one_shot"))
     }
 
+    /// What measures the truth of `[honesty]`, and what the section asks; the error says what cannot be served.
+    pub fn honesty(&self) -> Result<Option<(&HonestyConfig, Evaluator)>> {
+        let Some(honesty) = &self.honesty else { return Ok(None) };
+        let truth = honesty.evaluator.as_ref().context("honesty has no evaluator; expected what measures truth")?;
+        let truth = Evaluator::open(truth, &self.space, Budget::default(), self.seed).context("honesty.evaluator")?;
+        honesty.check(&truth.metrics().into_iter().chain(SIZES).collect::<Vec<_>>())?;
+        Ok(Some((honesty, truth)))
+    }
+
     fn check(&self) -> Result<()> {
         ensure!(self.one_shot.epochs > 0, "one_shot.epochs = 0; expected at least 1");
         ensure!(self.one_shot.batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
@@ -83,7 +100,7 @@ impl OneShotExperiment {
             self.one_shot.method.info().kind
         );
         for Constraint { metric, upper, lower } in &self.constraints {
-            let known = ["params", "macs"].contains(&metric.as_str());
+            let known = SIZES.contains(&metric.as_str());
             ensure!(known, "constraints: unknown metric {metric:?}; expected params or macs");
             ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
         }

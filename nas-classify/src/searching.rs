@@ -97,7 +97,7 @@ impl Searching {
     pub fn evaluator(&mut self, batches: usize) -> Result<Candidates<'_>> {
         ensure!(
             batches <= self.weight_data.batches_per_epoch(),
-            "one_shot.method.recalibration_batches = {batches}: an epoch has {}",
+            "recalibration_batches = {batches}: an epoch has {}",
             self.weight_data.batches_per_epoch()
         );
         let device = self.supernet.compute.device;

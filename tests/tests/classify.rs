@@ -139,7 +139,13 @@ fn killed_searches_on_shared_weights_end_with_the_same_bits() {
     let temp = tempfile::tempdir().unwrap();
     let nasbench201 = "kind = 'nasbench201'\nchannels = 4\ncells = 1";
     let methods = [
-        ("gdas", nasbench201, "kind = 'gdas'"),
+        (
+            "gdas",
+            nasbench201,
+            "kind = 'gdas'\n[honesty]\ntruth = 'naswot'\nsamples = 4\ntop = 2\ncontrols = ['params']\n\
+             recalibration_batches = 2\n[honesty.evaluator]\nkind = 'zero_cost'\nproxies = ['naswot']\nbatch_size = 4\n\
+             image = 8",
+        ),
         ("mdenas", nasbench201, "kind = 'mdenas'"),
         (
             "spos",
@@ -171,7 +177,8 @@ fn killed_searches_on_shared_weights_end_with_the_same_bits() {
         let files = all
             .iter()
             .filter(|file| straight.join(file).exists())
-            .chain(&["supernet_search/trials.jsonl"][..usize::from(name == "spos")]);
+            .chain(&["supernet_search/trials.jsonl"][..usize::from(name == "spos")])
+            .chain(&["honesty/trials.jsonl"][..usize::from(name == "gdas")]);
         for file in files {
             assert_same_file(&straight, &killed, file);
         }

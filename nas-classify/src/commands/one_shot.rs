@@ -7,20 +7,26 @@ use anyhow::{Context, Result};
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, RunArgs, open_run, print};
 use nas_core::config::to_toml;
+use nas_core::estimator::honesty::HonestyReport;
+use nas_core::executor::{InProcess, trial_folder};
 use nas_core::goals::{Goals, Restricted};
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::one_shot::SecondStage;
+use nas_core::one_shot::{Images, SecondStage};
 use nas_core::plot::{self, Series};
 use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::search::{SearchLoop, Searcher};
 use nas_core::space::Cost;
+use nas_core::strategy::{NoParameters, StrategyConfig};
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
-use nas_core::trial::{Record, Values};
+use nas_core::trial::{Budget, Record, Trial, Values};
+use nas_core::trial_store::TrialStore;
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
-use super::search::SearchArgs;
-use crate::one_shot::{OneShotExperiment, Retraining};
+use super::search::{SearchArgs, report};
+use crate::experiment::{Evaluator, HonestyConfig, Part};
+use crate::one_shot::{OneShotExperiment, Retraining, SIZES};
 use crate::searching::{Searching, input};
 
 /// `result.json` of a search on shared weights.
@@ -38,6 +44,9 @@ pub struct OneShotResult {
     /// Accuracy by the supernet's weights on held-out training images, where candidates were compared by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supernet_acc: Option<f64>,
+    /// Accuracy by the supernet's weights against what it stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honesty: Option<HonestyReport>,
     /// Metrics of the supernet after the last epoch.
     pub metrics: Metrics,
     /// Seconds in search steps of the supernet's training.
@@ -55,6 +64,7 @@ impl fmt::Display for OneShotResult {
         writeln!(f, "params {params}, macs {macs}")?;
         self.supernet_acc.iter().try_for_each(|acc| writeln!(f, "accuracy by the supernet {:.2} %", 100.0 * acc))?;
         writeln!(f, "supernet trained in {:.0} s", self.search_secs)?;
+        self.honesty.iter().try_for_each(|report| writeln!(f, "{report}"))?;
         write!(f, "train it: {}\neverything is in {}", self.train, self.run)
     }
 }
@@ -70,6 +80,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         .method
         .check(&*space, input(&experiment))
         .with_context(|| format!("{}: one_shot", config.display()))?;
+    experiment.honesty().with_context(|| config.display().to_string())?;
     let compute = args.run.compute.resolve()?;
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     let result = match dir.result()? {
@@ -92,6 +103,10 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
             (best.trial.arch, accuracy)
         }
     };
+    let honesty = match experiment.honesty()? {
+        Some((section, truth)) => Some(honesty(dir, &experiment, section, &truth, &mut searching, compute)?),
+        None => None,
+    };
     let parameters = searching.arch_parameters();
     if !parameters.is_empty() {
         write_tensors(&dir.path("arch_parameters.safetensors"), parameters)?;
@@ -111,6 +126,7 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
         cost: cost(&experiment, data.open(Split::Train)?.classes().len(), &architecture)?,
         architecture,
         supernet_acc,
+        honesty,
         metrics: summary.metrics,
         search_secs: summary.train_secs,
         train: format!("nas-classify train --config {}", config.display()),
@@ -134,10 +150,7 @@ fn second_stage(
     let folder = dir.path("supernet_search");
     fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
     let space = experiment.space.build()?;
-    let of = |arch: &Architecture| -> Values {
-        let Cost { params, macs } = cost(experiment, num_classes, arch).expect("the architecture is of the space");
-        [("params".to_string(), params as f64), ("macs".to_string(), macs as f64)].into()
-    };
+    let of = |arch: &Architecture| sizes(experiment, num_classes, arch);
     let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
     let candidates = searching.evaluator(stage.recalibration_batches)?;
     let evaluate = |arch: &Architecture, images| {
@@ -149,6 +162,46 @@ fn second_stage(
     let on_end = |record: &Record| progress.trial(record);
     let goals = Goals::maximize(ACCURACY);
     Ok(stage.run(&restricted, &goals, experiment.seed, &folder, evaluate, on_end)?.1)
+}
+
+/// Scores random architectures by the supernet and by what measures the truth.
+fn honesty(
+    dir: &RunDir,
+    experiment: &OneShotExperiment,
+    section: &HonestyConfig,
+    truth: &Evaluator,
+    searching: &mut Searching,
+    compute: Compute,
+) -> Result<HonestyReport> {
+    let num_classes = experiment.data.open(Split::Train)?.classes().len();
+    let folder = dir.path(Part::Honesty.folder());
+    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+    let space = experiment.space.build()?;
+    let of = |arch: &Architecture| sizes(experiment, num_classes, arch);
+    let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
+    let candidates = searching.evaluator(section.recalibration_batches)?;
+    let trials = folder.join("trials");
+    let evaluate = |trial: &Trial| {
+        let mut metrics = of(&trial.arch);
+        metrics.extend(truth.evaluate(trial, &trial_folder(&trials, trial.id), compute)?);
+        metrics.insert(ACCURACY.into(), candidates.accuracy(&trial.arch, Images::All)?);
+        Ok(metrics)
+    };
+    let (goals, random) = (Goals::maximize(ACCURACY), StrategyConfig::Random(NoParameters {}));
+    let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
+    // Another seed than that of a search over the supernet: its first random architectures would be the same.
+    let searcher = Searcher::new(&restricted, &random, goals.clone(), Budget::default(), experiment.seed + 2);
+    let log = dir.path("run.log");
+    let mut progress = Progress::new("honesty", section.samples as usize, records.len(), Some(&log))?;
+    let mut search = SearchLoop::new(searcher, store, records, section.samples);
+    search.run(&mut InProcess::new(evaluate), Vec::new(), |record| progress.trial(record))?;
+    report(section, &goals, search.records())
+}
+
+/// Costs as metrics.
+fn sizes(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Values {
+    let Cost { params, macs } = cost(experiment, num_classes, arch).expect("the architecture is of the space");
+    SIZES.into_iter().map(String::from).zip([params as f64, macs as f64]).collect()
 }
 
 fn cost(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Result<Cost> {

@@ -120,7 +120,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     }
     let experiment: SearchExperiment = nas_core::config::load(&args.run.config, &args.run.sets)?;
     let compute = args.run.compute.resolve()?;
-    let evaluator = Evaluator::open(&experiment.evaluator, &experiment)?;
+    let evaluator = experiment.open(&experiment.evaluator)?;
     experiment.check(&evaluator, args.workers)?;
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     let result = match dir.result()? {
@@ -289,7 +289,7 @@ impl Job<'_> {
 }
 
 /// The main objective and the controls against the truth.
-fn report(honesty: &HonestyConfig, goals: &Goals, records: &[Record]) -> Result<HonestyReport> {
+pub(super) fn report(honesty: &HonestyConfig, goals: &Goals, records: &[Record]) -> Result<HonestyReport> {
     let HonestyConfig { truth, samples, top, controls, .. } = honesty;
     let complete = |record: &&Record| {
         [truth].into_iter().chain(controls).all(|metric| record.metric(metric).is_some())
