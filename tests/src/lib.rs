@@ -66,17 +66,19 @@ impl Tool {
             let mut command = self.command(args);
             let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
             let deadline = Instant::now() + Duration::from_millis(700 + 450 * kills as u64);
-            let mut status = None;
-            while status.is_none() && Instant::now() < deadline {
+            let mut ended = false;
+            while !ended && Instant::now() < deadline {
                 sleep(Duration::from_millis(5));
-                status = child.try_wait().expect("a child can be asked");
+                ended = child.try_wait().expect("a child can be asked").is_some();
             }
-            if let Some(status) = status {
+            if !ended {
+                child.kill().expect("a child that has not been waited for");
+            }
+            let status = child.wait().expect("a child can be waited for");
+            if ended {
                 assert!(status.success(), "{} {args:?} failed after {kills} kills", self.0);
                 return kills;
             }
-            child.kill().expect("a child that has not been waited for");
-            child.wait().expect("a child can be waited for");
         }
         unreachable!("the loop has no end")
     }

@@ -2,9 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use nas_core::trial::Record;
 use nas_core::trial_store;
