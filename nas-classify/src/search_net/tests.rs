@@ -122,13 +122,13 @@ fn edge_number(form: CellForm, node: usize, slot: usize, state: usize) -> usize 
 fn assert_one_hot_cells(form: CellForm, share: Share, seed: u64) {
     let space = cell_space(form, share);
     let darts = matches!(form, CellForm::Darts | CellForm::PcDarts);
-    let vs = VarStore::new(Device::Cpu);
+    let mut vs = VarStore::new(Device::Cpu);
     let supernet = space.supernet(&VarBuilder::new(&vs));
     let arch = space.sample(&mut stream(seed, "one hot", 0));
     let genotype = space.genotype(&arch).unwrap();
     assert_eq!(space.architecture(&genotype).unwrap(), arch);
     let config = NetworkConfig { pool_norm: true, ..space.network(&arch).unwrap() };
-    let derived = VarStore::new(Device::Cpu);
+    let mut derived = VarStore::new(Device::Cpu);
     let net = Trunk::new(&VarBuilder::new(&derived), &config).unwrap();
     let places = crate::cells::FrameConfig { channels: 4, layers: 4, stem: space.stem }.places();
     let cell = |layer: usize| genotype.cell(places[layer]).unwrap();
@@ -168,7 +168,10 @@ fn assert_one_hot_cells(form: CellForm, share: Share, seed: u64) {
     }
     let weights = one_hot(&space, &chosen);
     assert_eq!(space.discretize(&weights), arch, "{form:?}");
-    let xs = images(16);
+    // Chains of norms in training mode make single precision's rounding larger than the bound now and then.
+    [&mut vs, &mut derived].into_iter().for_each(VarStore::double);
+    let double = |xs: &Tensor| xs.to_kind(Kind::Double);
+    let (xs, weights) = (double(&images(16)), weights.iter().map(double).collect::<Vec<_>>());
     let expected = net.features(&xs, Mode::train(0.0)).pop().unwrap();
     let last = &places[3];
     let concat: Vec<i64> = cell(3)
@@ -182,8 +185,9 @@ fn assert_one_hot_cells(form: CellForm, share: Share, seed: u64) {
     for mixture in [Mixture::Weights(&weights), Mixture::Path(&arch)] {
         let found = supernet.features(&xs, mixture, Mode::train(0.0)).pop().unwrap();
         let found = found.index_select(1, &Tensor::from_slice(&concat));
-        assert!(difference(&found, &expected) < 1e-4, "{form:?} {share:?}: {}", difference(&found, &expected));
+        assert!(difference(&found, &expected) < 1e-9, "{form:?} {share:?}: {}", difference(&found, &expected));
     }
+    vs.float();
     assert_inactive_candidates_do_not_count(&space, supernet.as_ref(), 0.3, 16);
 }
 
