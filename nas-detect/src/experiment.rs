@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 use nas_core::arch::Architecture;
 use nas_core::config;
+use nas_core::estimator::learning_curve::EarlyStopConfig;
 use nas_core::experiment::{self, LoaderSection};
 use nas_core::goals::{Constraint, Goals};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
@@ -63,6 +64,9 @@ pub struct TrainConfig {
     /// model's path. Absent: random ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// Ends the run before its end where it will hardly beat the best AP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
 }
 
 impl Default for TrainConfig {
@@ -75,7 +79,16 @@ impl Default for TrainConfig {
             schedule: Schedule { warmup_steps: 500, decay: Decay::Cosine { min_lr: 0.0 } },
             grad_clip: 10.0,
             init: None,
+            early_stop: None,
         }
+    }
+}
+
+impl TrainExperiment {
+    /// Says which value makes no sense.
+    pub fn check(&self) -> Result<()> {
+        self.train.check("train")?;
+        self.train.early_stop.as_ref().map_or(Ok(()), |early_stop| early_stop.check(self.eval.every))
     }
 }
 
@@ -199,6 +212,7 @@ fn pretrain_recipe() -> TrainConfig {
         schedule: Schedule { warmup_steps: 0, decay: Decay::Poly { power: 1.0 } },
         grad_clip: 0.0,
         init: None,
+        early_stop: None,
     }
 }
 
@@ -247,6 +261,12 @@ impl SearchExperiment {
             recipes.push(("pretrain.train", &pretrain.train));
         }
         let given = recipes.into_iter().find(|(_, recipe)| recipe.init.is_some());
+        let stops = [("supernet", &self.supernet)]
+            .into_iter()
+            .chain(self.pretrain.iter().map(|p| ("pretrain.train", &p.train)));
+        for (section, recipe) in stops {
+            ensure!(recipe.early_stop.is_none(), "{section}.early_stop: a supernet has no score to stop by");
+        }
         ensure!(given.is_none(), "{}.init: a search starts from random weights, or from `pretrain`", given.unwrap().0);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nas_core::cli::Compute;
+use nas_core::estimator::learning_curve::{Curve, Stopped};
 use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
@@ -36,6 +37,11 @@ pub trait Task {
     /// Metrics after the last step of an epoch.
     fn end_epoch(&mut self, _epoch: usize, _last: bool) -> Result<Metrics> {
         Ok(Metrics::new())
+    }
+
+    /// Whether the training ends before its last epoch.
+    fn is_done(&self) -> bool {
+        false
     }
 
     /// What a resume needs besides the weights.
@@ -99,6 +105,10 @@ impl<T: Task> Job for Training<T> {
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
         self.batches = None;
         self.task.end_epoch(epoch, last)
+    }
+
+    fn is_done(&self) -> bool {
+        self.task.is_done()
     }
 
     fn best_metric(&self) -> &'static str {
@@ -175,12 +185,19 @@ pub struct Detection {
     reading: Reading,
     sums: LossSums,
     scores: Option<CocoReport>,
+    /// AP after every validated epoch; 0 where there was nothing to find.
+    curve: Curve,
 }
 
 impl Detection {
     /// The scores of the last validation.
     pub fn scores(&self) -> Option<&CocoReport> {
         self.scores.as_ref()
+    }
+
+    /// Why and when the run ended early, if it did.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.curve.stopped()
     }
 
     /// The network.
@@ -208,8 +225,7 @@ impl Training<Detection> {
         val: Arc<dyn DetDataset>,
         compute: Compute,
     ) -> Result<Self> {
-        experiment.train.check("train")?;
-        require_equal_classes(&*train, &*val)?;
+        experiment.check()?;
         let (vs, net) = new_network(&experiment, val.classes().len(), compute)?;
         check_padding(&net.top, &experiment.augment)?;
         if let Some(run) = &experiment.train.init {
@@ -226,7 +242,16 @@ impl Training<Detection> {
         let loader = det_train_loader(train, None, experiment.augment.clone(), config, experiment.seed, "train")?;
         let reading = Reading::new(&experiment.augment, &experiment.loader, &experiment.eval, compute);
         let recipe = experiment.train.clone();
-        let task = Detection { experiment, compute, net, val, reading, sums: LossSums::default(), scores: None };
+        let task = Detection {
+            experiment,
+            compute,
+            net,
+            val,
+            reading,
+            sums: LossSums::default(),
+            scores: None,
+            curve: Curve::default(),
+        };
         Ok(Self::new(task, recipe, vs, loader, compute))
     }
 }
@@ -270,18 +295,28 @@ impl Task for Detection {
             let files = evaluate(&detect, &self.val, &self.reading, self.compute, |_, _| Ok(()))?;
             let scores = CocoReport::new(&files, &MAX_DETS);
             metrics.extend(val_metrics(&scores));
+            let TrainConfig { epochs, early_stop, .. } = &self.experiment.train;
+            self.curve.record(scores.ap.max(0.0), early_stop.as_ref(), (epoch, *epochs), self.experiment.seed)?;
+            if let Some(Stopped { probability, .. }) = self.stopped() {
+                metrics.insert("stopped_at_probability".into(), json!(probability));
+            }
             self.scores = Some(scores);
         }
         Ok(metrics)
     }
 
+    fn is_done(&self) -> bool {
+        self.stopped().is_some()
+    }
+
     fn state(&self) -> Value {
-        json!({ "sums": self.sums, "scores": self.scores })
+        json!({ "sums": self.sums, "scores": self.scores, "curve": self.curve })
     }
 
     fn load_state(&mut self, mut state: Value) -> Result<()> {
         self.sums = serde_json::from_value(state["sums"].take())?;
         self.scores = serde_json::from_value(state["scores"].take())?;
+        self.curve = serde_json::from_value(state["curve"].take())?;
         Ok(())
     }
 }

@@ -20,6 +20,20 @@ fn json(args: &[&str]) -> Value {
 }
 
 #[test]
+fn a_training_that_cannot_beat_the_best_ends_early_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let stop = "train.early_stop={best=1.0,rule={every=2,min_epochs=4}}";
+    let more = ["--set", stop, "--set", "train.optimizer.lr=1e-6", "--set", "train.epochs=12"];
+    let out = temp.path().join("run");
+    let all = [args("train", TRAIN, &out), more.to_vec()].concat();
+    let stderr = DETECT.fail(&all);
+    assert!(stderr.contains("eval.every = 2, expected 1"), "{stderr}");
+    let result = json(&[all, vec!["--set", "eval.every=1", "--resume"]].concat());
+    let epochs = result["stopped"]["epochs"].as_u64().unwrap();
+    assert!((4..12).contains(&epochs), "{result}");
+}
+
+#[test]
 fn what_was_trained_is_scored_predicted_and_reported() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name).to_str().unwrap().to_string();

@@ -41,7 +41,9 @@ impl CompareTask for CompareExperiment {
     }
 
     fn training(&self, model: usize, seed: u64) -> Result<String> {
-        Ok(to_toml(&self.training_of(model, seed)))
+        let training = self.training_of(model, seed);
+        training.check()?;
+        Ok(to_toml(&training))
     }
 
     fn check_data(&self) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::training::Training;
 /// Runs the command.
 pub fn run(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment = experiment::load(&args.run.config, &args.run.sets)?;
-    experiment.train.check("train")?;
+    experiment.check()?;
     let compute = args.run.compute.resolve()?;
     let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
     print(&train(&dir, experiment, compute)?, args.format)
@@ -31,7 +31,8 @@ fn train(dir: &RunDir, experiment: TrainExperiment, compute: Compute) -> Result<
     let summary = train::run(&mut training, "train", dir, settings)?;
     let size = training.task.image_size()?;
     let scores = training.task.scores().expect("the last epoch validates").clone();
-    let result = TrainResult::new(scores, total(&training.task.net().cost_parts(size).concat()), None, &summary, dir);
+    let cost = total(&training.task.net().cost_parts(size).concat());
+    let result = TrainResult::new(scores, cost, training.task.stopped(), &summary, dir);
     draw_run(dir.root())?;
     dir.finish(&result)?;
     Ok(result)
