@@ -17,6 +17,7 @@ pub mod nn;
 pub mod one_shot;
 pub mod optim;
 pub mod pareto;
+pub mod picture;
 pub mod plot;
 pub mod progress;
 pub mod report;

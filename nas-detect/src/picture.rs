@@ -1,4 +1,4 @@
-//! Pictures of detections: boxes with class and score, side by side.
+//! Pictures of detections: boxes with class and score.
 
 use font8x8::legacy::BASIC_LEGACY;
 use image::{Rgb, RgbImage, imageops};
@@ -33,20 +33,6 @@ pub fn draw(image: &RgbImage, boxes: &[Marked]) -> RgbImage {
         label(&mut picture, (x0.max(0), top), text, color(*class));
     }
     picture
-}
-
-/// Pictures of one height side by side, with a white gap between them.
-pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
-    const GAP: u32 = 4;
-    let height = pictures.iter().map(RgbImage::height).max().unwrap_or(0);
-    let width: u32 = pictures.iter().map(|picture| picture.width() + GAP).sum();
-    let mut sheet = RgbImage::from_pixel(width.saturating_sub(GAP), height, Rgb([255; 3]));
-    let mut x = 0;
-    for picture in pictures {
-        imageops::replace(&mut sheet, picture, x, 0);
-        x += i64::from(picture.width() + GAP);
-    }
-    sheet
 }
 
 /// A colour of its own for each of the first classes: hues by the golden angle.
@@ -126,6 +112,6 @@ mod tests {
         assert_eq!(picture.dimensions(), (320, 500));
         assert_eq!(picture.get_pixel(50, 110), &color(0));
         assert_ne!(color(0), color(1));
-        assert_eq!(side_by_side(&[picture.clone(), picture]).dimensions(), (644, 500));
+        assert_eq!(nas_core::picture::side_by_side(&[picture.clone(), picture]).dimensions(), (644, 500));
     }
 }

@@ -1,6 +1,6 @@
-//! Pictures of predictions: colour maps, overlays and comparison sheets.
+//! Pictures of predictions: colour maps and overlays.
 
-use image::{GrayImage, Rgb, RgbImage, imageops};
+use image::{GrayImage, Rgb, RgbImage};
 use nas_datasets::Classes;
 
 /// Train ids as palette colours; pixels without a class are black.
@@ -16,18 +16,6 @@ pub fn overlay(image: &RgbImage, labels: &GrayImage, classes: &Classes) -> RgbIm
         pixel.0.iter_mut().zip(photo.0).for_each(|(value, other)| *value = value.midpoint(other));
     }
     blended
-}
-
-/// Pictures of one size side by side, with a white gap between them.
-pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
-    const GAP: u32 = 4;
-    let (w, h) = pictures.first().map_or((0, 0), RgbImage::dimensions);
-    let columns = pictures.len() as u32;
-    let mut sheet = RgbImage::from_pixel(columns * w + columns.saturating_sub(1) * GAP, h, Rgb([255; 3]));
-    for (i, picture) in pictures.iter().enumerate() {
-        imageops::replace(&mut sheet, picture, i as i64 * i64::from(w + GAP), 0);
-    }
-    sheet
 }
 
 /// The ids that the data set's own label files use, for benchmarks that score files.
@@ -56,6 +44,6 @@ mod tests {
         assert_eq!(to_file_ids(&labels, &classes()).as_raw(), &[7, 26, 255]);
         let white = RgbImage::from_pixel(3, 1, Rgb([255; 3]));
         assert_eq!(overlay(&white, &labels, &classes()).get_pixel(1, 0).0, [127, 127, 198]);
-        assert_eq!(side_by_side(&[white.clone(), colors]).dimensions(), (10, 1));
+        assert_eq!(nas_core::picture::side_by_side(&[white.clone(), colors]).dimensions(), (10, 1));
     }
 }

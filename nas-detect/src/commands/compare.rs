@@ -8,6 +8,7 @@ use nas_core::cli::Compute;
 use nas_core::comparison::{self, CompareArgs, CompareTask, images_per_sec};
 use nas_core::config::to_toml;
 use nas_core::nn::channels_last;
+use nas_core::picture::{side_by_side, write_png};
 use nas_core::run_dir::RunDir;
 use nas_core::space::Cost;
 use nas_datasets::Split;
@@ -16,11 +17,11 @@ use tch::{Kind, Tensor};
 
 use super::eval::Trained;
 use super::predict::marked;
-use super::{require_sound, write_png};
+use super::require_sound;
 use crate::backbone::total;
 use crate::evaluation::{Found, Reading, evaluate};
 use crate::experiment::{self, CompareExperiment};
-use crate::picture::{Marked, draw, side_by_side};
+use crate::picture::{Marked, draw};
 
 /// Runs the command.
 pub fn run(args: &CompareArgs) -> Result<()> {

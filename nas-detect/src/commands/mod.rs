@@ -10,7 +10,7 @@ pub mod train;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nas_core::cli;
 use nas_core::report::{draw_curves, read_metrics};
 use nas_datasets::Split;
@@ -36,11 +36,4 @@ fn require_sound(data: &DetDataConfig) -> Result<()> {
 
 fn sound(dataset: &dyn DetDataset, split: Split) -> Result<()> {
     cli::require_sound(&check(dataset), dataset.len(), split.as_str(), "nas-detect")
-}
-
-fn write_png(path: &Path, picture: &image::RgbImage) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("{}: cannot create", parent.display()))?;
-    }
-    picture.save(path).with_context(|| format!("{}: cannot write", path.display()))
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Args;
 use nas_core::cli::{self, Format, print};
+use nas_core::picture::write_png;
 use nas_core::progress::Progress;
 use nas_core::run_dir::write_atomic;
 use nas_datasets::Split;
@@ -14,7 +15,6 @@ use nas_datasets::det::{DetClasses, unlabelled};
 use serde::Serialize;
 
 use super::eval::{Trained, open};
-use super::write_png;
 use crate::evaluation::{Found, evaluate, results};
 use crate::picture::{Marked, draw};
 

@@ -8,16 +8,17 @@ use nas_core::cli::Compute;
 use nas_core::comparison::{self, CompareArgs, CompareTask, images_per_sec};
 use nas_core::config::to_toml;
 use nas_core::nn::{Mode, channels_last};
+use nas_core::picture::{side_by_side, write_png};
 use nas_core::run_dir::RunDir;
 use nas_core::space::Cost;
 use nas_datasets::{EvalTransform, Split, eval_samples};
 use tch::{Kind, Tensor, no_grad};
 
 use super::eval::Trained;
-use super::{require_sound, write_png};
+use super::require_sound;
 use crate::evaluation::predict;
 use crate::experiment::{self, CompareExperiment};
-use crate::picture::{overlay, side_by_side};
+use crate::picture::overlay;
 
 /// Runs the command.
 pub fn run(args: &CompareArgs) -> Result<()> {

@@ -11,7 +11,7 @@ pub mod train;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nas_core::cli;
 use nas_core::report::{draw_curves, read_metrics};
 use nas_datasets::{SegDataset, check};
@@ -27,15 +27,4 @@ fn draw_run(run: &Path) -> Result<()> {
 /// Looks at every sample of a set before hours are spent on it.
 fn require_sound(dataset: &dyn SegDataset, what: &str) -> Result<()> {
     cli::require_sound(&check(dataset), dataset.len(), what, "nas-segment")
-}
-
-fn write_png<P, C>(path: &Path, picture: &image::ImageBuffer<P, C>) -> Result<()>
-where
-    P: image::PixelWithColorType<Subpixel = u8>,
-    C: std::ops::Deref<Target = [u8]>,
-{
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("{}: cannot create", parent.display()))?;
-    }
-    picture.save(path).with_context(|| format!("{}: cannot write", path.display()))
 }

@@ -7,13 +7,13 @@ use anyhow::Result;
 use clap::Args;
 use image::GrayImage;
 use nas_core::cli::{Format, print};
+use nas_core::picture::write_png;
 use nas_core::progress::Progress;
 use nas_datasets::eval_samples;
 use serde::Serialize;
 use tch::Tensor;
 
 use super::eval::{Trained, TrainedArgs};
-use super::write_png;
 use crate::evaluation::{PREFETCH, predict};
 use crate::picture::{overlay, to_file_ids};
 

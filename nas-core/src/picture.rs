@@ -1,0 +1,34 @@
+//! Pictures that commands write.
+
+use std::fs;
+use std::ops::Deref;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image::{ImageBuffer, PixelWithColorType, Rgb, RgbImage, imageops};
+
+/// Pictures of one height side by side, with a white gap between them.
+pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
+    const GAP: u32 = 4;
+    let height = pictures.iter().map(RgbImage::height).max().unwrap_or(0);
+    let width: u32 = pictures.iter().map(|picture| picture.width() + GAP).sum();
+    let mut sheet = RgbImage::from_pixel(width.saturating_sub(GAP), height, Rgb([255; 3]));
+    let mut x = 0;
+    for picture in pictures {
+        imageops::replace(&mut sheet, picture, x, 0);
+        x += i64::from(picture.width() + GAP);
+    }
+    sheet
+}
+
+/// Writes a picture, and the folders that it lies in.
+pub fn write_png<P, C>(path: &Path, picture: &ImageBuffer<P, C>) -> Result<()>
+where
+    P: PixelWithColorType<Subpixel = u8>,
+    C: Deref<Target = [u8]>,
+{
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("{}: cannot create", parent.display()))?;
+    }
+    picture.save(path).with_context(|| format!("{}: cannot write", path.display()))
+}
