@@ -77,6 +77,15 @@ impl Searching {
             train_loader(train.clone(), indices, experiment.augment.clone(), config, experiment.seed, purpose)
         };
         let weight_data = loader(halves.then_some(half_a), "train_a")?;
+        let of_method = section.method.second_stage().map(|stage| ("one_shot.method", stage.recalibration_batches));
+        let of_honesty = experiment.honesty.iter().map(|honesty| ("honesty", honesty.recalibration_batches));
+        for (key, found) in of_method.into_iter().chain(of_honesty) {
+            let most = weight_data.batches_per_epoch();
+            ensure!(
+                found <= most,
+                "{key}.recalibration_batches = {found}; expected at most {most}, the batches of an epoch"
+            );
+        }
         let arch_data = method.arch_start_epoch().map(|_| loader(Some(half_b.clone()), "train_b")).transpose()?;
         let held_out = Arc::new(Subset { of: train.clone(), indices: half_b });
         let transform = ClassifyEvalTransform::like(&experiment.augment, None)?;
@@ -95,11 +104,6 @@ impl Searching {
 
     /// Scores candidates on images that the weights have not seen, with batch-norm statistics of `batches` of those they have.
     pub fn evaluator(&mut self, batches: usize) -> Result<Candidates<'_>> {
-        ensure!(
-            batches <= self.weight_data.batches_per_epoch(),
-            "recalibration_batches = {batches}: an epoch has {}",
-            self.weight_data.batches_per_epoch()
-        );
         let device = self.supernet.compute.device;
         let images = self.weight_data.epoch(0, 0).take(batches).map(|batch| Ok(batch?.images.to_device(device)));
         let images = images.collect::<Result<_>>()?;

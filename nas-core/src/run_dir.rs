@@ -17,11 +17,14 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// An open run folder; no other process can open it until this is dropped.
+/// An open run folder; no other process can open it until this is dropped. A new one in which nothing was written until then,
+/// because the data could not be read, say, is removed again: the same command works once its cause is mended.
 #[derive(Debug)]
 pub struct RunDir {
     root: PathBuf,
     _lock: File,
+    /// Begun by this process.
+    new: bool,
 }
 
 /// Whether the lock could be had. A process that was killed a moment ago, or the child of one, may still be ending.
@@ -51,7 +54,7 @@ impl RunDir {
         if !acquire(&lock) {
             bail!("{}: another process is working in this run folder", root.display());
         }
-        let dir = Self { root: root.to_path_buf(), _lock: lock };
+        let mut dir = Self { root: root.to_path_buf(), _lock: lock, new: false };
         let stored = dir.path("config.toml");
         match fs::read_to_string(&stored) {
             Ok(_) if !resume => bail!(
@@ -65,6 +68,7 @@ impl RunDir {
             ),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                dir.new = true;
                 write_atomic(&dir.path("meta.json"), pretty(meta).as_bytes())?;
                 write_atomic(&stored, config.as_bytes())?;
             }
@@ -91,6 +95,22 @@ impl RunDir {
     /// Writes the result, the last act of a run.
     pub fn finish(&self, result: &impl Serialize) -> Result<()> {
         write_atomic(&self.path("result.json"), pretty(result).as_bytes())
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        const OWN: [&str; 4] = [".lock", "checkpoints", "config.toml", "meta.json"];
+        let is_own = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|e| OWN.iter().any(|own| e.file_name() == *own));
+        let unused = self.new && fs::read_dir(&self.root).is_ok_and(|mut entries| entries.all(is_own));
+        // A checkpoint keeps its folder and ends this; what cannot be removed does no harm.
+        if unused && fs::remove_dir(self.path("checkpoints")).is_ok() {
+            let files = ["config.toml", "meta.json", ".lock"];
+            let _ = files
+                .iter()
+                .try_for_each(|file| fs::remove_file(self.path(file)))
+                .and_then(|()| fs::remove_dir(&self.root));
+        }
     }
 }
 
@@ -206,9 +226,25 @@ mod tests {
     }
 
     #[test]
+    fn a_new_folder_is_removed_if_nothing_was_written_in_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("run");
+        drop(open(&root, "a = 1\n", false).unwrap());
+        assert!(!root.exists());
+        for file in ["run.log", "checkpoints/state.json"] {
+            let dir = open(&root, "a = 1\n", false).unwrap();
+            fs::write(dir.path(file), "").unwrap();
+            drop(dir);
+            drop(open(&root, "a = 1\n", true).unwrap());
+            assert!(root.join(file).exists() && root.join("config.toml").exists());
+            fs::remove_dir_all(&root).unwrap();
+        }
+    }
+
+    #[test]
     fn a_run_is_neither_overwritten_nor_resumed_under_another_config() {
         let temp = tempfile::tempdir().unwrap();
-        drop(open(temp.path(), "[train]\nepochs = 1\n", false).unwrap());
+        open(temp.path(), "[train]\nepochs = 1\n", false).unwrap().finish(&1).unwrap();
         assert!(open(temp.path(), "[train]\nepochs = 1\n", false).unwrap_err().to_string().contains("--resume"));
         let error = open(temp.path(), "[train]\nepochs = 2\n", true).unwrap_err().to_string();
         assert!(error.contains("`epochs = 1` there, `epochs = 2` here in [train]"), "{error}");

@@ -66,6 +66,24 @@ fn what_was_trained_is_scored_predicted_exported_and_reported() {
     assert!(report.contains("\"done\":true") && out.join("curves.svg").exists() && out.join("confusion.png").exists());
 }
 
+/// Data that are missing, and more batches for a candidate's statistics than there are: known before the first step.
+#[test]
+fn what_cannot_work_is_refused_at_once_and_leaves_no_folder() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let missing = ["--set", "data={kind='cifar10',root='nowhere'}"];
+    let stderr = CLASSIFY.fail(&[&args("train", TRAIN, &out)[..], &missing].concat());
+    assert!(stderr.contains("nowhere") && !out.exists(), "{stderr}");
+
+    let config = temp.path().join("spos.toml");
+    let text = "[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[one_shot]\nepochs = 9999\nbatch_size = 20\n\
+                [one_shot.method]\nkind = 'spos'\n[data]\nkind = 'synth'\nnum_images = 400\nnum_val = 20\n";
+    fs::write(&config, text).unwrap();
+    let stderr = CLASSIFY.fail(&args("search", config.to_str().unwrap(), &out));
+    assert!(stderr.contains("one_shot.method.recalibration_batches = 200; expected at most 10"), "{stderr}");
+    assert!(!out.exists());
+}
+
 #[test]
 fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
     let temp = tempfile::tempdir().unwrap();
