@@ -70,9 +70,32 @@ impl ComputeArgs {
         if threads == 0 {
             anyhow::bail!("--threads 0: at least one is needed");
         }
+        if threads > 1 {
+            patient_threads();
+        }
         tch::set_num_threads(threads as i32);
         tch::set_num_interop_threads(1);
         Ok(Compute { device, threads, amp: self.amp })
+    }
+}
+
+/// Starts this program anew, in the same process, unless its environment says already how long OpenMP's threads spin before they
+/// sleep. By default they spin for so long that two programs, or a program and its children, take the cores from each other;
+/// sleeping at once (`OMP_WAIT_POLICY=passive` alone) doubles the time of a step of many small operations. libgomp reads these
+/// variables before `main`.
+fn patient_threads() {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt;
+
+        let is = |name, value: &str| std::env::var(name).map_or(true, |found| found.eq_ignore_ascii_case(value));
+        let decided = std::env::var_os("GOMP_SPINCOUNT").is_some() || !is("OMP_WAIT_POLICY", "passive");
+        let Some(program) = std::env::current_exe().ok().filter(|_| !decided) else { return };
+        let mut args = std::env::args_os();
+        let mut command = std::process::Command::new(program);
+        command.arg0(args.next().unwrap_or_default()).args(args);
+        // Comes back only if it fails; then the threads wait as they are told.
+        let _ = command.envs([("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "5000")]).exec();
     }
 }
 

@@ -107,7 +107,7 @@ impl Children<'_> {
         command.arg("--out").arg(run_folder(dir, &name));
         command.args(["--device", &self.compute.device.to_string(), "--threads", &self.threads.to_string()]);
         command.args(self.compute.amp.then_some("--amp"));
-        command.env("OMP_WAIT_POLICY", "passive").stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
         die_with_parent(&mut command);
         let child = command.spawn().with_context(|| format!("cannot start the training {name}"))?;
         Ok(Running { name, child })

@@ -151,7 +151,7 @@ impl Processes {
         let log = File::options().create(true).append(true).open(folder.join("run.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("trial").arg(folder).args(["--threads", &threads]);
-        command.env("OMP_WAIT_POLICY", "passive").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A group of its own, so that a limit ends what the trial has started too.
         command.process_group(0);
         die_with_parent(&mut command);

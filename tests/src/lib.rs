@@ -41,10 +41,10 @@ impl Tool {
         profile_dir.join(self.0)
     }
 
-    /// A command, run in the workspace's folder without OpenMP threads that spin.
+    /// A command, run in the workspace's folder.
     pub fn command(self, args: &[&str]) -> Command {
         let mut command = Command::new(self.path());
-        command.args(args).current_dir(root()).env("OMP_WAIT_POLICY", "passive").env_remove("LD_LIBRARY_PATH");
+        command.args(args).current_dir(root()).env_remove("LD_LIBRARY_PATH");
         command
     }
 

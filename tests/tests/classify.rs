@@ -202,3 +202,33 @@ fn killed_searches_on_shared_weights_end_with_the_same_bits() {
         }
     }
 }
+
+/// OpenMP reads its environment before `main`: the program starts itself anew, under the same id.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_wait_sleep_soon_unless_the_environment_decides() {
+    use std::process::Stdio;
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
+
+    let run = |variables: &[(&str, &str)]| -> String {
+        let mut command = CLASSIFY.command(&["bench-step", "--threads", "2", "--device", "cpu"]);
+        command.env_remove("OMP_WAIT_POLICY").env_remove("GOMP_SPINCOUNT").envs(variables.iter().copied());
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        // Long enough for a start anew; the program itself runs for many seconds.
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let environment = || fs::read_to_string(format!("/proc/{}/environ", child.id())).unwrap();
+        while !environment().contains("GOMP_SPINCOUNT=5000") && Instant::now() < deadline {
+            sleep(Duration::from_millis(20));
+        }
+        let found = environment();
+        child.kill().and_then(|()| child.wait()).unwrap();
+        found
+    };
+    let found = run(&[]);
+    assert!(found.contains("GOMP_SPINCOUNT=5000") && found.contains("OMP_WAIT_POLICY=passive"), "{found}");
+    for decided in [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")] {
+        let found = run(&[decided]);
+        assert!(!found.contains("GOMP_SPINCOUNT=5000") && found.contains(&format!("{}={}", decided.0, decided.1)));
+    }
+}
