@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::device::{self, DeviceChoice};
 use crate::interrupt;
@@ -157,10 +158,19 @@ impl Meta {
     }
 }
 
-/// Opens the run folder of a command.
-pub fn open_run(args: &RunArgs, seed: Option<u64>, config: &impl Serialize, compute: Compute) -> Result<RunDir> {
+/// Opens a command's run folder, does its `work` there unless the run is done, and prints its result.
+pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
+    args: &RunArgs,
+    seed: Option<u64>,
+    config: &impl Serialize,
+    format: Format,
+    work: impl FnOnce(&RunDir, Compute) -> Result<R>,
+) -> Result<()> {
+    let compute = args.compute.resolve()?;
     let out = args.out.clone().unwrap_or_else(|| default_out(&args.config, seed));
-    RunDir::open(&out, &crate::config::to_toml(config), args.resume, &Meta::new(compute))
+    let dir = RunDir::open(&out, &crate::config::to_toml(config), args.resume, &Meta::new(compute))?;
+    let result = dir.result()?.map_or_else(|| work(&dir, compute), Ok)?;
+    print(&result, format)
 }
 
 fn default_out(config: &Path, seed: Option<u64>) -> PathBuf {

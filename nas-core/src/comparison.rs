@@ -10,7 +10,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::{Compute, Format, RunArgs, open_run, print};
+use crate::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::compare::{Children, Training, run_folder, table};
 use crate::cost::MacsUnit;
 use crate::run_dir::{RunDir, pretty, read_result, write_atomic};
@@ -128,20 +128,14 @@ impl fmt::Display for Comparison {
 
 /// Runs the command.
 pub fn run<T: CompareTask>(args: &CompareArgs, task: &T) -> Result<()> {
-    let compute = args.run.compute.resolve()?;
     let trainings = task.models().len() * task.seeds().len();
     ensure!(trainings > 0, "{}: `models` and `seeds` must not be empty", args.run.config.display());
-    let dir = open_run(&args.run, None, task, compute)?;
-    let comparison = match dir.result()? {
-        Some(comparison) => comparison,
-        None => {
-            let default = if compute.device.is_cuda() { 1 } else { compute.threads };
-            let workers = args.workers.unwrap_or(default).clamp(1, trainings);
-            let threads = (compute.threads / workers).max(1);
-            compare(&dir, task, &Children { compute: &args.run.compute, threads, workers }, compute)?
-        }
-    };
-    print(&comparison, args.format)
+    run_in_folder(&args.run, None, task, args.format, |dir, compute| {
+        let default = if compute.device.is_cuda() { 1 } else { compute.threads };
+        let workers = args.workers.unwrap_or(default).clamp(1, trainings);
+        let threads = (compute.threads / workers).max(1);
+        compare(dir, task, &Children { compute: &args.run.compute, threads, workers }, compute)
+    })
 }
 
 fn compare<T: CompareTask>(dir: &RunDir, task: &T, children: &Children, compute: Compute) -> Result<Comparison> {

@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, RunArgs, open_run, print};
+use nas_core::cli::{Compute, RunArgs, run_in_folder};
 use nas_core::config::to_toml;
 use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{InProcess, trial_folder};
@@ -81,13 +81,9 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         .check(&*space, input(&experiment))
         .with_context(|| format!("{}: one_shot", config.display()))?;
     experiment.honesty().with_context(|| config.display().to_string())?;
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    let result = match dir.result()? {
-        Some(result) => result,
-        None => search(&dir, experiment, compute)?,
-    };
-    print(&result, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        search(dir, experiment.clone(), compute)
+    })
 }
 
 fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Result<OneShotResult> {

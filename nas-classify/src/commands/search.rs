@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
+use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
 use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{Executor, InProcess, Processes, trial_folder};
 use nas_core::goals::{Goals, Restricted};
@@ -119,15 +119,11 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         return super::one_shot::run(args);
     }
     let experiment: SearchExperiment = nas_core::config::load(&args.run.config, &args.run.sets)?;
-    let compute = args.run.compute.resolve()?;
     let evaluator = experiment.open(&experiment.evaluator)?;
     experiment.check(&evaluator, args.workers)?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    let result = match dir.result()? {
-        Some(result) => result,
-        None => search(&dir, &experiment, args.workers, compute)?,
-    };
-    print(&result, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        search(dir, &experiment, args.workers, compute)
+    })
 }
 
 fn search(

@@ -1,7 +1,7 @@
 //! `nas-classify train`: one network, one recipe, one seed.
 
 use anyhow::{Context, Result};
-use nas_core::cli::{Compute, open_run, print};
+use nas_core::cli::{Compute, run_in_folder};
 use nas_core::nn::Shape;
 use nas_core::report::{draw_curves, read_metrics};
 use nas_core::run_dir::{RunDir, write_atomic};
@@ -18,17 +18,11 @@ use crate::training::Training;
 pub fn run(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment = train_experiment::load(&args.run.config, &args.run.sets)?;
     experiment.check()?;
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    let result = match dir.result()? {
-        Some(result) => result,
-        None => {
-            require_sound(&*experiment.data.open(Split::Train)?, "train")?;
-            require_sound(&*experiment.data.open(Split::Val)?, "val")?;
-            train(&dir, experiment, compute)?
-        }
-    };
-    print(&result, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        require_sound(&*experiment.data.open(Split::Train)?, "train")?;
+        require_sound(&*experiment.data.open(Split::Val)?, "val")?;
+        train(dir, experiment.clone(), compute)
+    })
 }
 
 /// Trains to the end in `dir` and writes its result.

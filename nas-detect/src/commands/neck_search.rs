@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, open_run, print};
+use nas_core::cli::{Compute, run_in_folder};
 use nas_core::config::{read_table, to_toml};
 use nas_core::goals::Restricted;
 use nas_core::one_shot::SecondStage;
@@ -60,13 +60,9 @@ pub fn is_at(path: &Path, sets: &[String]) -> Result<bool> {
 pub fn run(args: &SearchArgs) -> Result<()> {
     let experiment: NeckSearchExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     experiment.check().with_context(|| args.run.config.display().to_string())?;
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    let result = match dir.result()? {
-        Some(result) => result,
-        None => search(&dir, &experiment, compute)?,
-    };
-    print(&result, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        search(dir, &experiment, compute)
+    })
 }
 
 fn search(dir: &RunDir, experiment: &NeckSearchExperiment, compute: Compute) -> Result<NeckSearchResult> {

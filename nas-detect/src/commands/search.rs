@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::{self, Compute, Format, RunArgs, open_run, print};
+use nas_core::cli::{self, Compute, Format, RunArgs, run_in_folder};
 use nas_core::config::to_toml;
 use nas_core::goals::Restricted;
 use nas_core::nn::VarBuilder;
@@ -99,13 +99,9 @@ pub fn run(args: &SearchArgs) -> Result<()> {
     }
     let experiment: SearchExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     experiment.check().with_context(|| args.run.config.display().to_string())?;
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    let result = match dir.result()? {
-        Some(result) => result,
-        None => search(&dir, &experiment, compute)?,
-    };
-    print(&result, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        search(dir, &experiment, compute)
+    })
 }
 
 fn search(dir: &RunDir, experiment: &SearchExperiment, compute: Compute) -> Result<SearchResult> {

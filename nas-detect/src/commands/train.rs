@@ -1,7 +1,7 @@
 //! `nas-detect train`: one network, one recipe, one seed.
 
 use anyhow::Result;
-use nas_core::cli::{Compute, open_run, print};
+use nas_core::cli::{Compute, run_in_folder};
 use nas_core::run_dir::RunDir;
 use nas_core::train::{self, LoopConfig};
 use nas_core::training::{TrainArgs, TrainResult};
@@ -16,15 +16,12 @@ use crate::training::Training;
 pub fn run(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     experiment.check()?;
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    print(&train(&dir, experiment, compute)?, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        train(dir, experiment.clone(), compute)
+    })
 }
 
 fn train(dir: &RunDir, experiment: TrainExperiment, compute: Compute) -> Result<TrainResult<CocoReport>> {
-    if let Some(result) = dir.result()? {
-        return Ok(result);
-    }
     require_sound(&experiment.data)?;
     let settings = LoopConfig::new(experiment.train.epochs, experiment.seed);
     let mut training = Training::of_detector(experiment, compute)?;

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, Format, RunArgs, open_run, print};
+use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
 use nas_datasets::Split;
@@ -60,15 +60,12 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         "search.method.kind = {}: it trains a supernet and then compares candidates on it, which nas-segment does not offer yet",
         method.info().kind
     );
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    print(&search(&dir, experiment, compute)?, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        search(dir, experiment.clone(), compute)
+    })
 }
 
 fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Result<SearchResult> {
-    if let Some(result) = dir.result()? {
-        return Ok(result);
-    }
     require_sound(&*experiment.data.open(Split::Train)?, "train")?;
     require_sound(&*experiment.data.open(Split::Val)?, "val")?;
     let space = experiment.space.clone();

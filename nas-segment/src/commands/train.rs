@@ -1,7 +1,7 @@
 //! `nas-segment train`: one network, one recipe, one seed.
 
 use anyhow::Result;
-use nas_core::cli::{Compute, open_run, print};
+use nas_core::cli::{Compute, run_in_folder};
 use nas_core::run_dir::RunDir;
 use nas_core::train::{self, LoopConfig};
 use nas_core::training::{TrainArgs, TrainResult};
@@ -15,15 +15,12 @@ use crate::training::Training;
 /// Runs the command.
 pub fn run(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment = experiment::load(&args.run.config, &args.run.sets)?;
-    let compute = args.run.compute.resolve()?;
-    let dir = open_run(&args.run, Some(experiment.seed), &experiment, compute)?;
-    print(&train(&dir, experiment, compute)?, args.format)
+    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
+        train(dir, experiment.clone(), compute)
+    })
 }
 
 fn train(dir: &RunDir, experiment: TrainExperiment, compute: Compute) -> Result<TrainResult<Scores>> {
-    if let Some(result) = dir.result()? {
-        return Ok(result);
-    }
     require_sound(&*experiment.data.open(Split::Train)?, "train")?;
     require_sound(&*experiment.data.open(Split::Val)?, "val")?;
     let crop = experiment.augment.crop;
