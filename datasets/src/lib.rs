@@ -28,10 +28,12 @@ mod files;
 mod palette;
 mod pixels;
 mod prefetch;
+mod subset;
 
 pub use config::DataConfig;
 pub use dataset::{Classes, IGNORE, Sample, SegDataset, Split, check};
 pub use error::{DataError, Problem};
 pub use files::{image_files, read_image, read_label};
 pub use loader::{Batch, EvalSample, LoaderConfig, Source, TrainLoader, disjoint_halves, eval_samples, hold_out};
+pub use subset::Subset;
 pub use transform::{EvalTransform, Size, TrainTransform};

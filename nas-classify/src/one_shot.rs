@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use nas_core::config;
 use nas_core::experiment;
 use nas_core::goals::Constraint;
-use nas_core::one_shot::OneShotConfig;
+use nas_core::one_shot::{OneShotConfig, SIZES, check_constraints};
 use nas_core::trial::Budget;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use serde::{Deserialize, Serialize};
@@ -38,9 +38,6 @@ pub struct OneShotExperiment {
     #[serde(default)]
     pub augment: ClassifyTransform,
 }
-
-/// Metrics that an architecture alone decides.
-pub const SIZES: [&str; 2] = ["params", "macs"];
 
 /// `[one_shot]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,18 +90,8 @@ impl OneShotExperiment {
     fn check(&self) -> Result<()> {
         ensure!(self.one_shot.epochs > 0, "one_shot.epochs = 0; expected at least 1");
         ensure!(self.one_shot.batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
-        let second = self.one_shot.method.second_stage().is_some();
-        ensure!(
-            self.constraints.is_empty() || second,
-            "constraints bound what a search over a trained supernet proposes (spos, random_nas_ws); {} has none",
-            self.one_shot.method.info().kind
-        );
-        for Constraint { metric, upper, lower } in &self.constraints {
-            let known = SIZES.contains(&metric.as_str());
-            ensure!(known, "constraints: unknown metric {metric:?}; expected params or macs");
-            ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
-        }
-        Ok(())
+        let method = &self.one_shot.method;
+        check_constraints(&self.constraints, method.second_stage().as_ref(), method.info().kind)
     }
 }
 

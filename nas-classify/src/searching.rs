@@ -1,6 +1,5 @@
 //! Training of a supernet and search on it, as a job of the training loop.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,7 +16,7 @@ use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
 use nas_datasets::classify::{
     ClassifyBatch, ClassifyDataset, ClassifyEvalTransform, Images, eval_batches, train_loader,
 };
-use nas_datasets::{DataError, LoaderConfig, Split, TrainLoader, disjoint_halves, rng};
+use nas_datasets::{DataError, LoaderConfig, Split, Subset, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
 use tch::{Kind, Reduction, Tensor, nn::VarStore};
 
@@ -87,7 +86,7 @@ impl Searching {
             );
         }
         let arch_data = method.arch_start_epoch().map(|_| loader(Some(half_b.clone()), "train_b")).transpose()?;
-        let held_out = Arc::new(Subset { of: train.clone(), indices: half_b });
+        let held_out = Arc::new(Subset::new(train.clone(), half_b));
         let transform = ClassifyEvalTransform::like(&experiment.augment, None)?;
         Ok(Self { experiment, method, supernet, weight_data, arch_data, held_out, val, transform })
     }
@@ -154,34 +153,6 @@ impl Candidates<'_> {
             |xs, mode| _ = supernet.forward(xs, Mixture::Path(arch), mode),
             || self.searching.accuracy(held_out, Mixture::Path(arch), batches),
         )
-    }
-}
-
-/// Some samples of a set.
-struct Subset {
-    of: Arc<dyn ClassifyDataset>,
-    indices: Vec<usize>,
-}
-
-impl ClassifyDataset for Subset {
-    fn len(&self) -> usize {
-        self.indices.len()
-    }
-
-    fn name(&self, i: usize) -> Cow<'_, str> {
-        self.of.name(self.indices[i])
-    }
-
-    fn image(&self, i: usize) -> Result<image::RgbImage, DataError> {
-        self.of.image(self.indices[i])
-    }
-
-    fn label(&self, i: usize) -> usize {
-        self.of.label(self.indices[i])
-    }
-
-    fn classes(&self) -> &[String] {
-        self.of.classes()
     }
 }
 

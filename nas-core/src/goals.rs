@@ -160,6 +160,11 @@ impl<'a> Restricted<'a> {
         );
         Ok(restricted)
     }
+
+    /// What the architecture alone decides.
+    pub fn costs(&self, arch: &Architecture) -> Values {
+        (self.cost)(arch)
+    }
 }
 
 impl ChoiceSpace for Restricted<'_> {

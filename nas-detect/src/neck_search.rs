@@ -16,8 +16,8 @@ use nas_core::space::{ChoiceSpace, Cost};
 use nas_core::strategy::{RegularizedEvolutionConfig, StrategyConfig};
 use nas_core::train::{self, LoopConfig};
 use nas_core::trial::Values;
-use nas_datasets::Split;
-use nas_datasets::det::{DetDataConfig, DetDataset, DetTransform, Subset};
+use nas_datasets::det::{DetDataConfig, DetDataset, DetTransform};
+use nas_datasets::{Split, Subset};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

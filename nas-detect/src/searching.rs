@@ -13,8 +13,8 @@ use nas_core::train::{At, Metrics, all_variables};
 use nas_core::trial::Values;
 use nas_datasets::classify::{ClassifyBatch, Images, train_loader};
 use nas_datasets::det::loader::Boxes;
-use nas_datasets::det::{DetBatch, DetDataset, Subset, det_train_loader};
-use nas_datasets::{Split, hold_out, rng};
+use nas_datasets::det::{DetBatch, DetDataset, det_train_loader};
+use nas_datasets::{Split, Subset, hold_out, rng};
 use serde_json::Value;
 use tch::{Kind, Reduction, Tensor, nn::VarStore};
 

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use nas_core::config;
 use nas_core::estimator::learning_curve::EarlyStopConfig;
 use nas_core::experiment::{self, LoaderSection};
+use nas_core::goals::Constraint;
 use nas_core::one_shot::{DartsConfig, OneShotConfig};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_datasets::{DataConfig, Size, TrainTransform};
@@ -29,6 +30,9 @@ pub struct SearchExperiment {
     /// How to search.
     #[serde(default)]
     pub search: SearchConfig,
+    /// Bounds of `params` and `macs` of what a search over the trained supernet may propose, for networks as wide as the space.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
     /// Images and labels.
     pub data: DataConfig,
     /// What is done to training samples.

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
+use nas_core::estimator::supernet::SupernetEvaluator;
 use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::one_shot::{Objective, OneShot, Part, Problem, check_epochs};
+use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, SecondStage, check_epochs};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::Mixture;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
-use nas_datasets::{EvalTransform, SegDataset, Split, TrainLoader, disjoint_halves, rng};
+use nas_datasets::{EvalTransform, SegDataset, Split, Subset, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
@@ -21,17 +22,18 @@ use crate::auto_deeplab::SearchNet;
 use crate::evaluation::evaluate;
 use crate::experiment::SearchExperiment;
 use crate::loss::cross_entropy;
-use crate::metric::ConfusionMatrix;
+use crate::metric::{ConfusionMatrix, Scores};
 use crate::training::{Batches, next_batch, val_metrics};
 
 /// A supernet in search. The train set is split once into disjoint random halves: weights see one, the architecture
-/// parameters the other.
+/// parameters, or the candidates of a search over the trained supernet, the other.
 pub struct Searching {
     experiment: SearchExperiment,
     method: Box<dyn OneShot>,
     supernet: Halves,
     weight_data: TrainLoader,
     arch_data: TrainLoader,
+    held_out: Arc<dyn SegDataset>,
     val: Arc<dyn SegDataset>,
 }
 
@@ -68,8 +70,36 @@ impl Searching {
             let transform = experiment.augment.clone();
             TrainLoader::new(train.clone(), Some(indices), transform, config, experiment.seed, purpose)
         };
-        let (weight_data, arch_data) = (loader(half_a, "train_a")?, loader(half_b, "train_b")?);
-        Ok(Self { experiment, method, supernet, weight_data, arch_data, val })
+        let (weight_data, arch_data) = (loader(half_a, "train_a")?, loader(half_b.clone(), "train_b")?);
+        if let Some(SecondStage { recalibration_batches: found, .. }) = experiment.search.method.second_stage() {
+            let most = weight_data.batches_per_epoch();
+            ensure!(
+                found <= most,
+                "search.method.recalibration_batches = {found}; expected at most {most}, the batches of an epoch"
+            );
+        }
+        let held_out = Arc::new(Subset::new(train, half_b));
+        Ok(Self { experiment, method, supernet, weight_data, arch_data, held_out, val })
+    }
+
+    /// Scores candidates on images that the weights have not seen, with batch-norm statistics of `batches` of those they have.
+    pub fn evaluator(&mut self, batches: usize) -> Result<Candidates<'_>> {
+        let device = self.supernet.compute.device;
+        let images = self.weight_data.epoch(0, 0).take(batches).map(|batch| Ok(batch?.images.to_device(device)));
+        let images = images.collect::<Result<_>>()?;
+        let batch = (0..self.experiment.search.batch_size).collect();
+        Ok(Candidates {
+            evaluator: SupernetEvaluator::new(&all_variables(&self.supernet.weights), images),
+            batch: Arc::new(Subset::new(self.held_out.clone(), batch)),
+            searching: self,
+        })
+    }
+
+    fn scores(&self, dataset: &Arc<dyn SegDataset>, mixture: Mixture) -> Result<Scores> {
+        let eval = &self.experiment.eval;
+        let transform = EvalTransform::like(&self.experiment.augment, eval.resize);
+        let net = |xs: &Tensor, mode| self.supernet.net.forward(xs, mixture, mode);
+        evaluate(&net, dataset, &transform, eval, self.supernet.compute, || {})
     }
 
     /// The architecture that the method has found so far.
@@ -84,6 +114,26 @@ impl Searching {
 
     fn searches_arch(&self, epoch: usize) -> bool {
         self.method.arch_start_epoch().is_some_and(|first| epoch >= first)
+    }
+}
+
+/// Candidates of a trained supernet.
+pub struct Candidates<'a> {
+    evaluator: SupernetEvaluator,
+    /// A batch of the held-out half.
+    batch: Arc<dyn SegDataset>,
+    searching: &'a Searching,
+}
+
+impl Candidates<'_> {
+    /// mIOU of `arch`, a fraction, on the held-out half of the train split or one batch of it.
+    pub fn miou(&self, arch: &Architecture, images: one_shot::Images) -> Result<f64> {
+        let Searching { supernet, held_out, .. } = self.searching;
+        let dataset = if images == one_shot::Images::All { held_out } else { &self.batch };
+        let path = Mixture::Path(arch);
+        let forward =
+            |xs: &Tensor, mode| tch::autocast(supernet.compute.amp, || _ = supernet.net.forward(xs, path, mode));
+        Ok(self.evaluator.evaluate(forward, || self.searching.scores(dataset, path))?.miou)
     }
 }
 
@@ -147,10 +197,7 @@ impl Job for Searching {
         let mut metrics = Metrics::new();
         let eval = &self.experiment.eval;
         if let Some(chosen) = self.method.chosen().filter(|_| is_due(eval.every, epoch, last)) {
-            let transform = EvalTransform::like(&self.experiment.augment, eval.resize);
-            let net = |xs: &Tensor, mode| self.supernet.net.forward(xs, chosen.as_mixture(), mode);
-            let scores = evaluate(&net, &self.val, &transform, eval, self.supernet.compute, || {})?;
-            metrics = val_metrics(&scores);
+            metrics = val_metrics(&self.scores(&self.val, chosen.as_mixture())?);
         }
         if let Some(arch) = self.derive().filter(|_| self.searches_arch(epoch)) {
             metrics.insert("architecture".into(), json!(arch));

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nas_core::trial_store;
 use nas_tests::{DETECT, SEGMENT, Tool, assert_same_file, assert_same_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
@@ -34,6 +35,26 @@ const FILES: [&str; 2] = ["metrics.jsonl", "checkpoints/best.safetensors"];
 #[test]
 fn a_killed_search_ends_with_the_same_bits() {
     killed_equals_straight(SEGMENT, "search", SEARCH, &FILES);
+}
+
+/// The bound excludes the paths that stay at stride 4.
+#[test]
+fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its_bound() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = temp.path().join("spos.toml");
+    let method = "[[constraints]]\nmetric = 'macs'\nupper = 120e6\n[search.method]\nkind = 'spos'\nnum_trials = 40\n\
+                  recalibration_batches = 2\nstrategy = { kind = 'random' }";
+    let text = fs::read_to_string(nas_tests::root().join(SEARCH)).unwrap();
+    fs::write(&config, text.replace("[search.first_order]\narch_start_epoch = 1", method)).unwrap();
+    let config = config.to_str().unwrap();
+    killed_equals_straight(SEGMENT, "search", config, &["metrics.jsonl", "supernet_search/trials.jsonl"]);
+
+    let out = temp.path().join("run");
+    let result: serde_json::Value = serde_json::from_str(&SEGMENT.succeed(&args("search", config, &out))).unwrap();
+    let records = trial_store::read(&out.join("supernet_search/trials.jsonl")).unwrap();
+    let of = |metric| records.iter().map(move |record| record.metric(metric).unwrap());
+    assert!(records.len() == 40 && of("macs").all(|macs| macs <= 120e6), "{records:?}");
+    assert_eq!(result["supernet_miou"].as_f64(), of("supernet_miou").reduce(f64::max));
 }
 
 #[test]
@@ -132,6 +153,10 @@ fn auto_deeplabs_space_is_searched_by_other_methods_too() {
             serde_json::from_str(&SEGMENT.succeed(&args("search", &with(method), &temp.path().join(method)))).unwrap();
         assert_eq!(result["architecture"].as_str().unwrap().split('-').count(), 2 + 4, "{method}: {result}");
     }
-    let error = SEGMENT.fail(&args("search", &with("spos"), &temp.path().join("never")));
-    assert!(error.contains("search.method.kind = spos"), "{error}");
+    let never = temp.path().join("never");
+    let (spos, gdas) = (with("spos"), with("gdas"));
+    let error = SEGMENT.fail(&args("search", &spos, &never));
+    assert!(error.contains("search.method.recalibration_batches = 200; expected at most 20"), "{error}");
+    let bounded = [args("search", &gdas, &never), vec!["--set", "constraints=[{metric='macs', upper=1e6}]"]];
+    assert!(SEGMENT.fail(&bounded.concat()).contains("gdas has none"));
 }

@@ -1,9 +1,7 @@
 //! Class-balanced parts of a set: less data for cheap trials, and images of the train split that a search may look at.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use image::RgbImage;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +9,7 @@ use super::ClassifyDataset;
 use crate::dataset::Split;
 use crate::error::{DataError, Problem};
 use crate::rng;
+use crate::subset::Subset;
 
 /// Which part of a set is used. Every class gives the same share of its samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,39 +77,6 @@ impl Part {
             let found = format!("fraction = {}, hold_out = {}", self.fraction, self.hold_out);
             return Err(Problem::new("data.part".as_ref(), found, format!("a {split} split with samples")).into());
         }
-        indices.sort_unstable();
-        Ok(Arc::new(Subset { dataset, indices }))
-    }
-}
-
-/// Some samples of a set.
-struct Subset {
-    dataset: Arc<dyn ClassifyDataset>,
-    indices: Vec<usize>,
-}
-
-impl ClassifyDataset for Subset {
-    fn len(&self) -> usize {
-        self.indices.len()
-    }
-
-    fn name(&self, i: usize) -> Cow<'_, str> {
-        self.dataset.name(self.indices[i])
-    }
-
-    fn image(&self, i: usize) -> Result<RgbImage, DataError> {
-        self.dataset.image(self.indices[i])
-    }
-
-    fn label(&self, i: usize) -> usize {
-        self.dataset.label(self.indices[i])
-    }
-
-    fn classes(&self) -> &[String] {
-        self.dataset.classes()
-    }
-
-    fn orphans(&self) -> &[Problem] {
-        self.dataset.orphans()
+        Ok(Arc::new(Subset::new(dataset, indices)))
     }
 }

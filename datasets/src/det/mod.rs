@@ -19,14 +19,12 @@ pub mod transform;
 pub mod voc;
 
 mod file_set;
-mod subset;
 
 pub use config::{CocoSplit, DetDataConfig};
 pub use file_set::unlabelled;
 pub use loader::{
     DetBatch, DetEvalBatch, DetEvalSample, DetTarget, DetTrainLoader, det_eval_batches, det_train_loader,
 };
-pub use subset::Subset;
 pub use transform::DetTransform;
 
 /// The classes of a set, both lists in the order of class indices.

@@ -221,7 +221,7 @@ fn files_without_boxes_and_parts_of_sets_are_sets() {
     paths.iter().for_each(|path| write_image(path.clone(), 5, 4));
     let classes = DetClasses::numbered(["cat".to_string()]);
     let set: Arc<dyn DetDataset> = Arc::new(unlabelled(classes.clone(), &paths).unwrap());
-    let part = Subset::new(set, vec![1]);
+    let part = crate::Subset::new(set, vec![1]);
     assert_eq!((part.len(), part.name(0), part.image_id(0)), (1, "y", 2));
     assert_eq!(part.load(0).unwrap().objects, []);
     let twice = [paths[0].clone(), temp.path().join("c/x.png")];

@@ -11,7 +11,7 @@ use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{InProcess, trial_folder};
 use nas_core::goals::{Goals, Restricted};
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::one_shot::{Images, SecondStage};
+use nas_core::one_shot::{Images, SecondStage, sizes};
 use nas_core::plot::{self, Series};
 use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::search::{SearchArgs, report};
 use crate::experiment::{Evaluator, HonestyConfig, Part};
-use crate::one_shot::{OneShotExperiment, Retraining, SIZES};
+use crate::one_shot::{OneShotExperiment, Retraining};
 use crate::searching::{Searching, input};
 
 /// `result.json` of a search on shared weights.
@@ -143,21 +143,12 @@ fn second_stage(
     searching: &mut Searching,
 ) -> Result<Record> {
     let num_classes = experiment.data.open(Split::Train)?.classes().len();
-    let folder = dir.path("supernet_search");
-    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
     let space = experiment.space.build()?;
-    let of = |arch: &Architecture| sizes(experiment, num_classes, arch);
+    let of = |arch: &Architecture| sizes_of(experiment, num_classes, arch);
     let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
     let candidates = searching.evaluator(stage.recalibration_batches)?;
-    let evaluate = |arch: &Architecture, images| {
-        let mut metrics = of(arch);
-        metrics.insert(ACCURACY.into(), candidates.accuracy(arch, images)?);
-        Ok(metrics)
-    };
-    let mut progress = Progress::new("supernet search", stage.num_trials as usize, 0, Some(&dir.path("run.log")))?;
-    let on_end = |record: &Record| progress.trial(record);
-    let goals = Goals::maximize(ACCURACY);
-    Ok(stage.run(&restricted, &goals, experiment.seed, &folder, evaluate, on_end)?.1)
+    let scores = |arch: &Architecture, images| Ok([(ACCURACY.into(), candidates.accuracy(arch, images)?)].into());
+    Ok(stage.run_in_folder(dir, &restricted, &Goals::maximize(ACCURACY), experiment.seed, scores)?.1)
 }
 
 /// Scores random architectures by the supernet and by what measures the truth.
@@ -173,7 +164,7 @@ fn honesty(
     let folder = dir.path(Part::Honesty.folder());
     fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
     let space = experiment.space.build()?;
-    let of = |arch: &Architecture| sizes(experiment, num_classes, arch);
+    let of = |arch: &Architecture| sizes_of(experiment, num_classes, arch);
     let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
     let candidates = searching.evaluator(section.recalibration_batches)?;
     let trials = folder.join("trials");
@@ -195,9 +186,8 @@ fn honesty(
 }
 
 /// Costs as metrics.
-fn sizes(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Values {
-    let Cost { params, macs } = cost(experiment, num_classes, arch).expect("the architecture is of the space");
-    SIZES.into_iter().map(String::from).zip([params as f64, macs as f64]).collect()
+fn sizes_of(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Values {
+    sizes(cost(experiment, num_classes, arch).expect("the architecture is of the space"))
 }
 
 fn cost(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Result<Cost> {

@@ -1,15 +1,18 @@
 //! The search over a trained supernet: any strategy of searches by trials, its log, and a last round of the best on all
 //! held-out images.
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::arch::Architecture;
 use crate::executor::{InProcess, outcome_of};
-use crate::goals::Goals;
+use crate::goals::{Constraint, Goals, Restricted};
+use crate::progress::Progress;
+use crate::run_dir::RunDir;
 use crate::search::{SearchLoop, Searcher};
-use crate::space::ChoiceSpace;
+use crate::space::{ChoiceSpace, Cost};
 use crate::strategy::StrategyConfig;
 use crate::trial::{Budget, Record, Values};
 use crate::trial_store::TrialStore;
@@ -34,6 +37,31 @@ pub enum Images {
     Batch,
     /// All held-out images.
     All,
+}
+
+/// Metrics of a candidate that its architecture alone decides.
+pub const SIZES: [&str; 2] = ["params", "macs"];
+
+/// A cost as metrics named as [`SIZES`].
+pub fn sizes(Cost { params, macs }: Cost) -> Values {
+    SIZES.into_iter().map(String::from).zip([params as f64, macs as f64]).collect()
+}
+
+/// Says which bound a search with `second` stage cannot keep: they are of [`SIZES`], and of what is proposed there.
+pub fn check_constraints(constraints: &[Constraint], second: Option<&SecondStage>, method: &str) -> Result<()> {
+    ensure!(
+        constraints.is_empty() || second.is_some(),
+        "constraints bound what a search over a trained supernet proposes (spos, random_nas_ws); {method} has none"
+    );
+    for Constraint { metric, upper, lower } in constraints {
+        ensure!(
+            SIZES.contains(&metric.as_str()),
+            "constraints: unknown metric {metric:?}; expected {}",
+            SIZES.join(" or ")
+        );
+        ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+    }
+    Ok(())
 }
 
 impl SecondStage {
@@ -65,6 +93,27 @@ impl SecondStage {
         };
         let best = best.with_context(|| format!("{}: no trial succeeded", dir.join("trials.jsonl").display()))?;
         Ok((records, best))
+    }
+
+    /// As [`SecondStage::run`] in the folder `supernet_search` of a run, with progress. A candidate's metrics are its costs, as
+    /// `space` knows them, and its scores.
+    pub fn run_in_folder(
+        &self,
+        dir: &RunDir,
+        space: &Restricted,
+        goals: &Goals,
+        seed: u64,
+        scores: impl Fn(&Architecture, Images) -> Result<Values>,
+    ) -> Result<(Vec<Record>, Record)> {
+        let folder = dir.path("supernet_search");
+        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+        let mut progress = Progress::new("supernet search", self.num_trials as usize, 0, Some(&dir.path("run.log")))?;
+        let evaluate = |arch: &Architecture, images| {
+            let mut metrics = space.costs(arch);
+            metrics.extend(scores(arch, images)?);
+            Ok(metrics)
+        };
+        self.run(space, goals, seed, &folder, evaluate, |record| progress.trial(record))
     }
 
     fn last_round(

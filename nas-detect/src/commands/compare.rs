@@ -12,7 +12,8 @@ use nas_core::picture::{side_by_side, write_png};
 use nas_core::run_dir::RunDir;
 use nas_core::space::Cost;
 use nas_datasets::Split;
-use nas_datasets::det::{DetDataset, Subset};
+use nas_datasets::Subset;
+use nas_datasets::det::DetDataset;
 use tch::{Kind, Tensor};
 
 use super::eval::Trained;

@@ -1,7 +1,6 @@
 //! `nas-detect search`: a supernet, and the best of its candidates.
 
 use std::fmt;
-use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -13,7 +12,6 @@ use nas_core::goals::Restricted;
 use nas_core::nn::VarBuilder;
 use nas_core::one_shot::SecondStage;
 use nas_core::plot;
-use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::search::best_so_far;
 use nas_core::space::Cost;
@@ -165,22 +163,14 @@ fn second_stage(
     num_classes: usize,
     candidates: &Candidates,
 ) -> Result<(Vec<Record>, Record)> {
-    let folder = dir.path("supernet_search");
-    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
     let macs = CandidateMacs::new(experiment, num_classes)?;
     let cost = |arch: &Architecture| macs.values(arch);
     let space = experiment.backbone()?.space()?;
     let restricted = Restricted::new(&space, &experiment.constraints, &cost)?;
-    let evaluate = |arch: &Architecture, _| {
-        let mut values = macs.values(arch);
-        values.extend(candidates.scores(arch)?);
-        Ok(values)
-    };
     let num_trials = experiment.search.num_trials;
-    let mut progress = Progress::new("search", num_trials as usize, 0, Some(&dir.path("run.log")))?;
     let stage =
         SecondStage { strategy: experiment.strategy.clone(), num_trials, recalibration_batches: 0, finalists: 0 };
-    stage.run(&restricted, &experiment.goals(), experiment.seed, &folder, evaluate, |record| progress.trial(record))
+    stage.run_in_folder(dir, &restricted, &experiment.goals(), experiment.seed, |arch, _| candidates.scores(arch))
 }
 
 /// Writes the experiments of both trainings; returns their commands.

@@ -2,17 +2,21 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
+use nas_core::goals::{Goals, Restricted};
+use nas_core::nn::VarBuilder;
+use nas_core::one_shot::{SecondStage, check_constraints, sizes};
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
+use nas_core::trial::Record;
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
 use super::{draw_run, require_sound};
-use crate::auto_deeplab::{AutoDeepLabSpace, Genotype};
+use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace};
 use crate::experiment::{self, SearchExperiment};
 use crate::searching::Searching;
 
@@ -36,6 +40,9 @@ pub struct SearchResult {
     pub architecture: Architecture,
     /// The network's levels and the cell, in the paper's terms.
     pub genotype: String,
+    /// mIOU by the supernet's weights on held-out training images, where candidates were compared by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supernet_miou: Option<f64>,
     /// Metrics of the supernet after the last epoch.
     pub metrics: Metrics,
     /// Seconds in search steps.
@@ -47,6 +54,7 @@ pub struct SearchResult {
 impl fmt::Display for SearchResult {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         writeln!(f, "architecture {}\n{}", self.architecture, self.genotype)?;
+        self.supernet_miou.iter().try_for_each(|miou| writeln!(f, "mIOU by the supernet {:.2} %", 100.0 * miou))?;
         write!(f, "searched in {:.0} s; {}/result.json", self.search_secs, self.run)
     }
 }
@@ -55,11 +63,8 @@ impl fmt::Display for SearchResult {
 pub fn run(args: &SearchArgs) -> Result<()> {
     let experiment: SearchExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     let method = &experiment.search.method;
-    ensure!(
-        method.second_stage().is_none(),
-        "search.method.kind = {}: it trains a supernet and then compares candidates on it, which nas-segment does not offer yet",
-        method.info().kind
-    );
+    check_constraints(&experiment.constraints, method.second_stage().as_ref(), method.info().kind)
+        .with_context(|| args.run.config.display().to_string())?;
     run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
         search(dir, experiment.clone(), compute)
     })
@@ -68,15 +73,25 @@ pub fn run(args: &SearchArgs) -> Result<()> {
 fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Result<SearchResult> {
     require_sound(&*experiment.data.open(Split::Train)?, "train")?;
     require_sound(&*experiment.data.open(Split::Val)?, "val")?;
-    let space = experiment.space.clone();
     let settings = LoopConfig::new(experiment.search.epochs, experiment.seed);
-    let mut searching = Searching::new(experiment, compute)?;
+    let mut searching = Searching::new(experiment.clone(), compute)?;
     let summary = train::run(&mut searching, "search", dir, settings)?;
-    let architecture = searching.derive().context("search.method: it only trains the supernet")?;
-    write_tensors(&dir.path("arch_parameters.safetensors"), searching.arch_parameters())?;
+    let (architecture, supernet_miou) = match experiment.search.method.second_stage() {
+        None => (searching.derive().context("the method has found no architecture")?, None),
+        Some(stage) => {
+            let best = second_stage(dir, &experiment, &stage, &mut searching)?;
+            let miou = best.metric(MIOU);
+            (best.trial.arch, miou)
+        }
+    };
+    let parameters = searching.arch_parameters();
+    if !parameters.is_empty() {
+        write_tensors(&dir.path("arch_parameters.safetensors"), parameters)?;
+    }
     let result = SearchResult {
-        genotype: genotype(&space, &architecture)?.to_string(),
+        genotype: experiment.space.genotype(&architecture)?.to_string(),
         architecture,
+        supernet_miou,
         metrics: summary.metrics,
         search_secs: summary.train_secs,
         run: dir.root().display().to_string(),
@@ -87,6 +102,24 @@ fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Resul
     Ok(result)
 }
 
-fn genotype(space: &AutoDeepLabSpace, architecture: &Architecture) -> Result<Genotype> {
-    Ok(space.genotype(architecture)?)
+/// The metric of a candidate.
+const MIOU: &str = "supernet_miou";
+
+fn second_stage(
+    dir: &RunDir,
+    experiment: &SearchExperiment,
+    stage: &SecondStage,
+    searching: &mut Searching,
+) -> Result<Record> {
+    let AutoDeepLabSpace { layers, filters, stem, .. } = experiment.space;
+    let (num_classes, crop) = (experiment.data.open(Split::Train)?.classes().len(), experiment.augment.crop);
+    let cost = |arch: &Architecture| {
+        let config = AutoDeepLabConfig { arch: arch.clone(), layers, filters, stem, ..Default::default() };
+        let net = config.build(&VarBuilder::dry(), num_classes as i64).expect("the architecture is of the space");
+        sizes(net.cost((crop.height().into(), crop.width().into())))
+    };
+    let space = Restricted::new(&experiment.space, &experiment.constraints, &cost)?;
+    let candidates = searching.evaluator(stage.recalibration_batches)?;
+    let scores = |arch: &Architecture, images| Ok([(MIOU.into(), candidates.miou(arch, images)?)].into());
+    Ok(stage.run_in_folder(dir, &space, &Goals::maximize(MIOU), experiment.seed, scores)?.1)
 }
