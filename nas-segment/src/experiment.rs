@@ -3,18 +3,21 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use nas_core::arch::Architecture;
 use nas_core::config;
 use nas_core::estimator::learning_curve::EarlyStopConfig;
 use nas_core::experiment::{self, LoaderSection};
 use nas_core::goals::Constraint;
+use nas_core::nn::VarBuilder;
 use nas_core::one_shot::{DartsConfig, OneShotConfig};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::space::Cost;
 use nas_datasets::{DataConfig, Size, TrainTransform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::auto_deeplab::AutoDeepLabSpace;
+use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace};
 use crate::model::ModelConfig;
 
 /// `nas-segment search`.
@@ -30,7 +33,10 @@ pub struct SearchExperiment {
     /// How to search.
     #[serde(default)]
     pub search: SearchConfig,
-    /// Bounds of `params` and `macs` of what a search over the trained supernet may propose, for networks as wide as the space.
+    /// The network that an architecture is for; absent for one as wide as the supernet. Its `arch` does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelConfig>,
+    /// Bounds of that network's `params` and `macs`, the latter on one crop, in a search over the trained supernet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Constraint>,
     /// Images and labels.
@@ -44,6 +50,25 @@ pub struct SearchExperiment {
     /// How the supernet is validated.
     #[serde(default)]
     pub eval: EvalConfig,
+}
+
+impl SearchExperiment {
+    /// The cost of `arch`'s network on one crop.
+    pub fn cost(&self, arch: &Architecture, num_classes: usize) -> Result<Cost> {
+        let AutoDeepLabSpace { layers, filters, stem, .. } = self.space;
+        let model = match &self.model {
+            Some(model) => model.clone().with_arch(arch.clone())?,
+            None => ModelConfig::AutoDeeplab(AutoDeepLabConfig {
+                arch: arch.clone(),
+                layers,
+                filters,
+                stem,
+                ..Default::default()
+            }),
+        };
+        let crop = self.augment.crop;
+        Ok(model.build(&VarBuilder::dry(), num_classes as i64)?.cost((crop.height().into(), crop.width().into())))
+    }
 }
 
 /// Length and method of a search. Defaults: Auto-DeepLab section 5.1. A section `first_order` in the place of `method` is
@@ -264,7 +289,10 @@ mod tests {
             let name = path.file_name().unwrap().to_str().unwrap();
             let arch = ["model.arch='0-1-0-4-1-4'".to_string(), "model.layers=2".to_string()];
             let outcome = match name {
-                name if name.ends_with("_auto_deeplab.toml") || name == "demo_search.toml" => {
+                name if ["_auto_deeplab.toml", "_spos.toml", "demo_search.toml"]
+                    .iter()
+                    .any(|end| name.ends_with(end)) =>
+                {
                     load::<SearchExperiment>(&path, &[]).map(drop)
                 }
                 name if name.contains("compare") => load::<CompareExperiment>(&path, &published).map(drop),

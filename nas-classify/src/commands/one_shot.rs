@@ -19,7 +19,7 @@ use nas_core::search::{SearchLoop, Searcher};
 use nas_core::space::Cost;
 use nas_core::strategy::{NoParameters, StrategyConfig};
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
-use nas_core::trial::{Budget, Record, Trial, Values};
+use nas_core::trial::{Budget, Record, Trial};
 use nas_core::trial_store::TrialStore;
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
@@ -88,19 +88,23 @@ pub fn run(args: &SearchArgs) -> Result<()> {
 
 fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Result<OneShotResult> {
     let (epochs, seed) = (experiment.one_shot.epochs, experiment.seed);
+    let num_classes = experiment.data.open(Split::Train)?.classes().len();
+    let space = experiment.space.build()?;
+    let of = |arch: &Architecture| sizes(cost(&experiment, num_classes, arch).expect("it is of the space"));
+    let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
     let settings = LoopConfig::new(epochs, seed);
     let mut searching = Searching::new(experiment.clone(), compute)?;
     let summary = train::run(&mut searching, "search", dir, settings)?;
     let (architecture, supernet_acc) = match experiment.one_shot.method.second_stage() {
         None => (searching.derive().context("the method has found no architecture")?, None),
         Some(stage) => {
-            let best = second_stage(dir, &experiment, &stage, &mut searching)?;
+            let best = second_stage(dir, &stage, &restricted, seed, &mut searching)?;
             let accuracy = best.metric(ACCURACY);
             (best.trial.arch, accuracy)
         }
     };
     let honesty = match experiment.honesty()? {
-        Some((section, truth)) => Some(honesty(dir, &experiment, section, &truth, &mut searching, compute)?),
+        Some((section, truth)) => Some(honesty(dir, &restricted, seed, section, &truth, &mut searching, compute)?),
         None => None,
     };
     let parameters = searching.arch_parameters();
@@ -119,7 +123,7 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
     let result = OneShotResult {
         method: experiment.one_shot.method.info().kind.to_string(),
         notation: experiment.space.notation(&architecture)?,
-        cost: cost(&experiment, data.open(Split::Train)?.classes().len(), &architecture)?,
+        cost: cost(&experiment, num_classes, &architecture)?,
         architecture,
         supernet_acc,
         honesty,
@@ -138,38 +142,32 @@ const ACCURACY: &str = "supernet_acc";
 
 fn second_stage(
     dir: &RunDir,
-    experiment: &OneShotExperiment,
     stage: &SecondStage,
+    space: &Restricted,
+    seed: u64,
     searching: &mut Searching,
 ) -> Result<Record> {
-    let num_classes = experiment.data.open(Split::Train)?.classes().len();
-    let space = experiment.space.build()?;
-    let of = |arch: &Architecture| sizes_of(experiment, num_classes, arch);
-    let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
     let candidates = searching.evaluator(stage.recalibration_batches)?;
     let scores = |arch: &Architecture, images| Ok([(ACCURACY.into(), candidates.accuracy(arch, images)?)].into());
-    Ok(stage.run_in_folder(dir, &restricted, &Goals::maximize(ACCURACY), experiment.seed, scores)?.1)
+    Ok(stage.run_in_folder(dir, space, &Goals::maximize(ACCURACY), seed, scores)?.1)
 }
 
 /// Scores random architectures by the supernet and by what measures the truth.
 fn honesty(
     dir: &RunDir,
-    experiment: &OneShotExperiment,
+    space: &Restricted,
+    seed: u64,
     section: &HonestyConfig,
     truth: &Evaluator,
     searching: &mut Searching,
     compute: Compute,
 ) -> Result<HonestyReport> {
-    let num_classes = experiment.data.open(Split::Train)?.classes().len();
     let folder = dir.path(Part::Honesty.folder());
     fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
-    let space = experiment.space.build()?;
-    let of = |arch: &Architecture| sizes_of(experiment, num_classes, arch);
-    let restricted = Restricted::new(&*space, &experiment.constraints, &of)?;
     let candidates = searching.evaluator(section.recalibration_batches)?;
     let trials = folder.join("trials");
     let evaluate = |trial: &Trial| {
-        let mut metrics = of(&trial.arch);
+        let mut metrics = space.costs(&trial.arch);
         metrics.extend(truth.evaluate(trial, &trial_folder(&trials, trial.id), compute)?);
         metrics.insert(ACCURACY.into(), candidates.accuracy(&trial.arch, Images::All)?);
         Ok(metrics)
@@ -177,7 +175,7 @@ fn honesty(
     let (goals, random) = (Goals::maximize(ACCURACY), StrategyConfig::Random(NoParameters {}));
     let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
     // Another seed than that of a search over the supernet: its first random architectures would be the same.
-    let searcher = Searcher::new(&restricted, &random, goals.clone(), Budget::default(), experiment.seed + 2);
+    let searcher = Searcher::new(space, &random, goals.clone(), Budget::default(), seed + 2);
     let log = dir.path("run.log");
     let mut progress = Progress::new("honesty", section.samples as usize, records.len(), Some(&log))?;
     let mut search = SearchLoop::new(searcher, store, records, section.samples);
@@ -185,11 +183,7 @@ fn honesty(
     report(section, &goals, search.records())
 }
 
-/// Costs as metrics.
-fn sizes_of(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Values {
-    sizes(cost(experiment, num_classes, arch).expect("the architecture is of the space"))
-}
-
+/// Cost of `arch`'s network in the search's size, on one image of the search.
 fn cost(experiment: &OneShotExperiment, num_classes: usize, arch: &Architecture) -> Result<Cost> {
     let Shape { c, h, w } = input(experiment);
     let net = experiment.space.derive(arch)?.build(&VarBuilder::dry(), num_classes as i64)?;

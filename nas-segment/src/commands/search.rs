@@ -7,16 +7,15 @@ use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
 use nas_core::goals::{Goals, Restricted};
-use nas_core::nn::VarBuilder;
 use nas_core::one_shot::{SecondStage, check_constraints, sizes};
 use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::space::ChoiceSpace;
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
 use nas_core::trial::Record;
-use nas_datasets::Split;
+use nas_datasets::{Split, rng};
 use serde::{Deserialize, Serialize};
 
 use super::{draw_run, require_sound};
-use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace};
 use crate::experiment::{self, SearchExperiment};
 use crate::searching::Searching;
 
@@ -73,13 +72,18 @@ pub fn run(args: &SearchArgs) -> Result<()> {
 fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Result<SearchResult> {
     require_sound(&*experiment.data.open(Split::Train)?, "train")?;
     require_sound(&*experiment.data.open(Split::Val)?, "val")?;
+    let num_classes = experiment.data.open(Split::Train)?.classes().len();
+    let any = experiment.space.sample(&mut rng::stream(experiment.seed, "any", 0));
+    experiment.cost(&any, num_classes).context("model")?;
+    let cost = |arch: &Architecture| sizes(experiment.cost(arch, num_classes).expect("as of any other of the space"));
+    let restricted = Restricted::new(&experiment.space, &experiment.constraints, &cost)?;
     let settings = LoopConfig::new(experiment.search.epochs, experiment.seed);
     let mut searching = Searching::new(experiment.clone(), compute)?;
     let summary = train::run(&mut searching, "search", dir, settings)?;
     let (architecture, supernet_miou) = match experiment.search.method.second_stage() {
         None => (searching.derive().context("the method has found no architecture")?, None),
         Some(stage) => {
-            let best = second_stage(dir, &experiment, &stage, &mut searching)?;
+            let best = second_stage(dir, &stage, &restricted, experiment.seed, &mut searching)?;
             let miou = best.metric(MIOU);
             (best.trial.arch, miou)
         }
@@ -107,19 +111,12 @@ const MIOU: &str = "supernet_miou";
 
 fn second_stage(
     dir: &RunDir,
-    experiment: &SearchExperiment,
     stage: &SecondStage,
+    space: &Restricted,
+    seed: u64,
     searching: &mut Searching,
 ) -> Result<Record> {
-    let AutoDeepLabSpace { layers, filters, stem, .. } = experiment.space;
-    let (num_classes, crop) = (experiment.data.open(Split::Train)?.classes().len(), experiment.augment.crop);
-    let cost = |arch: &Architecture| {
-        let config = AutoDeepLabConfig { arch: arch.clone(), layers, filters, stem, ..Default::default() };
-        let net = config.build(&VarBuilder::dry(), num_classes as i64).expect("the architecture is of the space");
-        sizes(net.cost((crop.height().into(), crop.width().into())))
-    };
-    let space = Restricted::new(&experiment.space, &experiment.constraints, &cost)?;
     let candidates = searching.evaluator(stage.recalibration_batches)?;
     let scores = |arch: &Architecture, images| Ok([(MIOU.into(), candidates.miou(arch, images)?)].into());
-    Ok(stage.run_in_folder(dir, &space, &Goals::maximize(MIOU), experiment.seed, scores)?.1)
+    Ok(stage.run_in_folder(dir, space, &Goals::maximize(MIOU), seed, scores)?.1)
 }
