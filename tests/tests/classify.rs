@@ -66,7 +66,8 @@ fn what_was_trained_is_scored_predicted_exported_and_reported() {
     assert!(report.contains("\"done\":true") && out.join("curves.svg").exists() && out.join("confusion.png").exists());
 }
 
-/// Data that are missing, and more batches for a candidate's statistics than there are: known before the first step.
+/// Data that are missing, more batches for a candidate's statistics than there are, a bound that nothing meets: known before the
+/// first step.
 #[test]
 fn what_cannot_work_is_refused_at_once_and_leaves_no_folder() {
     let temp = tempfile::tempdir().unwrap();
@@ -81,6 +82,9 @@ fn what_cannot_work_is_refused_at_once_and_leaves_no_folder() {
     fs::write(&config, text).unwrap();
     let stderr = CLASSIFY.fail(&args("search", config.to_str().unwrap(), &out));
     assert!(stderr.contains("one_shot.method.recalibration_batches = 200; expected at most 10"), "{stderr}");
+    let bound = ["--set", "constraints=[{metric='macs',upper=1}]", "--set", "one_shot.method.recalibration_batches=2"];
+    let stderr = CLASSIFY.fail(&[&args("search", config.to_str().unwrap(), &out)[..], &bound].concat());
+    assert!(stderr.contains("none of 10000 random architectures"), "{stderr}");
     assert!(!out.exists());
 }
 
