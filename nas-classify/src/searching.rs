@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
 use nas_core::estimator::supernet::SupernetEvaluator;
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
-use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, check_epochs};
+use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -78,12 +78,8 @@ impl Searching {
         let weight_data = loader(halves.then_some(half_a), "train_a")?;
         let of_method = section.method.second_stage().map(|stage| ("one_shot.method", stage.recalibration_batches));
         let of_honesty = experiment.honesty.iter().map(|honesty| ("honesty", honesty.recalibration_batches));
-        for (key, found) in of_method.into_iter().chain(of_honesty) {
-            let most = weight_data.batches_per_epoch();
-            ensure!(
-                found <= most,
-                "{key}.recalibration_batches = {found}; expected at most {most}, the batches of an epoch"
-            );
+        for (section, batches) in of_method.into_iter().chain(of_honesty) {
+            check_recalibration(section, batches, weight_data.batches_per_epoch())?;
         }
         let arch_data = method.arch_start_epoch().map(|_| loader(Some(half_b.clone()), "train_b")).transpose()?;
         let held_out = Arc::new(Subset::new(train.clone(), half_b));

@@ -89,9 +89,11 @@ fn patient_threads() {
     {
         use std::os::unix::process::CommandExt;
 
-        let is = |name, value: &str| std::env::var(name).map_or(true, |found| found.eq_ignore_ascii_case(value));
-        let decided = std::env::var_os("GOMP_SPINCOUNT").is_some() || !is("OMP_WAIT_POLICY", "passive");
-        let Some(program) = std::env::current_exe().ok().filter(|_| !decided) else { return };
+        let passive = std::env::var("OMP_WAIT_POLICY").map_or(true, |policy| policy.eq_ignore_ascii_case("passive"));
+        if !passive || std::env::var_os("GOMP_SPINCOUNT").is_some() {
+            return;
+        }
+        let Ok(program) = std::env::current_exe() else { return };
         let mut args = std::env::args_os();
         let mut command = std::process::Command::new(program);
         command.arg0(args.next().unwrap_or_default()).args(args);

@@ -44,6 +44,13 @@ pub struct Constraint {
 }
 
 impl Constraint {
+    /// Says when there is no bound.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let Self { metric, upper, lower } = self;
+        anyhow::ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+        Ok(())
+    }
+
     /// By how much `value` is outside, relative to the bound; 0 inside.
     pub fn violation(&self, value: f64) -> f64 {
         let relative = |excess: f64, bound: f64| excess.max(0.0) / bound.abs().max(f64::MIN_POSITIVE);
@@ -79,11 +86,9 @@ impl Goals {
             let known = metrics.contains(&metric.as_str());
             anyhow::ensure!(known, "{key}: unknown metric {metric:?}; expected one of {}", metrics.join(", "));
         }
-        for Constraint { metric, upper, lower } in &self.constraints {
-            anyhow::ensure!(
-                upper.is_some() || lower.is_some(),
-                "constraints: {metric} has neither `upper` nor `lower`"
-            );
+        for constraint in &self.constraints {
+            constraint.check()?;
+            let metric = &constraint.metric;
             let served = info.measured_constraints || of_architecture.contains(&metric.as_str());
             anyhow::ensure!(
                 served,

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nas_core::arch::Architecture;
 use nas_core::cli::Compute;
 use nas_core::estimator::supernet::SupernetEvaluator;
 use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, SecondStage, check_epochs};
+use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::space::Mixture;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -71,12 +71,8 @@ impl Searching {
             TrainLoader::new(train.clone(), Some(indices), transform, config, experiment.seed, purpose)
         };
         let (weight_data, arch_data) = (loader(half_a, "train_a")?, loader(half_b.clone(), "train_b")?);
-        if let Some(SecondStage { recalibration_batches: found, .. }) = experiment.search.method.second_stage() {
-            let most = weight_data.batches_per_epoch();
-            ensure!(
-                found <= most,
-                "search.method.recalibration_batches = {found}; expected at most {most}, the batches of an epoch"
-            );
+        if let Some(stage) = experiment.search.method.second_stage() {
+            check_recalibration("search.method", stage.recalibration_batches, weight_data.batches_per_epoch())?;
         }
         let held_out = Arc::new(Subset::new(train, half_b));
         Ok(Self { experiment, method, supernet, weight_data, arch_data, held_out, val })

@@ -77,15 +77,8 @@ fn apply((op, _, index): Step, image: &RgbImage, negative: bool) -> RgbImage {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rand_augment::Golden;
     use super::*;
-
-    #[derive(Deserialize)]
-    struct Golden {
-        width: u32,
-        height: u32,
-        image: Vec<u8>,
-        cases: Vec<Case>,
-    }
 
     #[derive(Deserialize)]
     struct Case {
@@ -98,8 +91,7 @@ mod tests {
     fn the_policy_for_cifar_10_is_torchvisions() {
         // tests/golden/rand_augment/auto_augment.py
         let golden = include_str!("../../../tests/golden/rand_augment/auto_augment.json");
-        let Golden { width, height, image, cases } = serde_json::from_str(golden).unwrap();
-        let image = RgbImage::from_raw(width, height, image).unwrap();
+        let (image, cases) = Golden::<Case>::read(golden);
         let policy = AutoAugment::Cifar10.policy();
         assert_eq!(policy.len(), cases.len());
         for (i, (pair, Case { chances, negative, pixels })) in policy.iter().zip(cases).enumerate() {

@@ -240,17 +240,28 @@ fn equalize(histogram: &[u32; 256]) -> Option<[u8; 256]> {
     })
 }
 
+/// An image, and what torchvision makes of it in each of `cases` (`tests/golden/rand_augment/`).
+#[cfg(test)]
+#[derive(Deserialize)]
+pub(super) struct Golden<C> {
+    width: u32,
+    height: u32,
+    image: Vec<u8>,
+    cases: Vec<C>,
+}
+
+#[cfg(test)]
+impl<C: serde::de::DeserializeOwned> Golden<C> {
+    /// The image and the cases of a file.
+    pub fn read(text: &str) -> (RgbImage, Vec<C>) {
+        let Self { width, height, image, cases } = serde_json::from_str(text).unwrap();
+        (RgbImage::from_raw(width, height, image).unwrap(), cases)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Deserialize)]
-    struct Golden {
-        width: u32,
-        height: u32,
-        image: Vec<u8>,
-        cases: Vec<Case>,
-    }
 
     #[derive(Deserialize)]
     struct Case {
@@ -265,8 +276,8 @@ mod tests {
     fn operators_and_magnitudes_are_torchvisions() {
         // tests/golden/rand_augment/make.py
         let golden = include_str!("../../../tests/golden/rand_augment/ops.json");
-        let Golden { width, height, image, cases } = serde_json::from_str(golden).unwrap();
-        let image = RgbImage::from_raw(width, height, image).unwrap();
+        let (image, cases) = Golden::<Case>::read(golden);
+        let (width, height) = image.dimensions();
         let mut wrong = Vec::new();
         for Case { op, index, sign, magnitude, pixels } in cases {
             let ours = OPS.into_iter().find(|ours| format!("{ours:?}") == op).unwrap();

@@ -11,7 +11,7 @@ use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{InProcess, trial_folder};
 use nas_core::goals::{Goals, Restricted};
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::one_shot::{Images, SecondStage, sizes};
+use nas_core::one_shot::{Images, sizes};
 use nas_core::plot::{self, Series};
 use nas_core::progress::Progress;
 use nas_core::run_dir::{RunDir, write_atomic};
@@ -19,7 +19,7 @@ use nas_core::search::{SearchLoop, Searcher};
 use nas_core::space::Cost;
 use nas_core::strategy::{NoParameters, StrategyConfig};
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
-use nas_core::trial::{Budget, Record, Trial};
+use nas_core::trial::{Budget, Trial};
 use nas_core::trial_store::TrialStore;
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,9 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
     let (architecture, supernet_acc) = match experiment.one_shot.method.second_stage() {
         None => (searching.derive().context("the method has found no architecture")?, None),
         Some(stage) => {
-            let best = second_stage(dir, &stage, &restricted, seed, &mut searching)?;
+            let candidates = searching.evaluator(stage.recalibration_batches)?;
+            let score = |arch: &Architecture, images| candidates.accuracy(arch, images);
+            let best = stage.best_in_folder(dir, &restricted, seed, ACCURACY, score)?;
             let accuracy = best.metric(ACCURACY);
             (best.trial.arch, accuracy)
         }
@@ -139,18 +141,6 @@ fn search(dir: &RunDir, experiment: OneShotExperiment, compute: Compute) -> Resu
 
 /// The metric of a candidate.
 const ACCURACY: &str = "supernet_acc";
-
-fn second_stage(
-    dir: &RunDir,
-    stage: &SecondStage,
-    space: &Restricted,
-    seed: u64,
-    searching: &mut Searching,
-) -> Result<Record> {
-    let candidates = searching.evaluator(stage.recalibration_batches)?;
-    let scores = |arch: &Architecture, images| Ok([(ACCURACY.into(), candidates.accuracy(arch, images)?)].into());
-    Ok(stage.run_in_folder(dir, space, &Goals::maximize(ACCURACY), seed, scores)?.1)
-}
 
 /// Scores random architectures by the supernet and by what measures the truth.
 fn honesty(

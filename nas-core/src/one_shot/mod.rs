@@ -47,7 +47,7 @@ pub use p_darts::PDartsConfig;
 pub use pc_darts::PcDartsConfig;
 pub use proxyless_nas::ProxylessNasConfig;
 pub use random_nas_ws::RandomNasWsConfig;
-pub use second_stage::{Images, SIZES, SecondStage, check_constraints, sizes};
+pub use second_stage::{Images, SIZES, SecondStage, check_constraints, check_recalibration, sizes};
 pub use snas::SnasConfig;
 pub use spos::SposConfig;
 pub use weights::descend;

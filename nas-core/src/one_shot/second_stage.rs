@@ -53,14 +53,20 @@ pub fn check_constraints(constraints: &[Constraint], second: Option<&SecondStage
         constraints.is_empty() || second.is_some(),
         "constraints bound what a search over a trained supernet proposes (spos, random_nas_ws); {method} has none"
     );
-    for Constraint { metric, upper, lower } in constraints {
-        ensure!(
-            SIZES.contains(&metric.as_str()),
-            "constraints: unknown metric {metric:?}; expected {}",
-            SIZES.join(" or ")
-        );
-        ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+    for constraint in constraints {
+        let metric = constraint.metric.as_str();
+        ensure!(SIZES.contains(&metric), "constraints: unknown metric {metric:?}; expected {}", SIZES.join(" or "));
+        constraint.check()?;
     }
+    Ok(())
+}
+
+/// Refuses to recompute statistics from more batches, as `section` of an experiment asks, than the `most` of an epoch.
+pub fn check_recalibration(section: &str, batches: usize, most: usize) -> Result<()> {
+    ensure!(
+        batches <= most,
+        "{section}.recalibration_batches = {batches}; expected at most {most}, the batches of an epoch"
+    );
     Ok(())
 }
 
@@ -114,6 +120,19 @@ impl SecondStage {
             Ok(metrics)
         };
         self.run(space, goals, seed, &folder, evaluate, |record| progress.trial(record))
+    }
+
+    /// The candidate of the largest `metric`, which is its `score`, as [`SecondStage::run_in_folder`] finds it.
+    pub fn best_in_folder(
+        &self,
+        dir: &RunDir,
+        space: &Restricted,
+        seed: u64,
+        metric: &str,
+        score: impl Fn(&Architecture, Images) -> Result<f64>,
+    ) -> Result<Record> {
+        let scores = |arch: &Architecture, images| Ok([(metric.into(), score(arch, images)?)].into());
+        Ok(self.run_in_folder(dir, space, &Goals::maximize(metric), seed, scores)?.1)
     }
 
     fn last_round(

@@ -6,12 +6,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::arch::Architecture;
 use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
-use nas_core::goals::{Goals, Restricted};
-use nas_core::one_shot::{SecondStage, check_constraints, sizes};
+use nas_core::goals::Restricted;
+use nas_core::one_shot::{check_constraints, sizes};
 use nas_core::run_dir::{RunDir, write_atomic};
 use nas_core::space::ChoiceSpace;
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
-use nas_core::trial::Record;
 use nas_datasets::{Split, rng};
 use serde::{Deserialize, Serialize};
 
@@ -70,9 +69,10 @@ pub fn run(args: &SearchArgs) -> Result<()> {
 }
 
 fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Result<SearchResult> {
-    require_sound(&*experiment.data.open(Split::Train)?, "train")?;
+    let train_split = experiment.data.open(Split::Train)?;
+    require_sound(&*train_split, "train")?;
     require_sound(&*experiment.data.open(Split::Val)?, "val")?;
-    let num_classes = experiment.data.open(Split::Train)?.classes().len();
+    let num_classes = train_split.classes().len();
     let any = experiment.space.sample(&mut rng::stream(experiment.seed, "any", 0));
     experiment.cost(&any, num_classes).context("model")?;
     let cost = |arch: &Architecture| sizes(experiment.cost(arch, num_classes).expect("as of any other of the space"));
@@ -83,7 +83,9 @@ fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Resul
     let (architecture, supernet_miou) = match experiment.search.method.second_stage() {
         None => (searching.derive().context("the method has found no architecture")?, None),
         Some(stage) => {
-            let best = second_stage(dir, &stage, &restricted, experiment.seed, &mut searching)?;
+            let candidates = searching.evaluator(stage.recalibration_batches)?;
+            let score = |arch: &Architecture, images| candidates.miou(arch, images);
+            let best = stage.best_in_folder(dir, &restricted, experiment.seed, MIOU, score)?;
             let miou = best.metric(MIOU);
             (best.trial.arch, miou)
         }
@@ -108,15 +110,3 @@ fn search(dir: &RunDir, experiment: SearchExperiment, compute: Compute) -> Resul
 
 /// The metric of a candidate.
 const MIOU: &str = "supernet_miou";
-
-fn second_stage(
-    dir: &RunDir,
-    stage: &SecondStage,
-    space: &Restricted,
-    seed: u64,
-    searching: &mut Searching,
-) -> Result<Record> {
-    let candidates = searching.evaluator(stage.recalibration_batches)?;
-    let scores = |arch: &Architecture, images| Ok([(MIOU.into(), candidates.miou(arch, images)?)].into());
-    Ok(stage.run_in_folder(dir, space, &Goals::maximize(MIOU), seed, scores)?.1)
-}
