@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 
 use crate::cells::{Cell, Genotype};
 use crate::nasbench201;

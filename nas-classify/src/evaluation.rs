@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use nas_core::cli::Compute;
 use nas_core::nn::{Mode, channels_last};
+use nas_core::run::cli::Compute;
 use nas_datasets::LoaderConfig;
 use nas_datasets::classify::{ClassifyDataset, ClassifyEvalTransform, eval_batches};
 use tch::{Kind, Tensor};

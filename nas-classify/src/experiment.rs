@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use nas_core::arch::Architecture;
-use nas_core::cli::Compute;
 use nas_core::estimator::predictor::{Predictor, PredictorConfig};
 use nas_core::executor::{Limits, die_with_parent};
-use nas_core::goals::{Constraint, Goal, Goals, Objective};
+use nas_core::run::cli::Compute;
+use nas_core::search::goals::{Constraint, Goal, Goals, Objective};
+use nas_core::search::log as trial_log;
+use nas_core::space::Architecture;
+use nas_core::space::trial::{Budget, Record, Trial, Values};
 use nas_core::strategy::StrategyConfig;
-use nas_core::trial::{Budget, Record, Trial, Values};
-use nas_core::trial_store;
 use serde::{Deserialize, Serialize};
 
 use crate::nasbench201::Table;
@@ -251,7 +251,7 @@ impl Evaluator {
 
     /// Learns from the log of [`Part::Predictor`].
     fn predicted(experiment: &SearchExperiment, section: &PredictorSection, run: &Path) -> Result<Self> {
-        let records = trial_store::read(&run.join(Part::Predictor.folder()).join("trials.jsonl"))?;
+        let records = trial_log::read(&run.join(Part::Predictor.folder()).join("trials.jsonl"))?;
         let goals = Goals { objectives: experiment.objectives[..1].to_vec(), constraints: Vec::new() };
         let value = |record: &Record| Some((record.trial.arch.clone(), goals.observe(record).values?[0]));
         let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
@@ -475,7 +475,7 @@ fn sample_rng() -> nas_datasets::rng::ChaCha8Rng {
 pub fn of_trial(folder: &Path) -> Result<Evaluator> {
     let run = folder.ancestors().find(|folder| folder.join("config.toml").exists());
     let run = run.with_context(|| format!("{}: no config.toml above this folder", folder.display()))?;
-    let experiment: SearchExperiment = nas_core::config::load(&run.join("config.toml"), &[])?;
+    let experiment: SearchExperiment = nas_core::run::config::load(&run.join("config.toml"), &[])?;
     let parts = [Part::Predictor, Part::Verify, Part::Baseline, Part::Honesty];
     let part = parts.into_iter().find(|part| folder.starts_with(run.join(part.folder())));
     Evaluator::of_part(&experiment, part.unwrap_or(Part::Search), run)

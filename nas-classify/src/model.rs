@@ -3,9 +3,9 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::space::Cost;
+use nas_core::space::Architecture;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

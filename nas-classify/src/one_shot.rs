@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nas_core::config;
-use nas_core::experiment;
-use nas_core::goals::Constraint;
 use nas_core::one_shot::{OneShotConfig, SIZES, check_constraints};
-use nas_core::trial::Budget;
+use nas_core::run::config;
+use nas_core::search::goals::Constraint;
+use nas_core::space::trial::Budget;
+use nas_core::task::experiment;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,10 @@
 //! Supernets that classify, and the section `[space]` of their searches.
 
 use anyhow::Result;
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{Linear, Mode, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, Mixture, Supernet, WeightSharing};
+use nas_core::space::Architecture;
+use nas_core::space::{Backbone, Mixture, Supernet, WeightSharing};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

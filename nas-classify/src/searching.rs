@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use nas_core::arch::Architecture;
-use nas_core::cli::Compute;
 use nas_core::estimator::supernet::SupernetEvaluator;
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
 use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use nas_core::optim::{Named, named_parameters};
+use nas_core::run::cli::Compute;
+use nas_core::space::Architecture;
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
 use nas_datasets::classify::{

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use nas_core::estimator::learning_curve::EarlyStopConfig;
-use nas_core::experiment::{self, LoaderSection};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::task::experiment::{self, LoaderSection};
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -196,7 +196,7 @@ mod tests {
             let outcome = match &text {
                 text if is_one_shot(text) => OneShotExperiment::load(&path, &[]).map(drop),
                 text if is_search(text) => {
-                    nas_core::config::load::<SearchExperiment>(&path, &[]).map_err(Into::into).map(drop)
+                    nas_core::run::config::load::<SearchExperiment>(&path, &[]).map_err(Into::into).map(drop)
                 }
                 // The models of some are architectures that searches have found.
                 text if text.contains("[[models]]") => {

@@ -7,17 +7,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nas_core::arch::Architecture;
-use nas_core::cli::Compute;
-use nas_core::config::{self, to_toml};
 use nas_core::executor::trial_folder;
-use nas_core::experiment::LoaderSection;
+use nas_core::nn::Cost;
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::run_dir::{RunDir, write_atomic_with};
-use nas_core::space::Cost;
-use nas_core::training::TrainResult;
-use nas_core::trial::{Budget, Trial, Values};
-use nas_core::trial_store;
+use nas_core::run::cli::Compute;
+use nas_core::run::config::{self, to_toml};
+use nas_core::run::run_dir::{RunDir, write_atomic_with};
+use nas_core::search::log as trial_log;
+use nas_core::space::Architecture;
+use nas_core::space::trial::{Budget, Trial, Values};
+use nas_core::task::commands::train::TrainResult;
+use nas_core::task::experiment::LoaderSection;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform, Part};
 use nas_datasets::{Size, Split};
 use serde::{Deserialize, Serialize};
@@ -132,7 +132,7 @@ impl TrainEvaluator {
         let Some(stop) = &mut experiment.train.early_stop else { return Ok(experiment) };
         let log = folder.parent().and_then(Path::parent).map(|part| part.join("trials.jsonl"));
         if let Some(log) = log.filter(|log| log.exists()) {
-            let values = trial_store::read(&log)?.into_iter().filter_map(|record| record.metric("top1"));
+            let values = trial_log::read(&log)?.into_iter().filter_map(|record| record.metric("top1"));
             stop.best = values.chain(stop.best).reduce(f64::max);
         }
         Ok(experiment)

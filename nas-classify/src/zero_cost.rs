@@ -5,13 +5,13 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use nas_core::arch::Architecture;
 use nas_core::estimator::latency::latency_millis;
 use nas_core::estimator::zero_cost::{Model, Proxy, score};
+use nas_core::nn::Cost;
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::optim::{Named, named_parameters};
-use nas_core::space::Cost;
-use nas_core::trial::Values;
+use nas_core::space::Architecture;
+use nas_core::space::trial::Values;
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyEvalTransform, ClassifyTransform};
 use nas_datasets::{Size, Split, rng};
 use serde::{Deserialize, Serialize};

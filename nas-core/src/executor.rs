@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::interrupt::{self, Interrupted};
-use crate::run_dir::{pretty, read_json, write_atomic};
-use crate::trial::{Outcome, Record, Trial, Values};
+use crate::run::interrupt::{self, Interrupted};
+use crate::run::run_dir::{pretty, read_json, write_atomic};
+use crate::space::trial::{Outcome, Record, Trial, Values};
 
 /// Runs trials.
 pub trait Executor {

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
-use crate::interrupt::{self, Interrupted};
 use crate::optim::Named;
-use crate::progress::Progress;
-use crate::run_dir::{JsonLines, RunDir, pretty, write_atomic, write_atomic_with};
+use crate::run::interrupt::{self, Interrupted};
+use crate::run::progress::Progress;
+use crate::run::run_dir::{JsonLines, RunDir, pretty, write_atomic, write_atomic_with};
 
 /// Named numbers, in the order they are printed.
 pub type Metrics = Map<String, Value>;

@@ -1,6 +1,6 @@
 //! What spaces without further rules ask of an architecture.
 
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 use nas_core::space::{ChoiceSpace, InvalidArchitecture};
 
 /// Whether `arch` has one choice per decision of `space`, each in its range.

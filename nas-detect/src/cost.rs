@@ -6,11 +6,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use nas_core::arch::Architecture;
-use nas_core::cli::{Format, parse_size};
-use nas_core::cost::CostReport;
+use nas_core::nn::Cost;
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::space::{Cost, FeatureInfo};
+use nas_core::run::cli::{Format, parse_size};
+use nas_core::space::Architecture;
+use nas_core::space::FeatureInfo;
+use nas_core::task::commands::cost::CostReport;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{BackboneConfig, Classifier, ShuffleNetWidth, total};

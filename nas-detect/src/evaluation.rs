@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nas_core::cli::Compute;
-use nas_core::experiment::LoaderSection;
+use nas_core::run::cli::Compute;
+use nas_core::task::experiment::LoaderSection;
 use nas_datasets::LoaderConfig;
 use nas_datasets::det::coco_json::CocoResult;
 use nas_datasets::det::{DetDataset, DetEvalBatch, DetEvalSample, DetTransform, Object, det_eval_batches};

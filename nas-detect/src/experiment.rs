@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
-use nas_core::arch::Architecture;
-use nas_core::config;
 use nas_core::estimator::learning_curve::EarlyStopConfig;
-use nas_core::experiment::{self, LoaderSection};
-use nas_core::goals::{Constraint, Goals};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::run::config;
+use nas_core::search::goals::{Constraint, Goals};
+use nas_core::space::Architecture;
 use nas_core::strategy::{GeneticConfig, StrategyConfig};
+use nas_core::task::experiment::{self, LoaderSection};
 use nas_datasets::classify::{ClassifyDataConfig, ClassifyTransform};
 use nas_datasets::det::{DetDataConfig, DetTransform};
 use serde::de::DeserializeOwned;

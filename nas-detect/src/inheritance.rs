@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nas_core::config;
 use nas_core::optim::Named;
+use nas_core::run::config;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use tch::Tensor;
 use tch::nn::VarStore;

@@ -1,7 +1,7 @@
 //! Layers that detectors need beside those of `nas-core`: a convolution with any norm, frozen and group norms, linear maps.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use nas_core::space::Cost;
 use tch::Tensor;
 
 /// Which norm a network uses.

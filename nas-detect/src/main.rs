@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use nas_core::cli;
-use nas_core::comparison::CompareArgs;
-use nas_core::report::{self, ReportArgs};
-use nas_core::training::TrainArgs;
+use nas_core::run::cli;
+use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::train::TrainArgs;
 use nas_detect::{commands, cost};
 
 /// Search, train and compare object detectors

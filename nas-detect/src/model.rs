@@ -1,9 +1,10 @@
 //! A detector, and the config it is built from: any backbone, any neck, any head.
 
 use anyhow::{Context, Result, bail, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
-use nas_core::space::{Backbone, Cost, FeatureInfo, Mixture, Supernet};
+use nas_core::space::Architecture;
+use nas_core::space::{Backbone, FeatureInfo, Mixture, Supernet};
 use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

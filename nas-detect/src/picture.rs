@@ -112,6 +112,6 @@ mod tests {
         assert_eq!(picture.dimensions(), (320, 500));
         assert_eq!(picture.get_pixel(50, 110), &color(0));
         assert_ne!(color(0), color(1));
-        assert_eq!(nas_core::picture::side_by_side(&[picture.clone(), picture]).dimensions(), (644, 500));
+        assert_eq!(nas_core::run::picture::side_by_side(&[picture.clone(), picture]).dimensions(), (644, 500));
     }
 }

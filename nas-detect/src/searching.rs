@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use nas_core::arch::Architecture;
-use nas_core::cli::Compute;
 use nas_core::estimator::supernet::SupernetEvaluator;
 use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::run::cli::Compute;
+use nas_core::space::Architecture;
+use nas_core::space::trial::Values;
 use nas_core::space::{ChoiceSpace, Mixture};
 use nas_core::train::{At, Metrics, all_variables};
-use nas_core::trial::Values;
 use nas_datasets::classify::{ClassifyBatch, Images, train_loader};
 use nas_datasets::det::loader::Boxes;
 use nas_datasets::det::{DetBatch, DetDataset, det_train_loader};

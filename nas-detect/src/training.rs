@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use nas_core::cli::Compute;
 use nas_core::estimator::learning_curve::{Curve, Stopped};
-use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
 use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
+use nas_core::run::cli::Compute;
+use nas_core::task::experiment::is_due;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into, scalar};
 use nas_datasets::det::loader::Boxes;
 use nas_datasets::det::{DetBatch, DetDataset, DetTransform, det_train_loader};
@@ -329,7 +329,7 @@ fn val_metrics(scores: &CocoReport) -> Metrics {
 
 #[cfg(test)]
 mod tests {
-    use nas_core::run_dir::RunDir;
+    use nas_core::run::run_dir::RunDir;
     use nas_core::train::{LoopConfig, run};
     use nas_datasets::det::coco_json::{CocoAnnotation, CocoCategory, CocoFile, CocoImage};
     use std::path::Path;

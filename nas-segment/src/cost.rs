@@ -3,10 +3,10 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{Format, parse_size};
-use nas_core::cost::CostReport;
-use nas_core::experiment::{named_model, searched_arch};
 use nas_core::nn::VarBuilder;
+use nas_core::run::cli::{Format, parse_size};
+use nas_core::task::commands::cost::CostReport;
+use nas_core::task::experiment::{named_model, searched_arch};
 
 use crate::model::ModelConfig;
 

@@ -1,8 +1,8 @@
 //! Predictions of a network and their score on a labelled set.
 
 use anyhow::{Result, bail};
-use nas_core::cli::Compute;
 use nas_core::nn::{Mode, channels_last, resize_bilinear};
+use nas_core::run::cli::Compute;
 use nas_datasets::{EvalTransform, SegDataset, eval_samples};
 use std::sync::Arc;
 use tch::{Kind, Tensor, no_grad};

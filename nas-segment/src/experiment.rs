@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use nas_core::arch::Architecture;
-use nas_core::config;
 use nas_core::estimator::learning_curve::EarlyStopConfig;
-use nas_core::experiment::{self, LoaderSection};
-use nas_core::goals::Constraint;
+use nas_core::nn::Cost;
 use nas_core::nn::VarBuilder;
 use nas_core::one_shot::{DartsConfig, OneShotConfig};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
-use nas_core::space::Cost;
+use nas_core::run::config;
+use nas_core::search::goals::Constraint;
+use nas_core::space::Architecture;
+use nas_core::task::experiment::{self, LoaderSection};
 use nas_datasets::{DataConfig, Size, TrainTransform};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};

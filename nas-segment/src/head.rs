@@ -2,11 +2,12 @@
 //! DeepLabv3+ (Chen et al. 2018, arXiv 1802.02611). It turns the feature maps of any backbone into logits per pixel.
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last, conv_bn,
     resize_bilinear,
 };
-use nas_core::space::{Cost, FeatureInfo};
+use nas_core::space::FeatureInfo;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use nas_core::cli::Format;
+use nas_core::run::cli::Format;
 use nas_datasets::read_label;
 use rayon::prelude::*;
 use serde::Serialize;

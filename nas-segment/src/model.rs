@@ -1,9 +1,10 @@
 //! A segmentation network, and the configs it is built from.
 
 use anyhow::{Context, Result, bail, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
-use nas_core::space::{Backbone, Cost};
+use nas_core::space::Architecture;
+use nas_core::space::Backbone;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

@@ -44,6 +44,6 @@ mod tests {
         assert_eq!(to_file_ids(&labels, &classes()).as_raw(), &[7, 26, 255]);
         let white = RgbImage::from_pixel(3, 1, Rgb([255; 3]));
         assert_eq!(overlay(&white, &labels, &classes()).get_pixel(1, 0).0, [127, 127, 198]);
-        assert_eq!(nas_core::picture::side_by_side(&[white.clone(), colors]).dimensions(), (10, 1));
+        assert_eq!(nas_core::run::picture::side_by_side(&[white.clone(), colors]).dimensions(), (10, 1));
     }
 }

@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nas_core::arch::Architecture;
-use nas_core::cli::Compute;
 use nas_core::estimator::supernet::SupernetEvaluator;
-use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::one_shot::{self, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use nas_core::optim::{Named, named_parameters};
+use nas_core::run::cli::Compute;
+use nas_core::space::Architecture;
 use nas_core::space::Mixture;
+use nas_core::task::experiment::is_due;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into};
 use nas_datasets::{EvalTransform, SegDataset, Split, Subset, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};

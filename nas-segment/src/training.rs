@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, ensure};
-use nas_core::cli::Compute;
 use nas_core::estimator::learning_curve::{Curve, Stopped};
-use nas_core::experiment::is_due;
 use nas_core::nn::{Mode, VarBuilder, channels_last};
 use nas_core::one_shot::descend;
 use nas_core::optim::{GradScaler, Named, Optimizer, named_parameters};
+use nas_core::run::cli::Compute;
+use nas_core::task::experiment::is_due;
 use nas_core::train::{At, Job, Metrics, Step, all_variables, copy_into, scalar};
 use nas_datasets::{Batch, DataError, EvalTransform, SegDataset, Split, TrainLoader, rng};
 use serde_json::{Value, json};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use nas_core::trial::Record;
-use nas_core::trial_store;
+use nas_core::search::log as trial_log;
+use nas_core::space::trial::Record;
 use nas_tests::{CLASSIFY, assert_same_file, assert_same_weights};
 
 const TRAIN: &str = "tests/configs/tiny_classify.toml";
@@ -144,7 +144,7 @@ fn a_promoted_trial_goes_on_with_its_parents_training() {
     let config = search_config(temp.path(), "kind = 'asha'\nmin_epochs = 1\nmax_epochs = 2\neta = 2.0");
     let out = temp.path().join("run");
     CLASSIFY.succeed(&args("search", &config, &out));
-    let records = trial_store::read(&out.join("trials.jsonl")).unwrap();
+    let records = trial_log::read(&out.join("trials.jsonl")).unwrap();
     let metrics = |id: u64| fs::read_to_string(out.join(format!("trials/{id:05}/train/metrics.jsonl"))).unwrap();
     let promoted: Vec<&Record> = records.iter().filter(|record| record.trial.parent.is_some()).collect();
     assert!(!promoted.is_empty(), "{records:?}");

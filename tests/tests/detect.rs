@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use nas_core::trial_store;
+use nas_core::search::log as trial_log;
 use nas_tests::DETECT;
 use serde_json::Value;
 
@@ -83,7 +83,7 @@ fn a_search_keeps_its_bound_and_both_trainings_run() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("search");
     let found = json(&args("search", SEARCH, &out));
-    let records = trial_store::read(&out.join("supernet_search/trials.jsonl")).unwrap();
+    let records = trial_log::read(&out.join("supernet_search/trials.jsonl")).unwrap();
     assert_eq!(records.len(), 12);
     let mut archs: Vec<_> = records.iter().map(|record| &record.trial.arch).collect();
     archs.sort();
@@ -158,7 +158,7 @@ fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
             let log = |run: &Path| fs::read(run.join("trials.jsonl")).unwrap();
             assert!(kills > 0 && log(&straight) == log(&killed), "{kills} kills");
         }
-        let records = trial_store::read(&straight.join("trials.jsonl")).unwrap();
+        let records = trial_log::read(&straight.join("trials.jsonl")).unwrap();
         assert!(records.len() == 5 && records.iter().all(|record| record.metric("params").unwrap() <= 400e3));
         assert_eq!(found["num_failed"], 0, "{kind}");
         let train = straight.join("train.toml");

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nas_core::trial_store;
+use nas_core::search::log as trial_log;
 use nas_tests::{DETECT, SEGMENT, Tool, assert_same_file, assert_same_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
@@ -51,7 +51,7 @@ fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its
 
     let out = temp.path().join("run");
     let result: serde_json::Value = serde_json::from_str(&SEGMENT.succeed(&args("search", config, &out))).unwrap();
-    let records = trial_store::read(&out.join("supernet_search/trials.jsonl")).unwrap();
+    let records = trial_log::read(&out.join("supernet_search/trials.jsonl")).unwrap();
     let of = |metric| records.iter().map(move |record| record.metric(metric).unwrap());
     assert!(records.len() == 40 && of("macs").all(|macs| macs <= 120e6), "{records:?}");
     assert_eq!(result["supernet_miou"].as_f64(), of("supernet_miou").reduce(f64::max));

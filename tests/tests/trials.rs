@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nas_core::trial::{Outcome, Record};
-use nas_core::trial_store;
+use nas_core::search::log as trial_log;
+use nas_core::space::trial::{Outcome, Record};
 use nas_tests::{CLASSIFY, assert_same_file, data};
 
 /// A search whose trials are a shell script.
@@ -102,7 +102,7 @@ fn with_workers_every_trial_runs_once() {
     let config = config(temp.path(), 16, SLOW);
     let out = temp.path().join("run");
     CLASSIFY.run_with_kills(&args(&config, &out, &["--workers", "2"]));
-    let records = trial_store::read(&out.join("trials.jsonl")).unwrap();
+    let records = trial_log::read(&out.join("trials.jsonl")).unwrap();
     let ids: BTreeSet<u64> = records.iter().map(|record| record.trial.id).collect();
     assert_eq!((records.len(), ids), (16, (0..16).collect()));
     assert!(records.iter().all(|record| record.metric("valid").is_some()), "{records:?}");
@@ -123,7 +123,7 @@ fn trials_that_go_wrong_are_records_and_the_search_goes_on() {
     let out = temp.path().join("run");
     let limits = ["--workers", "2", "--set", "limits.time_secs=20", "--set", "limits.memory_mib=300"];
     CLASSIFY.succeed(&args(&config, &out, &limits));
-    let mut records = trial_store::read(&out.join("trials.jsonl")).unwrap();
+    let mut records = trial_log::read(&out.join("trials.jsonl")).unwrap();
     records.sort_by_key(|record| record.trial.id);
     let reason = |record: &Record| match &record.outcome {
         Outcome::Failed(reason) => reason.clone(),
@@ -154,7 +154,7 @@ fn a_promoted_trial_knows_its_parent_and_its_epochs() {
     let out = temp.path().join("run");
     let strategy = "strategy={kind='asha',min_epochs=1,max_epochs=9,eta=3.0}";
     CLASSIFY.succeed(&args(&config, &out, &["--set", strategy]));
-    let records = trial_store::read(&out.join("trials.jsonl")).unwrap();
+    let records = trial_log::read(&out.join("trials.jsonl")).unwrap();
     let number = |record: &Record, name: &str| record.metric(name).unwrap();
     assert!(records.iter().any(|record| record.trial.parent.is_some()), "{records:?}");
     for record in &records {

@@ -3,11 +3,12 @@
 //! supernets differ in their cells alone.
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BnConfig, ConvBn, ConvConfig, FactorizedReduce, Mode, Module, ReluConvBn, Sequential, Shape,
     VarBuilder, conv_bn, relu,
 };
-use nas_core::space::{Cost, FeatureInfo};
+use nas_core::space::FeatureInfo;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

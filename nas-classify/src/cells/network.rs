@@ -4,8 +4,9 @@
 use std::cell::RefCell;
 
 use anyhow::Result;
+use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, FactorizedReduce, Linear, Mode, Module, Op, OpConfig, Shape, VarBuilder, drop_path};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

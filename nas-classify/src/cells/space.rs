@@ -2,8 +2,8 @@
 //! AmoebaNet's (arXiv 1707.07012, 1802.03268, 1802.01548). Every combination of choices is an architecture.
 
 use anyhow::{Result, ensure};
-use nas_core::arch::Architecture;
 use nas_core::nn::{Op, VarBuilder};
+use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace, Graph, InvalidArchitecture, SearchSpace};
 use serde::{Deserialize, Serialize};
 

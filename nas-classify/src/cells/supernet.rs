@@ -4,9 +4,10 @@
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder};
-use nas_core::space::{ArchParameter, Choice, Cost, FeatureInfo, Mixture, Supernet, WeightSharing};
+use nas_core::space::Architecture;
+use nas_core::space::{ArchParameter, Choice, FeatureInfo, Mixture, Supernet, WeightSharing};
 use tch::Tensor;
 
 use super::frame::{Frame, Place};

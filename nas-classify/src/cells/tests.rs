@@ -1,5 +1,5 @@
-use nas_core::arch::Architecture;
 use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};

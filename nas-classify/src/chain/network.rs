@@ -1,12 +1,13 @@
 //! Derived chains and the supernet of all. A layer is its operator on the layer before plus what its connections add, then a
 //! norm. Where the map is halved, every output that is still needed is.
 
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BatchNorm, BnConfig, ConvBn, ConvConfig, FactorizedReduce, Mode, Module, OpConfig, Shape, VarBuilder,
     conv_bn,
 };
-use nas_core::space::{Backbone, Cost, FeatureInfo, Mixture, Supernet};
+use nas_core::space::Architecture;
+use nas_core::space::{Backbone, FeatureInfo, Mixture, Supernet};
 use tch::Tensor;
 
 use super::space::{ChainSpace, OPS};

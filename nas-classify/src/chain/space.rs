@@ -1,8 +1,8 @@
 //! The choices: for each layer its operator, then for each layer before it whether its output is added.
 
 use anyhow::{Result, ensure};
-use nas_core::arch::Architecture;
 use nas_core::nn::{Op, VarBuilder};
+use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, Graph, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };

@@ -7,16 +7,16 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use nas_core::cli::{Format, print};
-use nas_core::config;
-use nas_core::goals::Goals;
-use nas_core::interrupt::{self, Interrupted};
-use nas_core::plot::{self, Series};
-use nas_core::progress::Progress;
+use nas_core::run::cli::{Format, print};
+use nas_core::run::config;
+use nas_core::run::interrupt::{self, Interrupted};
+use nas_core::run::plot::{self, Series};
+use nas_core::run::progress::Progress;
 use nas_core::search::Searcher;
+use nas_core::search::goals::Goals;
+use nas_core::space::trial::{Budget, Outcome, Record, Values};
 use nas_core::stats::mean_and_deviation;
 use nas_core::strategy::StrategyConfig;
-use nas_core::trial::{Budget, Outcome, Record, Values};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 

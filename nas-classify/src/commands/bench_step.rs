@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use nas_core::cli::{ComputeArgs, Format, print};
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
 use nas_core::one_shot::bench::{FixedBatch, measure};
 use nas_core::one_shot::{DartsConfig, OneShotConfig, Problem};
 use nas_core::optim::named_parameters;
+use nas_core::run::cli::{ComputeArgs, Format, print};
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::At;
 use tch::{Kind, Tensor, nn::VarStore};

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use nas_core::cli::Compute;
-use nas_core::comparison::{self, CompareArgs, CompareTask, images_per_sec};
-use nas_core::config::to_toml;
+use nas_core::nn::Cost;
 use nas_core::nn::Shape;
-use nas_core::space::Cost;
+use nas_core::run::cli::Compute;
+use nas_core::run::config::to_toml;
+use nas_core::task::commands::compare::{self, CompareArgs, CompareTask, images_per_sec};
 use nas_datasets::Split;
 use tch::{Kind, Tensor};
 
@@ -19,7 +19,7 @@ use crate::train_experiment::{self, CompareExperiment};
 /// Runs the command.
 pub fn run(args: &CompareArgs) -> Result<()> {
     let experiment: CompareExperiment = train_experiment::load(&args.run.config, &args.run.sets)?;
-    comparison::run(args, &experiment)
+    compare::run(args, &experiment)
 }
 
 impl CompareTask for CompareExperiment {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use nas_core::cli::{Format, print};
+use nas_core::run::cli::{Format, print};
 use nas_datasets::Split;
 use nas_datasets::classify::{ClassifyDataConfig, check};
 use serde::{Deserialize, Serialize};

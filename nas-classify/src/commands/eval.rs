@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{Compute, Format, TrainedArgs, print};
-use nas_core::progress::Progress;
-use nas_core::run_dir::write_atomic;
+use nas_core::run::cli::{Compute, Format, TrainedArgs, print};
+use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::write_atomic;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use nas_datasets::classify::{ClassifyDataset, ClassifyEvalTransform};
 use nas_datasets::{LoaderConfig, Split};

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{Format, TrainedArgs, print};
 use nas_core::nn::{Mode, channels_last};
-use nas_core::run_dir::write_atomic_with;
+use nas_core::run::cli::{Format, TrainedArgs, print};
+use nas_core::run::run_dir::write_atomic_with;
 use nas_core::train::{all_variables, write_tensors};
 use serde::Serialize;
 use tch::{CModule, Kind, Tensor};

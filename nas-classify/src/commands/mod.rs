@@ -15,7 +15,7 @@ pub mod train;
 pub mod trial;
 
 use anyhow::Result;
-use nas_core::cli;
+use nas_core::run::cli;
 use nas_datasets::classify::{ClassifyDataset, check};
 
 /// Metrics that are drawn.

@@ -7,19 +7,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
 use nas_core::estimator::honesty::HonestyReport;
 use nas_core::executor::{Executor, InProcess, Processes, trial_folder};
-use nas_core::goals::{Goals, Restricted};
-use nas_core::pareto::{Point, fronts};
-use nas_core::plot::{self, Mark, Series};
-use nas_core::progress::Progress;
-use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use nas_core::run::plot::{self, Mark, Series};
+use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::{RunDir, write_atomic};
+use nas_core::search::goals::{Goals, Restricted};
+use nas_core::search::log::TrialStore;
+use nas_core::search::pareto::{Point, fronts};
 use nas_core::search::{SearchLoop, Searcher, best_so_far};
+use nas_core::space::Architecture;
+use nas_core::space::trial::{Outcome, Record, Trial, Values};
 use nas_core::strategy::{NoParameters, StrategyConfig};
-use nas_core::trial::{Outcome, Record, Trial, Values};
-use nas_core::trial_store::TrialStore;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::{Evaluator, HonestyConfig, Part, SearchExperiment};
@@ -118,7 +118,7 @@ pub fn run(args: &SearchArgs) -> Result<()> {
         anyhow::ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
         return super::one_shot::run(args);
     }
-    let experiment: SearchExperiment = nas_core::config::load(&args.run.config, &args.run.sets)?;
+    let experiment: SearchExperiment = nas_core::run::config::load(&args.run.config, &args.run.sets)?;
     let evaluator = experiment.open(&experiment.evaluator)?;
     experiment.check(&evaluator, args.workers)?;
     run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::cli::{Format, print};
-use nas_core::config::to_toml;
+use nas_core::run::cli::{Format, print};
+use nas_core::run::config::to_toml;
 use nas_core::strategy::{StrategyConfig, StrategyInfo};
 use serde::Serialize;
 

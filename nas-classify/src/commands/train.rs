@@ -1,12 +1,12 @@
 //! `nas-classify train`: one network, one recipe, one seed.
 
 use anyhow::{Context, Result};
-use nas_core::cli::{Compute, run_in_folder};
 use nas_core::nn::Shape;
-use nas_core::report::{draw_curves, read_metrics};
-use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::run::cli::{Compute, run_in_folder};
+use nas_core::run::run_dir::{RunDir, write_atomic};
+use nas_core::task::commands::report::{draw_curves, read_metrics};
+use nas_core::task::commands::train::{TrainArgs, TrainResult};
 use nas_core::train::{self, LoopConfig};
-use nas_core::training::{TrainArgs, TrainResult};
 use nas_datasets::Split;
 
 use super::{CURVES, require_sound};

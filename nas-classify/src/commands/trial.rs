@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::cli::Compute;
 use nas_core::executor::{outcome_of, read_trial, write_record};
-use nas_core::trial::Record;
+use nas_core::run::cli::Compute;
+use nas_core::space::trial::Record;
 
 use crate::experiment::of_trial;
 

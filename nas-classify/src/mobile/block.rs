@@ -1,8 +1,8 @@
 //! The inverted residual with what its descendants added (MobileNetV2, arXiv 1801.04381; MnasNet, 1807.11626; MobileNetV3,
 //! 1905.02244): kernel size, expansion, squeeze-and-excitation, activation.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use nas_core::space::Cost;
 use tch::Tensor;
 
 /// Which of torchvision's naming schemes a block's variables have.

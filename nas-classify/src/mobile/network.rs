@@ -1,7 +1,8 @@
 //! Networks of inverted residuals: a strided convolution, blocks, a last 1x1 convolution, and one or two linear layers.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, ConvConfig, Init, Linear, Mode, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
 use super::block::{BlockConfig, ConvNorm, InvertedResidual, Naming};

@@ -1,8 +1,8 @@
 //! ResNets of basic blocks (He et al. 2016, arXiv 1512.03385): ResNet-18 for ImageNet with torchvision's names, and ResNet-20
 //! for CIFAR, whose shortcuts have no weights (the paper's option A).
 
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Linear, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::space::Cost;
 use tch::Tensor;
 
 use crate::model::{Classifier, Logits};

@@ -2,10 +2,11 @@
 //! layer is there at all (ProxylessNAS, arXiv 1812.00332; FBNet, 1812.03443; MnasNet, 1807.11626; MobileNetV3, 1905.02244).
 
 use anyhow::{Result, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, Module, Shape, VarBuilder};
+use nas_core::space::Architecture;
 use nas_core::space::{
-    ArchParameter, Backbone, Choice, ChoiceSpace, Cost, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
+    ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

@@ -3,9 +3,10 @@
 //! checkpoints.
 
 use anyhow::{Result, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Linear, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::space::{Backbone, ChoiceSpace, Cost, FeatureInfo};
+use nas_core::space::Architecture;
+use nas_core::space::{Backbone, ChoiceSpace, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

@@ -1,6 +1,6 @@
 //! The space and its notation.
 
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 use nas_core::space::{ChoiceSpace, Graph, InvalidArchitecture};
 
 /// Operators in the order of their numbers.

@@ -1,9 +1,10 @@
 //! NAS-Bench-201 as a space of networks that share weights: all five operators on every edge.
 
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, relu};
+use nas_core::space::Architecture;
 use nas_core::space::{
-    ArchParameter, Backbone, Choice, ChoiceSpace, Cost, FeatureInfo, Graph, InvalidArchitecture, Mixture, SearchSpace,
+    ArchParameter, Backbone, Choice, ChoiceSpace, FeatureInfo, Graph, InvalidArchitecture, Mixture, SearchSpace,
     Supernet, WeightSharing,
 };
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 use nas_core::space::ChoiceSpace;
 
 use super::space::{NasBench201, OPS};

@@ -9,7 +9,7 @@ use forust_ml::{GradientBooster, Matrix};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
 use crate::stats::normal_scores;
 use crate::strategy::BananasConfig;

@@ -12,9 +12,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use crate::nn::Cost;
 use crate::nn::probe::{self, Site};
 use crate::optim::Named;
-use crate::space::Cost;
 
 /// A network that can be scored.
 pub trait Model {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
-use crate::space::Cost;
+use crate::nn::Cost;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use super::ops::{OpConfig, strided};
 use super::{
     Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, Shared, VarBuilder, resize_bilinear,
 };
-use crate::space::Cost;
+use crate::nn::Cost;
 
 /// Rounds of ReLU, depthwise, pointwise, batch norm; the stride is in the first.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
 use super::{BatchNorm, BnConfig, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
-use crate::space::Cost;
+use crate::nn::Cost;
 
 /// Geometry of a [`Conv2d`].
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::{Init, VarBuilder, probe};
-use crate::space::Cost;
+use crate::nn::Cost;
 
 /// `xs * weightᵀ + bias`.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 mod batch_norm;
 mod cell_convs;
 mod conv;
+mod cost;
 mod linear;
 mod ops;
 pub mod probe;
@@ -15,6 +16,7 @@ mod var_builder;
 pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
 pub use cell_convs::{FactorizedReduce, ReluConvBn};
 pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
+pub use cost::{Cost, Shape};
 pub use linear::Linear;
 pub use ops::{Op, OpConfig, drop_path};
 pub use shared::{Shared, Sum};
@@ -23,41 +25,6 @@ pub use var_builder::{Init, VarBuilder};
 use std::fmt;
 
 use tch::Tensor;
-
-use crate::space::Cost;
-
-/// Shape of one image or feature map, without the batch dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
-    /// Channels.
-    pub c: i64,
-    /// Height in pixels.
-    pub h: i64,
-    /// Width in pixels.
-    pub w: i64,
-}
-
-impl Shape {
-    /// A shape from channels, height and width.
-    pub fn new(c: i64, h: i64, w: i64) -> Self {
-        Self { c, h, w }
-    }
-
-    /// The same map with other channels.
-    pub fn with_channels(self, c: i64) -> Self {
-        Self { c, ..self }
-    }
-
-    /// The same channels at another size.
-    pub fn with_size(self, (h, w): (i64, i64)) -> Self {
-        Self { h, w, ..self }
-    }
-
-    /// Height and width.
-    pub fn size(self) -> (i64, i64) {
-        (self.h, self.w)
-    }
-}
 
 /// How a forward pass runs.
 #[derive(Clone, Copy, Debug)]

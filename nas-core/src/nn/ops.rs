@@ -8,7 +8,7 @@ use tch::Tensor;
 use super::cell_convs::{FactorizedConv, ReluConvBn, Separable};
 use super::shared::{PoolKind, Pooling};
 use super::{BatchNorm, BnConfig, Mode, Module, Shape, Shared, VarBuilder};
-use crate::space::Cost;
+use crate::nn::Cost;
 
 /// An operator from `c` channels to `c` channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

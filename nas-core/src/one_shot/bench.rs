@@ -8,9 +8,9 @@ use serde::Serialize;
 use tch::{Tensor, nn::VarStore};
 
 use super::{Objective, Part};
-use crate::cli::Compute;
-use crate::device::peak_memory_bytes;
 use crate::nn::Mode;
+use crate::run::cli::Compute;
+use crate::run::device::peak_memory_bytes;
 use crate::space::Mixture;
 use crate::train::{At, scalar};
 

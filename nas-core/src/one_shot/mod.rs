@@ -52,9 +52,9 @@ pub use snas::SnasConfig;
 pub use spos::SposConfig;
 pub use weights::descend;
 
-use crate::arch::Architecture;
 use crate::nn::Shape;
 use crate::optim::Named;
+use crate::space::Architecture;
 use crate::space::{Mixture, WeightSharing};
 use crate::train::{At, Step};
 

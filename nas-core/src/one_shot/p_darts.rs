@@ -13,9 +13,9 @@ use tch::{Kind, Tensor};
 use super::relaxed::{Bilevel, Relaxed};
 use super::weights::Recipe;
 use super::{Chosen, Objective, OneShot, Part, Problem};
-use crate::arch::Architecture;
 use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::Architecture;
 use crate::space::{ArchParameter, Choice, Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
 

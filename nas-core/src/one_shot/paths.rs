@@ -12,8 +12,8 @@ use tch::Tensor;
 
 use super::weights::{Recipe, WeightTraining};
 use super::{Chosen, Objective, OneShot, Part, Problem};
-use crate::arch::Architecture;
 use crate::optim::{GradScaler, Named};
+use crate::space::Architecture;
 use crate::space::{Mixture, WeightSharing};
 use crate::strategy::{Asking, Observation, SearchStrategy, StrategyConfig};
 use crate::train::{At, Step, scalar};

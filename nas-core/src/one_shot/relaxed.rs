@@ -9,8 +9,8 @@ use tch::{Kind, Tensor};
 
 use super::weights::{Recipe, WeightTraining, descend};
 use super::{Chosen, Objective, Part, Problem};
-use crate::arch::Architecture;
 use crate::optim::{Named, Optimizer, OptimizerConfig, gradients};
+use crate::space::Architecture;
 use crate::space::{ArchParameter, Choice, WeightSharing};
 use crate::train::{At, Step, copy_into, scalar};
 
@@ -200,7 +200,7 @@ macro_rules! relaxed_methods {
             self.relaxed.$chosen()
         }
 
-        fn derive(&self) -> Option<$crate::arch::Architecture> {
+        fn derive(&self) -> Option<$crate::space::Architecture> {
             Some(self.relaxed.parameters.derive())
         }
 

@@ -6,16 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::arch::Architecture;
 use crate::executor::{InProcess, outcome_of};
-use crate::goals::{Constraint, Goals, Restricted};
-use crate::progress::Progress;
-use crate::run_dir::RunDir;
+use crate::nn::Cost;
+use crate::run::progress::Progress;
+use crate::run::run_dir::RunDir;
+use crate::search::goals::{Constraint, Goals, Restricted};
+use crate::search::log::TrialStore;
 use crate::search::{SearchLoop, Searcher};
-use crate::space::{ChoiceSpace, Cost};
+use crate::space::Architecture;
+use crate::space::ChoiceSpace;
+use crate::space::trial::{Budget, Record, Values};
 use crate::strategy::StrategyConfig;
-use crate::trial::{Budget, Record, Values};
-use crate::trial_store::TrialStore;
 
 /// Settings of the search over a trained supernet.
 #[derive(Clone, Debug, PartialEq)]

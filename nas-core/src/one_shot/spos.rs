@@ -9,8 +9,8 @@ use tch::Tensor;
 
 use super::paths::{Paths, paths_config};
 use super::{Chosen, Objective, OneShot, Problem, SecondStage};
-use crate::arch::Architecture;
 use crate::optim::{Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::Architecture;
 use crate::strategy::{GeneticConfig, StrategyConfig};
 use crate::train::{At, Step};
 

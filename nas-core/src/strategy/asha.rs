@@ -7,9 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::hyperband::HyperbandConfig;
 use super::{Asking, Fitness, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 #[derive(Debug)]
 pub(super) struct Asha {

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::history::History;
 use super::mlp::{Mlp, MlpConfig};
 use super::{Asking, Generation, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
+use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Graph};
 use crate::stats::{normal_quantile, normal_scores};
-use crate::trial::Proposal;
 
 /// Parameters of BANANAS; the defaults are the authors' but for the depth of the networks (theirs is 10).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,10 +9,10 @@ use tch::{Kind, Tensor};
 use super::distribution::{draw, largest, mode_of};
 use super::reinforce::MovingAverage;
 use super::{Asking, Observation, SearchStrategy, draw_valid};
-use crate::arch::Architecture;
 use crate::optim::{Adam, AdamConfig, Named, Optimizer, clip_grad_norm, gradients};
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 /// How a controller learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, largest, mode_of};
 use super::{Asking, Generation, Observation, SearchStrategy, draw_valid};
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 /// Parameters of dynamic distribution pruning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::history::History;
 use super::{Asking, Generation, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
+use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Graph};
 use crate::stats::{expected_improvement, normal_scores};
-use crate::trial::Proposal;
 
 /// Parameters of Bayesian optimisation with a Gaussian process; the defaults are NAS-BOWL's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::{Asking, Fitness, Generation, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 /// Parameters of the genetic algorithm; the defaults are SPOS's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Observation;
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
 
 /// Values of the trials that did not fail, in order of time, and every architecture that was tried.

@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::tpe::{Tpe, TpeConfig};
 use super::{Asking, Fitness, Generation, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 /// Parameters of successive halving and Hyperband.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

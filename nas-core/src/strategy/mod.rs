@@ -42,9 +42,9 @@ pub use reinforce::ReinforceConfig;
 pub use sng::SngConfig;
 pub use tpe::TpeConfig;
 
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::{Proposal, Trial};
+use crate::space::trial::{Proposal, Trial};
 
 /// What a strategy may look at when it is asked.
 #[derive(Clone, Copy, Debug)]

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::genetic::{cross, mutate_each};
 use super::{Asking, Generation, Observation, SearchStrategy, draw_valid};
-use crate::arch::Architecture;
-use crate::pareto::{Point, crowding_distances, fronts};
+use crate::search::pareto::{Point, crowding_distances, fronts};
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 /// Parameters of NSGA-II.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Asking, Observation, SearchStrategy};
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 #[derive(Debug)]
 pub(super) struct RandomSearch;

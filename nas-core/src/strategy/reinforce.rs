@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
 use super::{Asking, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::Proposal;
+use crate::space::trial::Proposal;
 
 /// Parameters of REINFORCE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

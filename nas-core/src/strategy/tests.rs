@@ -5,12 +5,12 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::goals::{Goal, Goals, Objective};
-use crate::pareto::{Point, fronts, hypervolume};
 use crate::search::Searcher;
+use crate::search::goals::{Goal, Goals, Objective};
+use crate::search::pareto::{Point, fronts, hypervolume};
 use crate::space::InvalidArchitecture;
+use crate::space::trial::{Budget, Outcome, Record, Values};
 use crate::stats::{mean_and_deviation, normal_quantile};
-use crate::trial::{Budget, Outcome, Record, Values};
 
 /// Every list of choices is valid.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::distribution::draw;
 use super::{Asking, Fitness, Observation, SearchStrategy};
-use crate::arch::Architecture;
+use crate::space::Architecture;
 use crate::space::ChoiceSpace;
-use crate::trial::{Proposal, Trial};
+use crate::space::trial::{Proposal, Trial};
 
 /// Parameters of TPE; the defaults are optuna's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,13 +7,13 @@ mod toy;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use nas_core::arch::Architecture;
 use nas_core::one_shot::{
     AsngConfig, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig, GdasConfig,
     MdenasConfig, OneShotConfig, Order, PDartsConfig, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig, SnasConfig,
     SposConfig,
 };
 use nas_core::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::space::Architecture;
 use nas_core::train::{all_variables, copy_into};
 use toy::Search;
 

@@ -4,11 +4,11 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use nas_core::arch::Architecture;
-use nas_core::goals::Goals;
 use nas_core::nn::{Init, Mode, Shape, VarBuilder};
 use nas_core::one_shot::{Objective, OneShot, OneShotConfig, Part, Problem, SecondStage};
 use nas_core::optim::{Named, named_parameters};
+use nas_core::search::goals::Goals;
+use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, FeatureInfo, InvalidArchitecture, Mixture, SearchSpace, Supernet,
     WeightSharing,

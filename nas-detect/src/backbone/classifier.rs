@@ -1,8 +1,9 @@
 //! A backbone as an image classifier, for its pre-training and for comparison with published counts.
 
 use anyhow::{Result, bail, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last};
-use nas_core::space::{Backbone, Cost, Mixture, Supernet};
+use nas_core::space::{Backbone, Mixture, Supernet};
 use tch::{Kind, Tensor};
 
 use super::BackboneConfig;

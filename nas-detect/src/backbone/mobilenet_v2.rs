@@ -1,8 +1,9 @@
 //! MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) with torchvision's structure and variable names, up to its last
 //! inverted residual.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
 use crate::layers::{ConvNorm, NormConfig, chain, chain_cost};

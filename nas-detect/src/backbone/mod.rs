@@ -11,9 +11,10 @@ pub use resnet::{ResNet, ResNetConfig, ResNetDepth};
 pub use shufflenet_v2::{ShuffleNetV2, ShuffleNetWidth};
 
 use anyhow::{Result, bail};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, VarBuilder};
-use nas_core::space::{Backbone, Cost};
+use nas_core::space::Architecture;
+use nas_core::space::Backbone;
 use serde::{Deserialize, Serialize};
 
 use crate::detnas::{DetNasConfig, DetNasNet};

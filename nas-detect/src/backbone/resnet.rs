@@ -1,8 +1,9 @@
 //! ResNet-18 and ResNet-50 (He et al. 2016, arXiv 1512.03385) with torchvision's structure (the stride is in the 3x3
 //! convolution) and variable names.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

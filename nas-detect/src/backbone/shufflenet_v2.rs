@@ -1,7 +1,8 @@
 //! ShuffleNetV2 (Ma et al. 2018, arXiv 1807.11164) with torchvision's structure and variable names.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

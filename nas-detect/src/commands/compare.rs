@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use nas_core::cli::Compute;
-use nas_core::comparison::{self, CompareArgs, CompareTask, images_per_sec};
-use nas_core::config::to_toml;
+use nas_core::nn::Cost;
 use nas_core::nn::channels_last;
-use nas_core::picture::{side_by_side, write_png};
-use nas_core::run_dir::RunDir;
-use nas_core::space::Cost;
+use nas_core::run::cli::Compute;
+use nas_core::run::config::to_toml;
+use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::run_dir::RunDir;
+use nas_core::task::commands::compare::{self, CompareArgs, CompareTask, images_per_sec};
 use nas_datasets::Split;
 use nas_datasets::Subset;
 use nas_datasets::det::DetDataset;
@@ -28,7 +28,7 @@ use crate::picture::{Marked, draw};
 pub fn run(args: &CompareArgs) -> Result<()> {
     let experiment: CompareExperiment = experiment::load(&args.run.config, &args.run.sets)?;
     experiment.train.check("train")?;
-    comparison::run(args, &experiment)
+    compare::run(args, &experiment)
 }
 
 impl CompareTask for CompareExperiment {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
-use nas_core::cli::{Format, print};
-use nas_core::config::{self, ConfigError};
+use nas_core::run::cli::{Format, print};
+use nas_core::run::config::{self, ConfigError};
 use nas_datasets::Split;
 use nas_datasets::det::{DetDataConfig, check, shapes};
 use serde::{Deserialize, Serialize};

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use nas_core::cli::{self, Compute, ComputeArgs, Format, print};
-use nas_core::progress::Progress;
-use nas_core::run_dir::write_atomic;
+use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
+use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::write_atomic;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use nas_datasets::Split;
 use tch::nn::VarStore;

@@ -5,16 +5,16 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, run_in_folder};
-use nas_core::config::{read_table, to_toml};
-use nas_core::goals::Restricted;
 use nas_core::one_shot::SecondStage;
-use nas_core::plot;
-use nas_core::progress::Progress;
-use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::run::cli::{Compute, run_in_folder};
+use nas_core::run::config::{read_table, to_toml};
+use nas_core::run::plot;
+use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::{RunDir, write_atomic};
 use nas_core::search::best_so_far;
-use nas_core::trial::{Outcome, Values};
+use nas_core::search::goals::Restricted;
+use nas_core::space::Architecture;
+use nas_core::space::trial::{Outcome, Values};
 use serde::{Deserialize, Serialize};
 
 use super::require_sound;

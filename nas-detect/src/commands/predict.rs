@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::cli::{self, Format, print};
-use nas_core::picture::write_png;
-use nas_core::progress::Progress;
-use nas_core::run_dir::write_atomic;
+use nas_core::run::cli::{self, Format, print};
+use nas_core::run::picture::write_png;
+use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::write_atomic;
 use nas_datasets::Split;
 use nas_datasets::det::{DetClasses, unlabelled};
 use serde::Serialize;

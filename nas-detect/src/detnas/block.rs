@@ -1,7 +1,7 @@
 //! The blocks of DetNAS: a branch on half of the channels, or, where the stride is 2, on all of them beside a projection.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

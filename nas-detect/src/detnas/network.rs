@@ -1,8 +1,9 @@
 //! One backbone of the space.
 
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, FeatureInfo, InvalidArchitecture};
+use nas_core::space::Architecture;
+use nas_core::space::{Backbone, FeatureInfo, InvalidArchitecture};
 use tch::Tensor;
 
 use super::block::{Block, WeightInit};

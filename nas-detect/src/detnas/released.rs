@@ -1,6 +1,6 @@
 //! The architectures that DetNAS' authors released.
 
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 
 use super::DetNasSize;
 

@@ -1,10 +1,11 @@
 //! The space of DetNAS backbones: sizes, validity, and a table of block costs that answers a limit without a network.
 
 use anyhow::{Context, Result, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Module, Shape, VarBuilder};
+use nas_core::space::Architecture;
 use nas_core::space::{
-    ArchParameter, Backbone, Choice, ChoiceSpace, Cost, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
+    ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

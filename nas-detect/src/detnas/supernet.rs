@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use nas_core::arch::Architecture;
 use nas_core::nn::{BatchNorm, Mode, Module, VarBuilder};
+use nas_core::space::Architecture;
 use nas_core::space::{FeatureInfo, InvalidArchitecture, Mixture, Supernet};
 use tch::Tensor;
 

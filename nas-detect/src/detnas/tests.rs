@@ -1,6 +1,7 @@
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{Shape, VarBuilder};
-use nas_core::space::{ChoiceSpace, Cost};
+use nas_core::space::Architecture;
+use nas_core::space::ChoiceSpace;
 
 use super::*;
 use crate::backbone::{BackboneConfig, Classifier, total};

@@ -2,8 +2,8 @@
 //! torchvision.
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Init, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::space::Cost;
 use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Reduction, Tensor};

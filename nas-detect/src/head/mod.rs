@@ -14,8 +14,8 @@ pub use retina::{Normalizer, Retina, RetinaConfig, RetinaTargets};
 pub use tower::TowerNorm;
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder};
-use nas_core::space::Cost;
 use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};

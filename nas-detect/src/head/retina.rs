@@ -1,8 +1,8 @@
 //! RetinaNet (Lin et al. 2017, arXiv 1708.02002), as in torchvision.
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Module, Shape, VarBuilder};
-use nas_core::space::Cost;
 use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};

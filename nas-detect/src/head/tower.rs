@@ -1,7 +1,7 @@
 //! The convolutions between a neck and the predictors of a head, shared by all levels.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

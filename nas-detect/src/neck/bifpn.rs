@@ -1,8 +1,8 @@
 //! BiFPN, EfficientDet's neck (Tan et al. 2020, arXiv 1911.09070).
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

@@ -1,7 +1,7 @@
 //! A space of BiFPNs: their depth, width, fusions and connections.
 
 use anyhow::Result;
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 use nas_core::space::{ChoiceSpace, InvalidArchitecture};
 
 use super::bifpn::num_nodes;

@@ -1,7 +1,7 @@
 //! Feature pyramid network (Lin et al. 2017, arXiv 1612.03144), with RetinaNet's further levels.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

@@ -15,8 +15,9 @@ pub use nas_fpn_space::NasFpnSpace;
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder};
-use nas_core::space::{Cost, FeatureInfo};
+use nas_core::space::FeatureInfo;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

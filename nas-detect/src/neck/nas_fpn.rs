@@ -1,8 +1,8 @@
 //! NAS-FPN (Ghiasi et al. 2019, arXiv 1904.07392): cells that merge two maps of a growing pool.
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, relu};
-use nas_core::space::Cost;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

@@ -2,7 +2,7 @@
 //! two maps it merges. With levels 3 to 7 and two intermediate cells it has 3.0e15 points.
 
 use anyhow::{Result, ensure};
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 use nas_core::space::{ChoiceSpace, InvalidArchitecture};
 use rand::Rng;
 use rand::seq::SliceRandom;

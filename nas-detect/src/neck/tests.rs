@@ -1,4 +1,4 @@
-use nas_core::arch::Architecture;
+use nas_core::space::Architecture;
 use nas_core::space::ChoiceSpace;
 use serde_json::json;
 use tch::nn::VarStore;

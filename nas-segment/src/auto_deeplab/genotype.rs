@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use nas_core::arch::Architecture;
 use nas_core::nn::Op;
+use nas_core::space::Architecture;
 
 /// The eight operators of the space, in the order of the columns of alpha.
 pub const OPS: [Op; 8] = [

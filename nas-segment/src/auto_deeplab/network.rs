@@ -1,9 +1,10 @@
 //! The network that an architecture stands for: stem, cells along the path, features for a DeepLab head.
 
 use anyhow::{Result, anyhow, ensure};
-use nas_core::arch::Architecture;
+use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Mode, Module, OpConfig, Shape, VarBuilder, drop_path, resize_bilinear};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::Architecture;
+use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

@@ -1,7 +1,7 @@
 //! Auto-DeepLab's two-level search space: the trellis of strides and the cell (arXiv 1901.02985, section 3).
 
-use nas_core::arch::Architecture;
 use nas_core::nn::VarBuilder;
+use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };

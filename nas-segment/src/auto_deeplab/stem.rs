@@ -1,7 +1,7 @@
 //! The three convolutions before the cells: two maps, at strides 2 and 4, both before their ReLU.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
-use nas_core::space::Cost;
 use tch::Tensor;
 
 /// `conv s2, BN, ReLU, conv, BN` gives the map of stride 2, `ReLU, conv s2, BN` the one of stride 4.

@@ -8,10 +8,10 @@
 
 use std::slice;
 
-use nas_core::arch::Architecture;
 use nas_core::nn::{
     Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
 };
+use nas_core::space::Architecture;
 use nas_core::space::{FeatureInfo, Mixture, Supernet};
 use tch::{Device, Kind, Tensor};
 

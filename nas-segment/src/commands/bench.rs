@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::cli::{Compute, ComputeArgs, Format, print};
 use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
 use nas_core::one_shot::bench::{FixedBatch, measure};
 use nas_core::one_shot::{DartsConfig, OneShot, OneShotConfig, Problem};
 use nas_core::optim::{Named, named_parameters};
+use nas_core::run::cli::{Compute, ComputeArgs, Format, print};
 use nas_core::space::Mixture;
 use nas_core::train::At;
 use tch::{Kind, Tensor, nn::VarStore};

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use image::GrayImage;
-use nas_core::cli::Compute;
-use nas_core::comparison::{self, CompareArgs, CompareTask, images_per_sec};
-use nas_core::config::to_toml;
+use nas_core::nn::Cost;
 use nas_core::nn::{Mode, channels_last};
-use nas_core::picture::{side_by_side, write_png};
-use nas_core::run_dir::RunDir;
-use nas_core::space::Cost;
+use nas_core::run::cli::Compute;
+use nas_core::run::config::to_toml;
+use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::run_dir::RunDir;
+use nas_core::task::commands::compare::{self, CompareArgs, CompareTask, images_per_sec};
 use nas_datasets::{EvalTransform, Split, eval_samples};
 use tch::{Kind, Tensor, no_grad};
 
@@ -23,7 +23,7 @@ use crate::picture::overlay;
 /// Runs the command.
 pub fn run(args: &CompareArgs) -> Result<()> {
     let experiment: CompareExperiment = experiment::load(&args.run.config, &args.run.sets)?;
-    comparison::run(args, &experiment)
+    compare::run(args, &experiment)
 }
 
 impl CompareTask for CompareExperiment {

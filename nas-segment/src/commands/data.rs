@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use nas_core::cli::{Format, parse_size, print};
+use nas_core::run::cli::{Format, parse_size, print};
 use nas_datasets::{DataConfig, Split, check, synth};
 use serde::{Deserialize, Serialize};
 

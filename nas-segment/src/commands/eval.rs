@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::cli::{self, Compute, Format, print};
-use nas_core::progress::Progress;
+use nas_core::run::cli::{self, Compute, Format, print};
+use nas_core::run::progress::Progress;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use nas_datasets::{EvalTransform, SegDataset, Split};
 use tch::{Tensor, nn::VarStore};

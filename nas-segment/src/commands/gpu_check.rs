@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use nas_core::cli::{Compute, Format, print};
-use nas_core::device::{DeviceChoice, describe, peak_memory_bytes};
 use nas_core::optim::{Named, named_parameters};
+use nas_core::run::cli::{Compute, Format, print};
+use nas_core::run::device::{DeviceChoice, describe, peak_memory_bytes};
 use serde::Serialize;
 use tch::{Device, Kind};
 

@@ -12,8 +12,8 @@ pub mod train;
 use std::path::Path;
 
 use anyhow::Result;
-use nas_core::cli;
-use nas_core::report::{draw_curves, read_metrics};
+use nas_core::run::cli;
+use nas_core::task::commands::report::{draw_curves, read_metrics};
 use nas_datasets::{SegDataset, check};
 
 /// Metrics that are drawn.

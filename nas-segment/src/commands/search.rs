@@ -4,11 +4,11 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_core::arch::Architecture;
-use nas_core::cli::{Compute, Format, RunArgs, run_in_folder};
-use nas_core::goals::Restricted;
 use nas_core::one_shot::{check_constraints, sizes};
-use nas_core::run_dir::{RunDir, write_atomic};
+use nas_core::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use nas_core::run::run_dir::{RunDir, write_atomic};
+use nas_core::search::goals::Restricted;
+use nas_core::space::Architecture;
 use nas_core::space::ChoiceSpace;
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
 use nas_datasets::{Split, rng};

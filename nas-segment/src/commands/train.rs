@@ -1,10 +1,10 @@
 //! `nas-segment train`: one network, one recipe, one seed.
 
 use anyhow::Result;
-use nas_core::cli::{Compute, run_in_folder};
-use nas_core::run_dir::RunDir;
+use nas_core::run::cli::{Compute, run_in_folder};
+use nas_core::run::run_dir::RunDir;
+use nas_core::task::commands::train::{TrainArgs, TrainResult};
 use nas_core::train::{self, LoopConfig};
-use nas_core::training::{TrainArgs, TrainResult};
 use nas_datasets::Split;
 
 use super::{draw_run, require_sound};

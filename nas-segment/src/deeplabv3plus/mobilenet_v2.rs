@@ -2,8 +2,9 @@
 //! have torchvision's names, so that its ImageNet weights load.
 
 use anyhow::{Result, ensure};
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 

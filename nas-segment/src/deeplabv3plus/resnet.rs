@@ -1,8 +1,9 @@
 //! ResNet-101 (He et al. 2016, arXiv 1512.03385) as DeepLab uses it: a root of three 3x3 convolutions, the stride in the
 //! last unit of a stage, and atrous rates 1, 2, 4 within the last stage (arXiv 1706.05587, "multi-grid").
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
 use super::StrideBudget;

@@ -1,7 +1,7 @@
 //! Depthwise-separable convolution: a kernel per channel, then a mix of the channels; each followed by a norm.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
-use nas_core::space::Cost;
 use tch::Tensor;
 
 /// Depthwise 3x3, norm, activation, pointwise, norm, activation.

@@ -1,5 +1,5 @@
+use nas_core::nn::Cost;
 use nas_core::nn::{Mode, Shape};
-use nas_core::space::Cost;
 use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -136,7 +136,7 @@ fn mobilenet_v2_computes_what_torchvision_computes() {
 fn a_config_survives_toml_with_and_without_a_decoder() {
     for backbone in ALL {
         let config = ModelConfig::Deeplabv3plus(DeepLabV3PlusConfig::new(backbone));
-        let text = nas_core::config::to_toml(&config);
+        let text = nas_core::run::config::to_toml(&config);
         assert_eq!(parse(&text).unwrap(), config, "{text}");
     }
 }
@@ -182,8 +182,8 @@ fn config_mistakes_are_named() {
     }
 }
 
-fn parse(text: &str) -> Result<ModelConfig, nas_core::config::ConfigError> {
-    nas_core::config::from_table(text.parse().unwrap(), "test")
+fn parse(text: &str) -> Result<ModelConfig, nas_core::run::config::ConfigError> {
+    nas_core::run::config::from_table(text.parse().unwrap(), "test")
 }
 
 /// The small network that trains on CamVid in minutes.

@@ -1,8 +1,9 @@
 //! Aligned Xception as DeepLabv3+ modified it (arXiv 1802.02611, figure 4): strided separable convolutions instead of
 //! pooling, and a norm after every depthwise convolution. Xception-71 has two more blocks in the entry flow.
 
+use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
-use nas_core::space::{Backbone, Cost, FeatureInfo};
+use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
 use super::StrideBudget;

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use crate::nn::Cost;
 use crate::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
-use crate::space::Cost;
 
 /// One convolution of a [`ConvNet`]: `relu(bn(conv(x)) + gate * skip)`, the gate one learned scalar per channel.
 ///

@@ -7,12 +7,12 @@ use anyhow::Result;
 use nas_datasets::rng::stream;
 
 use crate::executor::Executor;
-use crate::goals::{Goal, Goals};
-use crate::plot::Series;
+use crate::run::plot::Series;
+use crate::search::goals::{Goal, Goals};
+use crate::search::log::TrialStore;
 use crate::space::ChoiceSpace;
+use crate::space::trial::{Budget, Proposal, Record, Trial};
 use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
-use crate::trial::{Budget, Proposal, Record, Trial};
-use crate::trial_store::TrialStore;
 
 /// A strategy at work on a space. Everything it does is a function of the seed and of the records it was told, in order.
 pub struct Searcher<'a> {

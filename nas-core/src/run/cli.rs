@@ -10,9 +10,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::device::{self, DeviceChoice};
-use crate::interrupt;
-use crate::run_dir::RunDir;
+use crate::run::device::{self, DeviceChoice};
+use crate::run::interrupt;
+use crate::run::run_dir::RunDir;
 
 /// Options of every command that works on a run.
 #[derive(Clone, Debug, Args)]
@@ -170,7 +170,7 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
 ) -> Result<()> {
     let compute = args.compute.resolve()?;
     let out = args.out.clone().unwrap_or_else(|| default_out(&args.config, seed));
-    let dir = RunDir::open(&out, &crate::config::to_toml(config), args.resume, &Meta::new(compute))?;
+    let dir = RunDir::open(&out, &crate::run::config::to_toml(config), args.resume, &Meta::new(compute))?;
     let result = dir.result()?.map_or_else(|| work(&dir, compute), Ok)?;
     print(&result, format)
 }

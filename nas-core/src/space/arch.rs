@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One choice per decision of a search space. Prints and parses as `3-0-1`.
 ///
 /// ```
-/// let arch: nas_core::arch::Architecture = "3-0-1".parse().unwrap();
+/// let arch: nas_core::space::Architecture = "3-0-1".parse().unwrap();
 /// assert_eq!(arch.choices(), [3, 0, 1]);
 /// assert_eq!(arch.to_string(), "3-0-1");
 /// ```

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use crate::trial::{Outcome, Record};
+use crate::space::trial::{Outcome, Record};
 
 const PLAIN_LINE_EVERY: Duration = Duration::from_secs(30);
 

@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::config;
-use crate::run_dir::read_json;
+use crate::run::config;
+use crate::run::run_dir::read_json;
 
 /// The section `[loader]`: how images are read. None of it changes what is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

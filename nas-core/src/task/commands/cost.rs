@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::compare::table;
-use crate::space::Cost;
+use crate::nn::Cost;
+use crate::task::commands::trainings::table;
 
 /// Counts of a network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

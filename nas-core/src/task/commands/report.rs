@@ -9,9 +9,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::{Format, print};
-use crate::plot::{Series, curves};
-use crate::run_dir::read_result;
+use crate::run::cli::{Format, print};
+use crate::run::plot::{Series, curves};
+use crate::run::run_dir::read_result;
 use crate::train::Metrics;
 
 /// Summarise a run folder and draw its curves

@@ -1,33 +1,18 @@
 //! The borders of a search space: what can be sampled, mutated, built and counted.
 
+pub mod arch;
+pub mod trial;
+
 use std::fmt;
-use std::ops::AddAssign;
 use std::rc::Rc;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::arch::Architecture;
-use crate::nn::{Mode, Shape, VarBuilder};
+pub use arch::{Architecture, ParseArchitectureError};
 
-/// Size of a network, counted from its structure without running it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cost {
-    /// Trainable scalars: weights, biases, batch-norm scales and shifts. Running statistics are not counted.
-    pub params: u64,
-    /// Multiply-adds of convolutions and linear layers for one image. Norms, activations, pooling, interpolation and
-    /// additions are not counted.
-    pub macs: u64,
-}
-
-impl AddAssign for Cost {
-    fn add_assign(&mut self, other: Self) {
-        self.params += other.params;
-        self.macs += other.macs;
-    }
-}
+use crate::nn::{Cost, Mode, Shape, VarBuilder};
 
 /// Channels and down-sampling of one output of a [`Backbone`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::cli::{Compute, Format, RunArgs, run_in_folder};
-use crate::compare::{Children, Training, run_folder, table};
-use crate::cost::MacsUnit;
-use crate::run_dir::{RunDir, pretty, read_result, write_atomic};
-use crate::space::Cost;
+use crate::nn::Cost;
+use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use crate::run::run_dir::{RunDir, pretty, read_result, write_atomic};
 use crate::stats::mean_and_deviation;
+use crate::task::commands::cost::MacsUnit;
+use crate::task::commands::trainings::{Children, Training, run_folder, table};
 
 /// Train several models by one recipe on several seeds and compare them
 #[derive(Clone, Debug, Args)]

@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::cli::ComputeArgs;
 use crate::executor::die_with_parent;
-use crate::interrupt::{self, Interrupted};
-use crate::progress::Progress;
-use crate::run_dir::{RunDir, read_result, write_atomic};
+use crate::run::cli::ComputeArgs;
+use crate::run::interrupt::{self, Interrupted};
+use crate::run::progress::Progress;
+use crate::run::run_dir::{RunDir, read_result, write_atomic};
 
 /// One training of a comparison.
 #[derive(Clone, Debug)]

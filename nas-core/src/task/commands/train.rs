@@ -5,10 +5,10 @@ use std::fmt;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Format, RunArgs};
 use crate::estimator::learning_curve::Stopped;
-use crate::run_dir::RunDir;
-use crate::space::Cost;
+use crate::nn::Cost;
+use crate::run::cli::{Format, RunArgs};
+use crate::run::run_dir::RunDir;
 use crate::train::Summary;
 
 /// Train a searched architecture, a preset or a baseline

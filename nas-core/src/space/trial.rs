@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::Architecture;
+use crate::space::Architecture;
 
 /// How much of the full evaluation a trial gets. Lower fidelities are cheaper and less exact.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::Architecture;
+use crate::space::Architecture;
+use crate::space::trial::{Outcome, Record, Values};
 use crate::space::{ChoiceSpace, Graph, InvalidArchitecture};
 use crate::strategy::{Observation, StrategyInfo};
-use crate::trial::{Outcome, Record, Values};
 
 /// Which way a metric is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run_dir::JsonLines;
-use crate::trial::Record;
+use crate::run::run_dir::JsonLines;
+use crate::space::trial::Record;
 
 /// An open trial log. Every record is written through.
 #[derive(Debug)]
@@ -59,8 +59,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(usize, Vec<Record>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Architecture;
-    use crate::trial::{Budget, Outcome, Trial, Values};
+    use crate::space::Architecture;
+    use crate::space::trial::{Budget, Outcome, Trial, Values};
 
     fn record(id: u64, outcome: Outcome) -> Record {
         let trial = Trial { id, arch: Architecture::new(vec![1, 2]), budget: Budget::default(), parent: None };

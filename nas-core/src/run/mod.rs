@@ -1,0 +1,10 @@
+//! What a command of any task runs in: arguments, experiment files, the device, the run folder, lines, curves and pictures.
+
+pub mod cli;
+pub mod config;
+pub mod device;
+pub mod interrupt;
+pub mod picture;
+pub mod plot;
+pub mod progress;
+pub mod run_dir;

@@ -1,0 +1,8 @@
+//! Searches: what is to be made better, the log of trials, and the loop that runs them.
+
+pub mod goals;
+pub mod log;
+pub mod pareto;
+mod search_loop;
+
+pub use search_loop::{SearchLoop, Searcher, best_so_far};
