@@ -1,39 +1,37 @@
-//! Data sets for semantic segmentation and ([`classify`]) image classification: readers of public formats, transforms, a
-//! seeded prefetching loader, and synthetic sets.
+//! Data sets for semantic segmentation ([`seg`]), image classification ([`classify`]) and object detection ([`det`]): readers
+//! of public formats, transforms, a seeded prefetching loader, and synthetic sets.
 //!
-//! A reader gives [`SegDataset`]: samples by index, labels already as *train ids* (`0..K`, [`IGNORE`] for pixels that
-//! do not count). [`TrainLoader`] turns one into the same batches for the same seed, whatever the number of threads;
-//! [`eval_samples`] walks through one in order. [`check`] lists every broken sample before hours are spent on it.
+//! A reader gives samples by index, labels already as indices of classes. [`TrainLoader`] turns any [`Source`] into the same
+//! batches for the same seed, whatever the number of threads. Each task's `check` lists every broken sample before hours
+//! are spent on it.
 //!
 //! This crate knows no model and no loss.
 
-pub mod camvid;
-pub mod cityscapes;
 pub mod classify;
-pub mod config;
-pub mod dataset;
 pub mod det;
 pub mod error;
-pub mod folder;
 pub mod loader;
 pub mod rng;
-pub mod synth;
-pub mod transform;
+pub mod seg;
 
 mod assembly;
 mod axis;
 mod cache;
-mod file_set;
+mod canvas;
 mod files;
-mod palette;
 mod pixels;
 mod prefetch;
+mod size;
+mod split;
 mod subset;
 
-pub use config::DataConfig;
-pub use dataset::{Classes, IGNORE, Sample, SegDataset, Split, check};
 pub use error::{DataError, Problem};
 pub use files::{image_files, read_image, read_label};
-pub use loader::{Batch, EvalSample, LoaderConfig, Source, TrainLoader, disjoint_halves, eval_samples, hold_out};
+pub use loader::{LoaderConfig, Source, TrainLoader, disjoint_halves, hold_out};
+pub use seg::config::DataConfig;
+pub use seg::loader::{Batch, EvalSample, eval_samples};
+pub use seg::transform::{EvalTransform, TrainTransform};
+pub use seg::{Classes, IGNORE, Sample, SegDataset, check, synth};
+pub use size::Size;
+pub use split::Split;
 pub use subset::Subset;
-pub use transform::{EvalTransform, Size, TrainTransform};

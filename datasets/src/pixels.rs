@@ -6,6 +6,11 @@ use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 use rand::Rng;
 
+/// Channel means of ImageNet, in units of 0..=1.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Channel deviations of ImageNet, in units of 0..=1.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
 /// Resamples a box of the image, (left, width) by (top, height) in source pixels, to `width` x `height` RGB bytes.
 /// Bilinear when enlarging, a triangle filter as wide as the step when shrinking, so that nothing aliases. Pixels just
 /// outside the box take part, which makes this the same as resizing the whole image and cutting out afterwards.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use image::RgbImage;
 
 use crate::classify::ClassifyDataset;
-use crate::dataset::{Classes, Sample, SegDataset};
 use crate::det::{DetClasses, DetDataset, DetSample};
 use crate::error::{DataError, Problem};
+use crate::seg::{Classes, Sample, SegDataset};
 
 /// Some samples of a set.
 pub struct Subset<D: ?Sized> {

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{ClassifyDataset, InMemory};
-use crate::dataset::Split;
 use crate::error::{DataError, Problem};
 use crate::files;
+use crate::split::Split;
 
 const SIDE: u32 = 32;
 const PLANE: usize = (SIDE * SIDE) as usize;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::synth::Shapes;
 use super::{ClassifyDataset, Part, cifar, folder, mnist};
-use crate::dataset::Split;
 use crate::error::DataError;
+use crate::split::Split;
 
 /// Which data set, and where. Relative roots start at the current folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use super::ClassifyDataset;
-use crate::dataset::Split;
 use crate::error::{DataError, Problem};
 use crate::files;
+use crate::split::Split;
 
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 

@@ -15,7 +15,7 @@ use crate::error::DataError;
 use crate::loader::{LoaderConfig, Source, TrainLoader, assemble};
 use crate::prefetch::pool;
 use crate::rng::{self, ChaCha8Rng};
-use crate::transform::channels_last;
+use crate::size::channels_last;
 
 /// Training samples of one step.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use flate2::read::GzDecoder;
 
 use super::{ClassifyDataset, InMemory};
-use crate::dataset::Split;
 use crate::error::{DataError, Problem};
+use crate::split::Split;
 
 /// Opens one split: `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...`, each with or without `.gz`. Grey
 /// becomes RGB; classes are the digits `0` to `9`.

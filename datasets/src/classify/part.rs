@@ -6,9 +6,9 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::ClassifyDataset;
-use crate::dataset::Split;
 use crate::error::{DataError, Problem};
 use crate::rng;
+use crate::split::Split;
 use crate::subset::Subset;
 
 /// Which part of a set is used. Every class gives the same share of its samples.

@@ -9,9 +9,9 @@ use image::{Rgb, RgbImage};
 use rand::Rng;
 
 use super::ClassifyDataset;
-use crate::dataset::Split;
 use crate::error::{DataError, Problem};
 use crate::rng::{self, ChaCha8Rng};
+use crate::split::Split;
 
 /// Whether a point (x, y) of the unit disc's square -1..=1 belongs to a shape.
 type Inside = fn(f32, f32) -> bool;

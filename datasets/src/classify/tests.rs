@@ -7,8 +7,8 @@ use flate2::write::GzEncoder;
 use tch::{Kind, Tensor};
 
 use super::*;
-use crate::dataset::Split;
 use crate::loader::LoaderConfig;
+use crate::split::Split;
 
 const CONFIG: LoaderConfig = LoaderConfig { batch_size: 4, threads: 2, prefetch: 2, cache_mb: 10 };
 

@@ -9,9 +9,9 @@ use tch::Tensor;
 
 use super::{AutoAugment, RandAugment};
 use crate::error::DataError;
-use crate::pixels::{self, ColorJitter, Normalize};
+use crate::pixels::{self, ColorJitter, IMAGENET_MEAN, IMAGENET_STD, Normalize};
 use crate::rng::ChaCha8Rng;
-use crate::transform::{IMAGENET_MEAN, IMAGENET_STD, Size, channels_last};
+use crate::size::{Size, channels_last};
 
 /// How a training image comes to its size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::shapes::ShapesDataset;
 use super::{DetDataset, coco, voc};
-use crate::dataset::Split;
 use crate::error::DataError;
+use crate::split::Split;
 
 /// Which data set, and where. Relative paths start at the current folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use crate::error::{DataError, Problem};
 use crate::loader::{LoaderConfig, Source, TrainLoader, assemble};
 use crate::prefetch::pool;
 use crate::rng::{self, ChaCha8Rng};
-use crate::transform::{Size, channels_last};
+use crate::size::{Size, channels_last};
 
 /// What is to be found in one image of a batch.
 #[derive(Debug)]

@@ -12,11 +12,11 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::{DetClasses, DetDataset, DetSample, Object, coco};
-use crate::dataset::Split;
+use crate::canvas::{Area, Canvas, Color, blend, shade};
 use crate::error::{DataError, Problem};
 use crate::rng;
-use crate::synth::canvas::{Area, Canvas, Color, blend, shade};
-use crate::transform::Size;
+use crate::size::Size;
+use crate::split::Split;
 
 /// Sides of a picture in pixels.
 const SIDES: std::ops::RangeInclusive<u32> = 96..=128;

@@ -8,7 +8,7 @@ use image::RgbImage;
 use tempfile::TempDir;
 
 use super::*;
-use crate::dataset::Split;
+use crate::split::Split;
 
 fn write(path: PathBuf, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{DetSample, Object};
 use crate::axis::Axis;
 use crate::error::DataError;
-use crate::pixels::{self, ColorJitter, Normalize};
-use crate::transform::{IMAGENET_MEAN, IMAGENET_STD, Size};
+use crate::pixels::{self, ColorJitter, IMAGENET_MEAN, IMAGENET_STD, Normalize};
+use crate::size::Size;
 
 /// A box whose visible part is narrower or lower than this many pixels is dropped in training.
 const MIN_SIDE: f64 = 1.0;

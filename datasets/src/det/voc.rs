@@ -12,9 +12,9 @@ use roxmltree::{Document, Node};
 
 use super::file_set::{FileSet, Item};
 use super::{DetClasses, DetDataset, Object};
-use crate::dataset::Split;
 use crate::error::{DataError, Problem};
 use crate::files;
+use crate::split::Split;
 
 /// Opens one split of the set below `root`. Without `classes` they are the names in all files of `Annotations`, in
 /// alphabetical order, the same for every split.

@@ -1,8 +1,8 @@
 use super::*;
-use crate::dataset::Split;
 use crate::det::DetClasses;
 use crate::det::shapes::ShapesDataset;
 use crate::error::Problem;
+use crate::split::Split;
 
 fn config(batch_size: usize, threads: usize, prefetch: usize, cache_mb: usize) -> LoaderConfig {
     LoaderConfig { batch_size, threads, prefetch, cache_mb }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use image::GrayImage;
 
-use crate::dataset::{Classes, IGNORE, Sample, SegDataset};
+use super::{Classes, IGNORE, Sample, SegDataset};
 use crate::error::{DataError, Problem};
 use crate::files;
 

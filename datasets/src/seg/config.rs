@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{SegDataset, Split};
+use super::SegDataset;
+use super::{camvid, cityscapes, folder};
 use crate::error::DataError;
-use crate::synth::SynthDataset;
-use crate::transform::Size;
-use crate::{camvid, cityscapes, folder};
+use crate::seg::synth::SynthDataset;
+use crate::size::Size;
+use crate::split::Split;
 
 /// Which data set, and where. Relative roots start at the current folder.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

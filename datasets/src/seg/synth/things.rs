@@ -3,8 +3,8 @@
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::canvas::{Area, Canvas, Color, shade};
 use super::scene::{View, class, vary};
+use crate::canvas::{Area, Canvas, Color, shade};
 
 const TYRE: Color = [28.0, 28.0, 30.0];
 const GLASS: Color = [62.0, 74.0, 86.0];

@@ -4,7 +4,7 @@ use image::{GrayImage, Luma, Rgb, RgbImage};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::transform::Size;
+use crate::size::Size;
 
 /// RGB in units of 0..=255, not yet clamped.
 pub type Color = [f32; 3];

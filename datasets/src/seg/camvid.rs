@@ -6,10 +6,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::dataset::{IGNORE, SegDataset, Split};
+use super::file_set::{FileSet, Label, LabelIds, Pair};
+use super::palette;
+use super::{IGNORE, SegDataset};
 use crate::error::{DataError, Problem};
-use crate::file_set::{FileSet, Label, LabelIds, Pair};
-use crate::{files, palette};
+use crate::files;
+use crate::split::Split;
 
 /// Label value of void pixels.
 const VOID: u8 = 11;

@@ -7,64 +7,11 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+use super::IGNORE;
 use crate::axis::Axis;
-use crate::dataset::IGNORE;
 use crate::error::DataError;
-use crate::pixels::{self, ColorJitter, Normalize};
-
-/// Channel means of ImageNet, in units of 0..=1.
-pub(crate) const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// Channel deviations of ImageNet, in units of 0..=1.
-pub(crate) const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
-
-/// A height and a width in pixels, neither of them zero; `[height, width]` in files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "[u32; 2]", into = "[u32; 2]")]
-pub struct Size {
-    height: u32,
-    width: u32,
-}
-
-impl Size {
-    /// A size.
-    ///
-    /// # Panics
-    /// If one of the two is zero.
-    pub fn new(height: u32, width: u32) -> Self {
-        Self::checked(height, width).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    pub(crate) fn checked(height: u32, width: u32) -> Result<Self, String> {
-        match (height, width) {
-            (0, _) | (_, 0) => Err(format!("a size of [{height}, {width}], expected [height, width] of at least 1")),
-            _ => Ok(Self { height, width }),
-        }
-    }
-
-    /// Height in pixels.
-    pub fn height(self) -> u32 {
-        self.height
-    }
-
-    /// Width in pixels.
-    pub fn width(self) -> u32 {
-        self.width
-    }
-}
-
-impl TryFrom<[u32; 2]> for Size {
-    type Error = String;
-
-    fn try_from([height, width]: [u32; 2]) -> Result<Self, String> {
-        Self::checked(height, width)
-    }
-}
-
-impl From<Size> for [u32; 2] {
-    fn from(size: Size) -> Self {
-        [size.height, size.width]
-    }
-}
+use crate::pixels::{self, ColorJitter, IMAGENET_MEAN, IMAGENET_STD, Normalize};
+use crate::size::{Size, channels_last};
 
 /// Random scale, crop, flip and colours of training samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,8 +84,8 @@ impl TrainTransform {
         let nominal = self.resize.unwrap_or_else(|| Size::new(image.height(), image.width()));
         let scale = self.draw_scale(rng);
         let place = Placement {
-            y: Axis::draw(image.height(), nominal.height, scale, self.crop.height, rng),
-            x: Axis::draw(image.width(), nominal.width, scale, self.crop.width, rng),
+            y: Axis::draw(image.height(), nominal.height(), scale, self.crop.height(), rng),
+            x: Axis::draw(image.width(), nominal.width(), scale, self.crop.width(), rng),
             flip: rng.random::<f64>() < self.flip,
         };
         let jitter = (self.color_jitter > 0.0).then(|| ColorJitter::draw(self.color_jitter, rng));
@@ -187,7 +134,7 @@ struct Placement {
 impl Placement {
     /// The crop `[height, width]`: the visible pixels, given row by row, in their place and padding everywhere else.
     fn fill<T: Copy>(&self, crop: Size, padding: T, mut pixels: impl Iterator<Item = T>) -> Vec<T> {
-        let (height, width) = (crop.height as usize, crop.width as usize);
+        let (height, width) = (crop.height() as usize, crop.width() as usize);
         let (rows, columns) = (self.y.visible(), self.x.visible());
         let mut values = vec![padding; height * width];
         for row in values.chunks_exact_mut(width).skip(rows.start).take(rows.len()) {
@@ -222,7 +169,7 @@ impl EvalTransform {
     pub fn apply(&self, image: &RgbImage) -> Tensor {
         let (w, h) = image.dimensions();
         let size = self.resize.unwrap_or_else(|| Size::new(h, w));
-        let (height, width) = (size.height as usize, size.width as usize);
+        let (height, width) = (size.height() as usize, size.width() as usize);
         let resized;
         let bytes: &[u8] = if size == Size::new(h, w) {
             image
@@ -234,12 +181,6 @@ impl EvalTransform {
         let values: Vec<[f32; 3]> = pixels::triples(bytes).map(|pixel| normalize.apply(pixel)).collect();
         channels_last(values.as_flattened(), 1, size)
     }
-}
-
-/// A tensor `[B, 3, H, W]` of values in the order `[B, H, W, 3]`, which is torch's channels-last memory.
-pub(crate) fn channels_last(values: &[f32], batch: usize, size: Size) -> Tensor {
-    let dims = [batch as i64, size.height.into(), size.width.into(), 3];
-    Tensor::from_slice(values).view(dims).permute([0, 3, 1, 2])
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Class names and colours of the public sets.
 
-use crate::dataset::Classes;
+use super::Classes;
 
 /// One class of a table: name, colour, id in label files.
 type Row = (&'static str, [u8; 3], u8);

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use tch::Kind;
 
 use super::*;
-use crate::dataset::{Classes, Sample, Split};
 use crate::error::Problem;
-use crate::synth::SynthDataset;
-use crate::transform::Size;
+use crate::seg::synth::SynthDataset;
+use crate::seg::{Classes, Sample};
+use crate::size::Size;
+use crate::split::Split;
 
 const CONFIG: LoaderConfig = LoaderConfig { batch_size: 4, threads: 2, prefetch: 2, cache_mb: 10 };
 
@@ -207,30 +208,4 @@ fn evaluation_goes_through_the_set_in_order_and_keeps_labels_as_they_are() {
         assert_eq!((sample.image.size(), sample.size), (vec![1, 3, 12, 20], (24, 48)));
         assert_eq!(sample.label, dataset.load(sample.index).unwrap().label);
     }
-}
-
-#[test]
-fn halves_are_disjoint_random_and_leave_out_at_most_one() {
-    for len in [0, 1, 2, 367, 2975] {
-        let (a, b) = disjoint_halves(len, 0);
-        assert_eq!((a.len(), b.len()), (len / 2, len / 2));
-        let union: HashSet<usize> = a.iter().chain(&b).copied().collect();
-        assert!(union.len() == len / 2 * 2 && union.iter().all(|i| *i < len));
-    }
-    assert_ne!(disjoint_halves(367, 0), disjoint_halves(367, 1));
-    let (a, _) = disjoint_halves(2975, 0);
-    assert!((500..1000).contains(&a.iter().filter(|i| **i < 1487).count())); // neither first half nor second
-}
-
-#[test]
-fn held_out_numbers_are_no_others_and_follow_the_seed() {
-    let (rest, held_out) = hold_out(50, 12, 3);
-    assert_eq!((rest.len(), held_out.len()), (38, 12));
-    let mut all = [rest.clone(), held_out.clone()].concat();
-    all.sort_unstable();
-    assert_eq!(all, (0..50).collect::<Vec<_>>());
-    assert!(rest.is_sorted() && held_out.is_sorted());
-    assert_eq!(hold_out(50, 12, 3), (rest, held_out.clone()));
-    assert_ne!(hold_out(50, 12, 4).1, held_out);
-    assert_ne!(held_out, (0..12).collect::<Vec<_>>());
 }

@@ -7,10 +7,10 @@ use image::{GrayImage, RgbImage};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::canvas::{Area, Canvas, Color, blend, shade};
 use super::things;
-use crate::dataset::IGNORE;
-use crate::transform::Size;
+use crate::canvas::{Area, Canvas, Color, blend, shade};
+use crate::seg::IGNORE;
+use crate::size::Size;
 
 /// Train ids of Cityscapes.
 pub mod class {

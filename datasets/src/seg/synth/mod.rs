@@ -4,7 +4,6 @@
 //! trees and fences beside it, traffic and people at sizes that fit their distance, and weather. Colours overlap
 //! between classes, so that place and shape matter, but a small network learns most of it in minutes.
 
-pub(crate) mod canvas;
 mod scene;
 mod things;
 
@@ -14,11 +13,12 @@ use std::path::Path;
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
-use crate::dataset::{Classes, IGNORE, Sample, SegDataset, Split};
 use crate::error::{DataError, Problem};
-use crate::palette;
 use crate::rng;
-use crate::transform::Size;
+use crate::seg::palette;
+use crate::seg::{Classes, IGNORE, Sample, SegDataset};
+use crate::size::Size;
+use crate::split::Split;
 
 /// The label id that unlabelled pixels get on disk: Cityscapes' "ego vehicle", which is what they show.
 const IGNORED_LABEL_ID: u8 = 1;

@@ -8,10 +8,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::dataset::{IGNORE, SegDataset, Split};
+use super::file_set::{FileSet, Label, LabelIds, Pair};
+use super::palette;
+use super::{IGNORE, SegDataset};
 use crate::error::{DataError, Problem};
-use crate::file_set::{FileSet, Label, LabelIds, Pair};
-use crate::{files, palette};
+use crate::files;
+use crate::split::Split;
 
 const IMAGE_SUFFIX: &str = "_leftImg8bit.png";
 const TRAIN_IDS_SUFFIX: &str = "_gtFine_labelTrainIds.png";

@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::dataset::{Classes, IGNORE, SegDataset, Split};
+use super::file_set::{FileSet, Label, LabelIds, Pair};
+use super::palette;
+use super::{Classes, IGNORE, SegDataset};
 use crate::error::{DataError, Problem};
-use crate::file_set::{FileSet, Label, LabelIds, Pair};
-use crate::{files, palette};
+use crate::files;
+use crate::split::Split;
 
 const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
