@@ -7,6 +7,7 @@ use nas_classify::commands;
 use nas_core::run::cli;
 use nas_core::task::commands::compare::CompareArgs;
 use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::strategies::{self, StrategiesArgs};
 use nas_core::task::commands::train::TrainArgs;
 
 /// Search strategies for image classification
@@ -41,7 +42,7 @@ enum Command {
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     BenchStep(commands::bench_step::BenchStepArgs),
-    Strategies(commands::strategies::StrategiesArgs),
+    Strategies(StrategiesArgs),
     #[command(hide = true)]
     Trial(commands::trial::TrialArgs),
     /// Print a completion script for a shell
@@ -66,7 +67,7 @@ fn main() -> ExitCode {
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
         Command::Bench(args) => commands::bench::run(args),
         Command::BenchStep(args) => commands::bench_step::run(args),
-        Command::Strategies(args) => commands::strategies::run(args),
+        Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-classify", &mut std::io::stdout());
             Ok(())

@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::compare::CompareArgs;
 use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::strategies::{self, StrategiesArgs};
 use nas_core::task::commands::train::TrainArgs;
 use nas_detect::{commands, cost};
 
@@ -43,6 +44,7 @@ enum Command {
   nas-detect report runs/shapes")]
     Report(ReportArgs),
     Data(commands::data::DataArgs),
+    Strategies(StrategiesArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Report(args) => report::run(args, &commands::CURVES, "ap"),
         Command::Data(args) => commands::data::run(args),
+        Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());
             Ok(())

@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::compare::CompareArgs;
 use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::strategies::{self, StrategiesArgs};
 use nas_core::task::commands::train::TrainArgs;
 use nas_segment::{commands, cost, miou};
 
@@ -46,6 +47,7 @@ enum Command {
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     GpuCheck(commands::gpu_check::GpuCheckArgs),
+    Strategies(StrategiesArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),
+        Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-segment", &mut std::io::stdout());
             Ok(())

@@ -10,7 +10,6 @@ pub mod export;
 mod one_shot;
 pub mod predict;
 pub mod search;
-pub mod strategies;
 pub mod train;
 pub mod trial;
 

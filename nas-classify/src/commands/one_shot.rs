@@ -19,7 +19,7 @@ use nas_core::search::log::TrialStore;
 use nas_core::search::{SearchLoop, Searcher};
 use nas_core::space::Architecture;
 use nas_core::space::trial::{Budget, Trial};
-use nas_core::strategy::{NoParameters, StrategyConfig};
+use nas_core::strategy::{RandomConfig, StrategyConfig};
 use nas_core::train::{self, LoopConfig, Metrics, write_tensors};
 use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
@@ -162,7 +162,7 @@ fn honesty(
         metrics.insert(ACCURACY.into(), candidates.accuracy(&trial.arch, Images::All)?);
         Ok(metrics)
     };
-    let (goals, random) = (Goals::maximize(ACCURACY), StrategyConfig::Random(NoParameters {}));
+    let (goals, random) = (Goals::maximize(ACCURACY), StrategyConfig::Random(RandomConfig {}));
     let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
     // Another seed than that of a search over the supernet: its first random architectures would be the same.
     let searcher = Searcher::new(space, &random, goals.clone(), Budget::default(), seed + 2);

@@ -19,7 +19,7 @@ use nas_core::search::pareto::{Point, fronts};
 use nas_core::search::{SearchLoop, Searcher, best_so_far};
 use nas_core::space::Architecture;
 use nas_core::space::trial::{Outcome, Record, Trial, Values};
-use nas_core::strategy::{NoParameters, StrategyConfig};
+use nas_core::strategy::{RandomConfig, StrategyConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::{Evaluator, HonestyConfig, Part, SearchExperiment};
@@ -134,7 +134,7 @@ fn search(
 ) -> Result<SearchResult> {
     let job = Job { dir, experiment, workers, compute };
     let strategy = &experiment.strategy;
-    let random = StrategyConfig::Random(NoParameters {});
+    let random = StrategyConfig::Random(RandomConfig {});
     let seed = |offset: u64| experiment.seed + offset;
     let mut num_trials = experiment.num_trials;
     if let Some(section) = &experiment.predictor {

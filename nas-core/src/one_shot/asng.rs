@@ -1,9 +1,14 @@
 //! ASNG on shared weights (Akimoto et al. 2019, arXiv 1905.08537): a stochastic natural gradient on the distribution of paths,
 //! its step adapted to the signal-to-noise ratio.
 
-use super::Problem;
+use anyhow::{Context, Result};
+
+use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Learned, paths_config};
+use super::{OneShot, Problem};
+use crate::nn::Shape;
 use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::WeightSharing;
 use crate::strategy::{SngConfig, StrategyConfig};
 
 paths_config! {
@@ -46,8 +51,18 @@ impl AsngConfig {
             alpha: self.alpha,
         })
     }
+}
 
-    pub(super) fn method(&self, problem: Problem) -> Learned {
-        Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)
+impl OneShotDef for AsngConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "asng", paper: "Akimoto et al. 2019, arXiv 1905.08537" }
+    }
+
+    fn check(&self, _: &dyn WeightSharing, _: Shape) -> Result<()> {
+        self.strategy().check().context("method")
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)))
     }
 }

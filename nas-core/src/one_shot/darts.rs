@@ -4,14 +4,16 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators};
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods, share};
 use super::{Objective, OneShot, Part, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig, gradients};
-use crate::space::Mixture;
+use crate::space::{Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
 
 /// Which gradient the architecture parameters follow.
@@ -52,6 +54,27 @@ impl DartsConfig {
     pub fn auto_deeplab() -> Self {
         let arch = AdamConfig { lr: 3e-3, weight_decay: 1e-3, ..Default::default() };
         Self { arch: OptimizerConfig::Adam(arch), arch_start_epoch: 20, ..Self::default() }
+    }
+}
+
+impl OneShotDef for DartsConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "darts", paper: "Liu et al. 2019, arXiv 1806.09055" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
+        let sgd = matches!(self.weights, OptimizerConfig::Sgd(_));
+        ensure!(
+            self.order == Order::First || sgd,
+            "method.order = \"second\" looks ahead along weights.kind = \"sgd\" only"
+        );
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        let first = self.order == Order::First;
+        ensure!(first || !problem.amp, "method.order = \"second\" is not served under mixed precision (--amp)");
+        Ok(Box::new(Darts::new(self.clone(), problem)))
     }
 }
 

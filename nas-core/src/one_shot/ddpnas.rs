@@ -1,9 +1,14 @@
 //! DDPNAS on shared weights (Zheng et al. 2019, arXiv 1905.13543): every operator is trained and scored equally often, then the
 //! worst of every edge is pruned, until one architecture is left; then all operators come back.
 
-use super::Problem;
+use anyhow::{Context, Result};
+
+use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Learned, paths_config};
+use super::{OneShot, Problem};
+use crate::nn::Shape;
 use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::WeightSharing;
 use crate::strategy::{DdpnasConfig as Pruning, StrategyConfig};
 
 paths_config! {
@@ -38,8 +43,18 @@ impl DdpnasConfig {
     pub(super) fn strategy(&self) -> StrategyConfig {
         StrategyConfig::Ddpnas(Pruning { rounds: self.rounds, momentum: self.momentum, scale: self.scale })
     }
+}
 
-    pub(super) fn method(&self, problem: Problem) -> Learned {
-        Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)
+impl OneShotDef for DdpnasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "ddpnas", paper: "Zheng et al. 2019, arXiv 1905.13543" }
+    }
+
+    fn check(&self, _: &dyn WeightSharing, _: Shape) -> Result<()> {
+        self.strategy().check().context("method")
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)))
     }
 }

@@ -1,13 +1,15 @@
 //! DrNAS (Chen et al. 2020, arXiv 2006.10355): the weights of candidates are drawn from a Dirichlet distribution, through
 //! which gradients reach its concentrations `elu(alpha) + 1`.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators};
 use super::relaxed::{Parameters, Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Part, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::{ArchParameter, Mixture};
+use crate::space::{ArchParameter, Mixture, WeightSharing};
 use crate::train::{At, Step};
 
 relaxed_config! {
@@ -29,6 +31,21 @@ impl Default for DrnasConfig {
             arch: OptimizerConfig::Adam(arch),
             arch_start_epoch: 0,
         }
+    }
+}
+
+impl OneShotDef for DrnasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "drnas", paper: "Chen et al. 2020, arXiv 2006.10355" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
+        ensure!(self.anchor >= 0.0, "method.anchor = {}; expected 0 or more", self.anchor);
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Drnas::new(self.clone(), problem)))
     }
 }
 

@@ -1,9 +1,14 @@
 //! ENAS (Pham et al. 2018, arXiv 1802.03268): an LSTM controller proposes paths of a supernet and learns from their accuracy
 //! on held-out batches by REINFORCE.
 
-use super::Problem;
+use anyhow::{Context, Result};
+
+use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Learned, paths_config};
+use super::{OneShot, Problem};
+use crate::nn::Shape;
 use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::WeightSharing;
 use crate::strategy::{ControllerConfig, ControllerUpdate, StrategyConfig};
 
 paths_config! {
@@ -61,8 +66,18 @@ impl EnasConfig {
             ..ControllerConfig::default()
         })
     }
+}
 
-    pub(super) fn method(&self, problem: Problem) -> Learned {
-        Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)
+impl OneShotDef for EnasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "enas", paper: "Pham et al. 2018, arXiv 1802.03268" }
+    }
+
+    fn check(&self, _: &dyn WeightSharing, _: Shape) -> Result<()> {
+        self.strategy().check().context("method")
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)))
     }
 }

@@ -3,12 +3,14 @@
 
 use anyhow::Result;
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators, positive};
 use super::cost_term::{CostTerm, CostTermConfig};
 use super::gumbel::gumbel_softmax;
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Part, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::Mixture;
+use crate::space::{Mixture, WeightSharing};
 use crate::train::{At, Step};
 
 relaxed_config! {
@@ -36,6 +38,23 @@ impl Default for FbnetConfig {
             arch: OptimizerConfig::Adam(AdamConfig { lr: 0.01, weight_decay: 5e-4, ..Default::default() }),
             arch_start_epoch: 10,
         }
+    }
+}
+
+impl OneShotDef for FbnetConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "fbnet", paper: "Wu et al. 2018, arXiv 1812.03443" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, input: Shape) -> Result<()> {
+        positive("temperature", self.temperature)?;
+        positive("temperature_decay", self.temperature_decay)?;
+        self.cost.check(space, input)?;
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Fbnet::new(self.clone(), problem)?))
     }
 }
 

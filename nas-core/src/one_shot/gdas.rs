@@ -3,10 +3,13 @@
 
 use anyhow::Result;
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators, positive};
 use super::gumbel::{Sample, gumbel_softmax, one_hot_of_largest, straight_through};
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::WeightSharing;
 use crate::train::{At, Step};
 
 relaxed_config! {
@@ -32,6 +35,22 @@ impl Default for GdasConfig {
             arch: OptimizerConfig::Adam(arch),
             arch_start_epoch: 0,
         }
+    }
+}
+
+impl OneShotDef for GdasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "gdas", paper: "Dong and Yang 2019, arXiv 1910.04465" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
+        positive("temperature_start", self.temperature_start)?;
+        positive("temperature_end", self.temperature_end)?;
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Gdas::new(self.clone(), problem)))
     }
 }
 

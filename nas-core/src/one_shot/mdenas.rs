@@ -1,9 +1,14 @@
 //! MdeNAS on shared weights (Zheng et al. 2019, arXiv 1905.07529): paths are drawn from a multinomial distribution that learns
 //! from how often each operator was trained and how it scores.
 
-use super::Problem;
+use anyhow::{Context, Result};
+
+use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Learned, paths_config};
+use super::{OneShot, Problem};
+use crate::nn::Shape;
 use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::WeightSharing;
 use crate::strategy::{MdenasConfig as Distribution, StrategyConfig};
 
 paths_config! {
@@ -36,8 +41,18 @@ impl MdenasConfig {
     pub(super) fn strategy(&self) -> StrategyConfig {
         StrategyConfig::Mdenas(Distribution { lr: self.lr, memory: self.memory })
     }
+}
 
-    pub(super) fn method(&self, problem: Problem) -> Learned {
-        Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)
+impl OneShotDef for MdenasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "mdenas", paper: "Zheng et al. 2019, arXiv 1905.07529" }
+    }
+
+    fn check(&self, _: &dyn WeightSharing, _: Shape) -> Result<()> {
+        self.strategy().check().context("method")
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)))
     }
 }

@@ -32,31 +32,52 @@ use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tch::Tensor;
 
-pub use asng::AsngConfig;
-pub use config::{OneShotConfig, OneShotInfo};
+pub use config::{OneShotDef, OneShotInfo};
 pub use cost_term::CostTermConfig;
-pub use darts::{DartsConfig, Order};
-pub use ddpnas::DdpnasConfig;
-pub use drnas::DrnasConfig;
-pub use enas::EnasConfig;
-pub use fbnet::FbnetConfig;
-pub use gdas::GdasConfig;
+pub use darts::Order;
 pub use gumbel::straight_through;
-pub use mdenas::MdenasConfig;
-pub use p_darts::PDartsConfig;
-pub use pc_darts::PcDartsConfig;
-pub use proxyless_nas::ProxylessNasConfig;
-pub use random_nas_ws::RandomNasWsConfig;
 pub use second_stage::{Images, SIZES, SecondStage, check_constraints, check_recalibration, sizes};
-pub use snas::SnasConfig;
-pub use spos::SposConfig;
 pub use weights::descend;
 
 use crate::nn::Shape;
 use crate::optim::Named;
-use crate::space::Architecture;
-use crate::space::{Mixture, WeightSharing};
+use crate::space::{Architecture, Mixture, WeightSharing};
+use crate::strategy::registry::registry;
 use crate::train::{At, Step};
+
+registry! {
+    /// `method` of a config: `kind` and the method's parameters, each with a default.
+    pub enum OneShotConfig: OneShotDef {
+        /// DARTS, first or second order.
+        Darts(darts::DartsConfig),
+        /// PC-DARTS.
+        PcDarts(pc_darts::PcDartsConfig),
+        /// P-DARTS.
+        PDarts(p_darts::PDartsConfig),
+        /// SNAS.
+        Snas(snas::SnasConfig),
+        /// GDAS.
+        Gdas(gdas::GdasConfig),
+        /// DrNAS.
+        Drnas(drnas::DrnasConfig),
+        /// ProxylessNAS.
+        ProxylessNas(proxyless_nas::ProxylessNasConfig),
+        /// FBNet.
+        Fbnet(fbnet::FbnetConfig),
+        /// ENAS.
+        Enas(enas::EnasConfig),
+        /// MdeNAS on shared weights.
+        Mdenas(mdenas::MdenasConfig),
+        /// DDPNAS on shared weights.
+        Ddpnas(ddpnas::DdpnasConfig),
+        /// ASNG on shared weights.
+        Asng(asng::AsngConfig),
+        /// SPOS.
+        Spos(spos::SposConfig),
+        /// RandomNAS with weight sharing.
+        RandomNasWs(random_nas_ws::RandomNasWsConfig),
+    }
+}
 
 /// A half of the training data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators};
 use super::relaxed::{Bilevel, Relaxed};
 use super::weights::Recipe;
 use super::{Chosen, Objective, OneShot, Part, Problem};
 use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::Architecture;
-use crate::space::{ArchParameter, Choice, Mixture, WeightSharing};
+use crate::space::{ArchParameter, Architecture, Choice, Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
 
 /// Parameters of P-DARTS; the defaults are its authors' on CIFAR-10 (`train_search.py`, batches of 96). Stages are equal
@@ -63,7 +63,7 @@ impl Default for PDartsConfig {
 
 impl PDartsConfig {
     /// Says which parameter has an impossible value, or why `space` cannot be served.
-    pub(super) fn check(&self, space: &dyn WeightSharing) -> Result<()> {
+    fn check_stages(&self, space: &dyn WeightSharing) -> Result<()> {
         let Self { layers, keep, skip_dropout, warmup, .. } = self;
         let stages = layers.len();
         ensure!(stages > 0, "method.layers is empty; expected the layers of each stage");
@@ -114,6 +114,21 @@ impl PDartsConfig {
     fn relaxed(&self, problem: Problem) -> Relaxed {
         let Self { weights, schedule, grad_clip, arch, .. } = self.clone();
         Relaxed::new(Bilevel { recipe: Recipe { weights, schedule, grad_clip }, arch, arch_start_epoch: 0 }, problem)
+    }
+}
+
+impl OneShotDef for PDartsConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "p_darts", paper: "Chen et al. 2019, arXiv 1904.12760" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
+        self.check_stages(space)?;
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(PDarts::new(self.clone(), problem)))
     }
 }
 

@@ -13,9 +13,8 @@ use tch::Tensor;
 use super::weights::{Recipe, WeightTraining};
 use super::{Chosen, Objective, OneShot, Part, Problem};
 use crate::optim::{GradScaler, Named};
-use crate::space::Architecture;
-use crate::space::{Mixture, WeightSharing};
-use crate::strategy::{Asking, Observation, SearchStrategy, StrategyConfig};
+use crate::space::{Architecture, Mixture, Observation, WeightSharing};
+use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
 use crate::train::{At, Step, scalar};
 
 /// Declares the config of a method that trains one path per step: as `relaxed_config`, without architecture parameters.

@@ -2,12 +2,14 @@
 //! on the edges into a node (edge normalisation), which are parameters of connections of the space. The method's own part is
 //! the warm-up, in which architecture parameters rest.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators, has};
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::Mixture;
+use crate::space::{Choice, Mixture, WeightSharing};
 use crate::train::{At, Step};
 
 relaxed_config! {
@@ -25,6 +27,25 @@ impl Default for PcDartsConfig {
             arch: OptimizerConfig::Adam(arch),
             arch_start_epoch: 15,
         }
+    }
+}
+
+impl OneShotDef for PcDartsConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "pc_darts", paper: "Xu et al. 2019, arXiv 1907.05737" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
+        ensure!(
+            has(space, Choice::Connection),
+            "method.kind = \"pc_darts\" weighs the edges into a node, and the space {} has no such parameters",
+            space.name()
+        );
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(PcDarts::new(self.clone(), problem)))
     }
 }
 

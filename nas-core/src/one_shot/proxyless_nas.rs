@@ -2,15 +2,17 @@
 //! of the architecture parameters two paths are drawn per block and a binary gate is drawn between them. With
 //! `dL/dg` of the gates, `dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i)` over the two (equation 4).
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators};
 use super::cost_term::{CostTerm, CostTermConfig};
 use super::gumbel::{Sample, gumbel_softmax, one_hot_of_largest, straight_through};
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Part, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::{ArchParameter, Choice};
+use crate::space::{ArchParameter, Choice, WeightSharing};
 use crate::train::{At, Step, scalar};
 
 relaxed_config! {
@@ -36,6 +38,22 @@ impl Default for ProxylessNasConfig {
             arch: OptimizerConfig::Adam(AdamConfig { lr: 1e-3, beta1: 0.0, ..Default::default() }),
             arch_start_epoch: 40,
         }
+    }
+}
+
+impl OneShotDef for ProxylessNasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "proxyless_nas", paper: "Cai et al. 2018, arXiv 1812.00332" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, input: Shape) -> Result<()> {
+        ensure!(self.arch_every > 0, "method.arch_every = 0; expected at least 1");
+        self.cost.check(space, input)?;
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(ProxylessNas::new(self.clone(), problem)?))
     }
 }
 

@@ -1,11 +1,16 @@
 //! RandomNAS with weight sharing (Li and Talwalkar 2019, arXiv 1902.07638): the supernet is trained on random paths; then random
 //! paths are scored on one batch and the best of them on all held-out images.
 
+use anyhow::{Result, ensure};
+
+use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Paths, paths_config};
 use super::spos::Uniform;
-use super::{Problem, SecondStage};
+use super::{OneShot, Problem, SecondStage};
+use crate::nn::Shape;
 use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
-use crate::strategy::{NoParameters, StrategyConfig};
+use crate::space::WeightSharing;
+use crate::strategy::{RandomConfig, StrategyConfig};
 
 paths_config! {
     /// Parameters of RandomNAS; the defaults are its authors' (`randomNAS_release`).
@@ -32,13 +37,27 @@ impl Default for RandomNasWsConfig {
     }
 }
 
-impl RandomNasWsConfig {
-    pub(super) fn second_stage(&self) -> SecondStage {
-        let Self { num_trials, recalibration_batches, finalists, .. } = *self;
-        SecondStage { strategy: StrategyConfig::Random(NoParameters {}), num_trials, recalibration_batches, finalists }
+impl OneShotDef for RandomNasWsConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "random_nas_ws", paper: "Li and Talwalkar 2019, arXiv 1902.07638" }
     }
 
-    pub(super) fn method(&self, problem: Problem) -> Uniform {
-        Uniform::new(Paths::new(self.recipe(), problem))
+    fn check(&self, _: &dyn WeightSharing, _: Shape) -> Result<()> {
+        ensure!(self.num_trials > 0, "method.num_trials = 0; expected at least 1");
+        Ok(())
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem))))
+    }
+
+    fn second_stage(&self) -> Option<SecondStage> {
+        let Self { num_trials, recalibration_batches, finalists, .. } = *self;
+        Some(SecondStage {
+            strategy: StrategyConfig::Random(RandomConfig {}),
+            num_trials,
+            recalibration_batches,
+            finalists,
+        })
     }
 }

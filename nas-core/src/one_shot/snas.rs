@@ -4,11 +4,13 @@
 
 use anyhow::Result;
 
+use super::config::{OneShotDef, OneShotInfo, chooses_operators, positive};
 use super::gumbel::gumbel_softmax;
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Part, Problem};
+use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::Mixture;
+use crate::space::{Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
 
 relaxed_config! {
@@ -33,6 +35,22 @@ impl Default for SnasConfig {
             arch: OptimizerConfig::Adam(arch),
             arch_start_epoch: 0,
         }
+    }
+}
+
+impl OneShotDef for SnasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "snas", paper: "Xie et al. 2018, arXiv 1812.09926" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
+        positive("temperature_start", self.temperature_start)?;
+        positive("temperature_end", self.temperature_end)?;
+        chooses_operators(self, space)
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Snas::new(self.clone(), problem)))
     }
 }
 

@@ -3,14 +3,16 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tch::Tensor;
 
+use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Paths, paths_config};
 use super::{Chosen, Objective, OneShot, Problem, SecondStage};
+use crate::nn::Shape;
 use crate::optim::{Decay, Named, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::Architecture;
+use crate::space::{Architecture, WeightSharing};
 use crate::strategy::{GeneticConfig, StrategyConfig};
 use crate::train::{At, Step};
 
@@ -39,10 +41,29 @@ impl Default for SposConfig {
     }
 }
 
-impl SposConfig {
-    pub(super) fn second_stage(&self) -> SecondStage {
+impl OneShotDef for SposConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "spos", paper: "Guo et al. 2019, arXiv 1904.00420" }
+    }
+
+    fn check(&self, _: &dyn WeightSharing, _: Shape) -> Result<()> {
+        let info = self.strategy.info();
+        ensure!(
+            !info.multi_fidelity,
+            "method.strategy.kind = {:?} chooses the epochs of its trials, and a candidate of a trained supernet has none",
+            info.kind
+        );
+        ensure!(self.num_trials > 0, "method.num_trials = 0; expected at least 1");
+        self.strategy.check().context("method")
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem))))
+    }
+
+    fn second_stage(&self) -> Option<SecondStage> {
         let Self { num_trials, recalibration_batches, .. } = *self;
-        SecondStage { strategy: self.strategy.clone(), num_trials, recalibration_batches, finalists: 0 }
+        Some(SecondStage { strategy: self.strategy.clone(), num_trials, recalibration_batches, finalists: 0 })
     }
 }
 
@@ -52,12 +73,6 @@ pub(super) struct Uniform(Paths);
 impl Uniform {
     pub fn new(paths: Paths) -> Self {
         Self(paths)
-    }
-}
-
-impl SposConfig {
-    pub(super) fn method(&self, problem: Problem) -> Uniform {
-        Uniform::new(Paths::new(self.recipe(), problem))
     }
 }
 

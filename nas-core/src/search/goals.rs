@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::space::Architecture;
 use crate::space::trial::{Outcome, Record, Values};
-use crate::space::{ChoiceSpace, Graph, InvalidArchitecture};
-use crate::strategy::{Observation, StrategyInfo};
+use crate::space::{ChoiceSpace, Graph, InvalidArchitecture, Observation};
+use crate::strategy::{StrategyConfig, StrategyInfo};
 
 /// Which way a metric is better.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,17 +93,18 @@ impl Goals {
             anyhow::ensure!(
                 served,
                 "constraints: {metric} is known only after a trial, and the strategy {} needs bounds that the architecture \
-                 alone decides ({}); random, local_search, regularized_evolution, genetic, nsga2, tpe and the halving \
-                 strategies serve it",
+                 alone decides ({}); strategies that serve it: {}",
                 info.kind,
-                of_architecture.join(", ")
+                of_architecture.join(", "),
+                StrategyConfig::kinds(|info| info.measured_constraints).join(", ")
             );
         }
         anyhow::ensure!(
             self.objectives.len() == 1 || info.multi_objective,
-            "objectives: {} are given, and the strategy {} serves one; nsga2 serves several",
+            "objectives: {} are given, and the strategy {} serves one; strategies that serve several: {}",
             self.objectives.len(),
-            info.kind
+            info.kind,
+            StrategyConfig::kinds(|info| info.multi_objective).join(", ")
         );
         Ok(())
     }

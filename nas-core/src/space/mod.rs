@@ -1,6 +1,7 @@
 //! The borders of a search space: what can be sampled, mutated, built and counted.
 
 pub mod arch;
+mod observation;
 pub mod trial;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use tch::{Kind, Tensor};
 
 pub use arch::{Architecture, ParseArchitectureError};
+pub use observation::Observation;
 
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
 

@@ -3,13 +3,34 @@
 
 use std::collections::HashSet;
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::hyperband::HyperbandConfig;
-use super::{Asking, Fitness, Observation, SearchStrategy};
+use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
+
+/// Parameters of asynchronous successive halving.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AshaConfig(pub HyperbandConfig);
+
+impl StrategyDef for AshaConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo { multi_fidelity: true, ..StrategyInfo::new("asha", "Li et al. 2018, arXiv 1810.05934") }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.0.check_rungs()
+    }
+
+    fn build(&self, _: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Asha::new(self.0.clone()))
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Asha {
@@ -47,7 +68,7 @@ impl SearchStrategy for Asha {
         // A continuation that failed is not tried again.
         self.promoted.extend(observation.parent);
         let rung = self.epochs.iter().position(|epochs| observation.epochs == Some(*epochs));
-        if let (Some(rung), Some(fitness)) = (rung, observation.fitness()) {
+        if let (Some(rung), Some(fitness)) = (rung, fitness(observation)) {
             let place = self.rungs[rung].partition_point(|(_, _, other)| *other >= fitness);
             self.rungs[rung].insert(place, (observation.id, observation.arch.clone(), fitness));
         }

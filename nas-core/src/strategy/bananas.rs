@@ -3,16 +3,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
 use super::mlp::{Mlp, MlpConfig};
-use super::{Asking, Generation, Observation, SearchStrategy};
+use super::registry::{at_least, positive};
+use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Graph};
+use crate::space::{ChoiceSpace, Graph, Observation};
 use crate::stats::{normal_quantile, normal_scores};
 
 /// Parameters of BANANAS; the defaults are the authors' but for the depth of the networks (theirs is 10).
@@ -64,6 +66,28 @@ impl BananasConfig {
         const BATCH: usize = 32;
         let Self { hidden_layers, width, epochs, lr, .. } = *self;
         MlpConfig { hidden_layers, width, epochs, batch: BATCH, lr: lr as f32 }
+    }
+}
+
+impl StrategyDef for BananasConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new("bananas", "White et al. 2019, arXiv 1910.11858")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "startup", self.startup, 2)?;
+        at_least(self, "batch", self.batch, 1)?;
+        at_least(self, "candidates", self.candidates, self.batch)?;
+        at_least(self, "ensemble", self.ensemble, 1)?;
+        at_least(self, "width", self.width, 1)?;
+        positive("lr", self.lr)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Bananas::new(self.clone(), space, rng))
     }
 }
 

@@ -1,18 +1,20 @@
 //! A recurrent controller writes an architecture decision by decision: trained by REINFORCE (Zoph and Le, arXiv 1611.01578;
 //! ENAS, arXiv 1802.03268) or by PPO (NASNet, arXiv 1707.07012).
 
+use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::distribution::{draw, largest, mode_of};
+use super::registry::{at_least, part, positive};
 use super::reinforce::MovingAverage;
-use super::{Asking, Observation, SearchStrategy, draw_valid};
+use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo, draw_valid};
 use crate::optim::{Adam, AdamConfig, Named, Optimizer, clip_grad_norm, gradients};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// How a controller learns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +66,31 @@ impl Default for ControllerConfig {
             ppo_steps: 4,
             ppo_clip: 0.2,
         }
+    }
+}
+
+impl StrategyDef for ControllerConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new(
+                "controller",
+                "Zoph et al. 2017, arXiv 1707.07012 (PPO); Pham et al. 2018, arXiv 1802.03268",
+            )
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "hidden", self.hidden.max(0) as usize, 1)?;
+        at_least(self, "batch", self.batch, 1)?;
+        at_least(self, "ppo_steps", self.ppo_steps, 1)?;
+        positive("lr", self.lr)?;
+        positive("temperature", self.temperature)?;
+        part("baseline_decay", self.baseline_decay)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Controller::new(self.clone(), space, rng))
     }
 }
 

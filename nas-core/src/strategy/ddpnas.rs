@@ -1,15 +1,17 @@
 //! Dynamic distribution pruning (Zheng et al., DDPNAS, arXiv 1905.13543): every choice is tried equally often, the worst
 //! choice of every decision is pruned, and so on until one architecture is left. Then the search starts again.
 
+use anyhow::Result;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, largest, mode_of};
-use super::{Asking, Generation, Observation, SearchStrategy, draw_valid};
+use super::registry::{at_least, part};
+use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo, draw_valid};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of dynamic distribution pruning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,24 @@ pub struct DdpnasConfig {
 impl Default for DdpnasConfig {
     fn default() -> Self {
         Self { rounds: 3, momentum: 0.9, scale: 100.0 }
+    }
+}
+
+impl StrategyDef for DdpnasConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new("ddpnas", "Zheng et al. 2019, arXiv 1905.13543")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "rounds", self.rounds, 1)?;
+        part("momentum", self.momentum)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Ddpnas::new(self.clone(), space, rng))
     }
 }
 

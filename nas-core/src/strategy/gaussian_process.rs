@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use anyhow::Result;
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
-use super::{Asking, Generation, Observation, SearchStrategy};
+use super::registry::at_least;
+use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Graph};
+use crate::space::{ChoiceSpace, Graph, Observation};
 use crate::stats::{expected_improvement, normal_scores};
 
 /// Parameters of Bayesian optimisation with a Gaussian process; the defaults are NAS-BOWL's.
@@ -33,6 +35,26 @@ pub struct GaussianProcessConfig {
 impl Default for GaussianProcessConfig {
     fn default() -> Self {
         Self { startup: 10, batch: 5, pool: 200, parents: 10, max_points: 300 }
+    }
+}
+
+impl StrategyDef for GaussianProcessConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new("gaussian_process", "Ru et al. 2020, arXiv 2006.07556")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "startup", self.startup, 2)?;
+        at_least(self, "batch", self.batch, 1)?;
+        at_least(self, "pool", self.pool, self.batch)?;
+        at_least(self, "max_points", self.max_points, 4)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(GaussianProcess::new(self.clone(), space, rng))
     }
 }
 

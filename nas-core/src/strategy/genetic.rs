@@ -4,14 +4,16 @@
 
 use std::collections::HashSet;
 
+use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Asking, Fitness, Generation, Observation, SearchStrategy};
+use super::registry::{at_least, part};
+use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of the genetic algorithm; the defaults are SPOS's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,22 @@ pub struct GeneticConfig {
 impl Default for GeneticConfig {
     fn default() -> Self {
         Self { population_size: 50, parents: 10, mutations: 25, crossovers: 25, mutation_probability: 0.1 }
+    }
+}
+
+impl StrategyDef for GeneticConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo::new("genetic", "Guo et al. 2019, arXiv 1904.00420")
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "population_size", self.population_size, 1)?;
+        at_least(self, "parents", self.parents, 1)?;
+        part("mutation_probability", self.mutation_probability)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Genetic::new(self.clone(), space, rng))
     }
 }
 
@@ -121,7 +139,7 @@ impl SearchStrategy for Genetic {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        if let Some(fitness) = observation.fitness() {
+        if let Some(fitness) = fitness(observation) {
             let place = self.parents.partition_point(|(_, other)| *other >= fitness);
             self.parents.insert(place, (observation.arch.clone(), fitness));
             self.parents.truncate(self.config.parents);

@@ -5,9 +5,7 @@ use std::collections::HashSet;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use super::Observation;
-use crate::space::Architecture;
-use crate::space::ChoiceSpace;
+use crate::space::{Architecture, ChoiceSpace, Observation};
 
 /// Values of the trials that did not fail, in order of time, and every architecture that was tried.
 #[derive(Debug, Default)]

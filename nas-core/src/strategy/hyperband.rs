@@ -3,15 +3,17 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, ensure};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::registry::{at_least, part};
 use super::tpe::{Tpe, TpeConfig};
-use super::{Asking, Fitness, Generation, Observation, SearchStrategy};
+use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of successive halving and Hyperband.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,17 +46,21 @@ impl HyperbandConfig {
         (0..=self.s_max()).rev().map(rung).collect()
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check_rungs(&self) -> Result<()> {
         let Self { min_epochs, max_epochs, eta } = self;
-        match (*min_epochs >= 1 && max_epochs >= min_epochs, *eta > 1.0) {
-            (true, true) => Ok(()),
-            (false, _) => Err(format!(
-                "min_epochs = {min_epochs}, max_epochs = {max_epochs}; expected at least 1, and max_epochs >= min_epochs"
-            )),
-            (_, false) => Err(format!("eta = {eta}; expected more than 1")),
-        }
+        ensure!(
+            *min_epochs >= 1 && max_epochs >= min_epochs,
+            "strategy: min_epochs = {min_epochs}, max_epochs = {max_epochs}; expected at least 1, and max_epochs >= min_epochs"
+        );
+        ensure!(*eta > 1.0 && eta.is_finite(), "strategy: eta = {eta}; expected more than 1");
+        Ok(())
     }
 }
+
+/// Parameters of successive halving: those of Hyperband's longest bracket.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SuccessiveHalvingConfig(pub HyperbandConfig);
 
 /// Parameters of BOHB; the defaults are HpBandSter's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +84,55 @@ impl Default for BohbConfig {
     fn default() -> Self {
         let HyperbandConfig { min_epochs, max_epochs, eta } = HyperbandConfig::default();
         Self { min_epochs, max_epochs, eta, good_part: 0.15, candidates: 64, random_part: 1.0 / 3.0 }
+    }
+}
+
+impl StrategyDef for SuccessiveHalvingConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            multi_fidelity: true,
+            ..StrategyInfo::new("successive_halving", "Jamieson and Talwalkar 2016, arXiv 1502.07943")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.0.check_rungs()
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Hyperband::new(self.0.clone(), Brackets::Longest, space, rng))
+    }
+}
+
+impl StrategyDef for HyperbandConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo { multi_fidelity: true, ..StrategyInfo::new("hyperband", "Li et al. 2016, arXiv 1603.06560") }
+    }
+
+    fn check(&self) -> Result<()> {
+        self.check_rungs()
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Hyperband::new(self.clone(), Brackets::All, space, rng))
+    }
+}
+
+impl StrategyDef for BohbConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo { multi_fidelity: true, ..StrategyInfo::new("bohb", "Falkner et al. 2018, arXiv 1807.01774") }
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { min_epochs, max_epochs, eta, .. } = *self;
+        HyperbandConfig { min_epochs, max_epochs, eta }.check_rungs()?;
+        at_least(self, "candidates", self.candidates, 1)?;
+        part("good_part", self.good_part)?;
+        part("random_part", self.random_part)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Hyperband::bohb(self.clone(), space, rng))
     }
 }
 
@@ -199,7 +254,7 @@ impl SearchStrategy for Hyperband {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        if let Some(fitness) = observation.fitness() {
+        if let Some(fitness) = fitness(observation) {
             self.results.push((observation.id, observation.arch.clone(), fitness));
             if let Source::Model { config, models, .. } = &mut self.source {
                 let epochs = observation.epochs.unwrap_or(self.config.max_epochs);

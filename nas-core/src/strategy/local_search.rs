@@ -5,11 +5,27 @@ use std::collections::{HashMap, VecDeque};
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use super::{Asking, Fitness, Observation, SearchStrategy};
+use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
+
+/// Local search has no parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalSearchConfig {}
+
+impl StrategyDef for LocalSearchConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo::new("local_search", "White et al. 2020, arXiv 2005.02960")
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(LocalSearch::new(space, rng))
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct LocalSearch {
@@ -49,7 +65,7 @@ impl SearchStrategy for LocalSearch {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        self.seen.insert(observation.arch.clone(), observation.fitness());
+        self.seen.insert(observation.arch.clone(), fitness(observation));
         // Walk over neighbours whose values are known until one is missing.
         loop {
             let Some(next) = self.frontier.front() else {

@@ -1,14 +1,16 @@
 //! Multinomial distribution learning (Zheng et al., MdeNAS, arXiv 1905.07529): a choice that was tried less often but does
 //! better takes probability from one that was tried more often and does worse.
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, largest, mode_of};
-use super::{Asking, Observation, SearchStrategy};
+use super::registry::positive;
+use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of multinomial distribution learning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +25,23 @@ pub struct MdenasConfig {
 impl Default for MdenasConfig {
     fn default() -> Self {
         Self { lr: 0.01, memory: 0.5 }
+    }
+}
+
+impl StrategyDef for MdenasConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new("mdenas", "Zheng et al. 2019, arXiv 1905.07529")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        positive("lr", self.lr)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Mdenas::new(self.clone(), space))
     }
 }
 

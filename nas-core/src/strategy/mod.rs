@@ -15,7 +15,7 @@ mod mdenas;
 pub(crate) mod mlp;
 mod nsga2;
 mod random;
-mod registry;
+pub(crate) mod registry;
 mod regularized_evolution;
 mod reinforce;
 mod sng;
@@ -26,25 +26,77 @@ mod tpe;
 use std::cmp::Ordering;
 use std::fmt;
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 
-pub use bananas::BananasConfig;
-pub use controller::{ControllerConfig, ControllerUpdate};
-pub use ddpnas::DdpnasConfig;
-pub use gaussian_process::GaussianProcessConfig;
-pub use genetic::GeneticConfig;
-pub use hyperband::{BohbConfig, HyperbandConfig};
-pub use mdenas::MdenasConfig;
-pub use nsga2::Nsga2Config;
-pub use registry::{NoParameters, StrategyConfig, StrategyInfo};
-pub use regularized_evolution::RegularizedEvolutionConfig;
-pub use reinforce::ReinforceConfig;
-pub use sng::SngConfig;
-pub use tpe::TpeConfig;
+pub use controller::ControllerUpdate;
+use registry::registry;
+pub use registry::{StrategyDef, StrategyInfo};
 
-use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::{Proposal, Trial};
+use crate::space::{Architecture, ChoiceSpace, Observation};
+
+registry! {
+    /// `[strategy]` of a config: `kind` and the strategy's parameters, each with a default.
+    pub enum StrategyConfig: StrategyDef {
+        /// Random search.
+        Random(random::RandomConfig),
+        /// Local search with restarts.
+        LocalSearch(local_search::LocalSearchConfig),
+        /// Regularized evolution.
+        RegularizedEvolution(regularized_evolution::RegularizedEvolutionConfig),
+        /// The genetic algorithm of SPOS and DetNAS.
+        Genetic(genetic::GeneticConfig),
+        /// NSGA-II, for several objectives.
+        Nsga2(nsga2::Nsga2Config),
+        /// REINFORCE with independent logits.
+        Reinforce(reinforce::ReinforceConfig),
+        /// An LSTM controller.
+        Controller(controller::ControllerConfig),
+        /// Tree-structured Parzen estimator.
+        Tpe(tpe::TpeConfig),
+        /// Gaussian process.
+        GaussianProcess(gaussian_process::GaussianProcessConfig),
+        /// Ensemble predictor with Thompson sampling.
+        Bananas(bananas::BananasConfig),
+        /// Stochastic natural gradient, adaptive or not.
+        Sng(sng::SngConfig),
+        /// Multinomial distribution learning.
+        Mdenas(mdenas::MdenasConfig),
+        /// Dynamic distribution pruning.
+        Ddpnas(ddpnas::DdpnasConfig),
+        /// Successive halving.
+        SuccessiveHalving(hyperband::SuccessiveHalvingConfig),
+        /// Hyperband.
+        Hyperband(hyperband::HyperbandConfig),
+        /// Asynchronous successive halving.
+        Asha(asha::AshaConfig),
+        /// Hyperband with a density model.
+        Bohb(hyperband::BohbConfig),
+    }
+}
+
+impl StrategyConfig {
+    /// Names of the strategies that have an ability.
+    pub fn kinds(has: impl Fn(&StrategyInfo) -> bool) -> Vec<&'static str> {
+        Self::all().iter().map(Self::info).filter(has).map(|info| info.kind).collect()
+    }
+
+    /// Name, paper and abilities.
+    pub fn info(&self) -> StrategyInfo {
+        self.def().info()
+    }
+
+    /// Says which parameter cannot be served.
+    pub fn check(&self) -> Result<()> {
+        self.def().check()
+    }
+
+    /// The strategy at its start.
+    pub fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        self.def().build(space, rng)
+    }
+}
 
 /// What a strategy may look at when it is asked.
 #[derive(Clone, Copy, Debug)]
@@ -61,23 +113,6 @@ impl Asking<'_> {
     fn is_running(&self, arch: &Architecture) -> bool {
         self.running.iter().any(|trial| trial.arch == *arch)
     }
-}
-
-/// A trial that has ended, as a strategy sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Observation {
-    /// Number of the trial.
-    pub id: u64,
-    /// The architecture.
-    pub arch: Architecture,
-    /// Epochs of the trial, where the strategy had chosen them.
-    pub epochs: Option<u32>,
-    /// The trial that it continues.
-    pub parent: Option<u64>,
-    /// Objectives, larger is better, the main one first. `None`: the trial failed.
-    pub values: Option<Vec<f64>>,
-    /// By how much the trial's metrics violate the constraints, relative to the bounds; 0 where they are met.
-    pub violation: f64,
 }
 
 /// Orders observations: less violation first, then the main objective; larger is better.
@@ -101,15 +136,8 @@ impl Ord for Fitness {
     }
 }
 
-impl Observation {
-    /// The main objective; `None` where the trial failed.
-    pub fn value(&self) -> Option<f64> {
-        self.values.as_ref().map(|values| values[0])
-    }
-
-    fn fitness(&self) -> Option<Fitness> {
-        self.value().map(|value| Fitness { violation: self.violation, value })
-    }
+fn fitness(observation: &Observation) -> Option<Fitness> {
+    observation.value().map(|value| Fitness { violation: observation.violation, value })
 }
 
 /// Proposes architectures and learns from what became of them.

@@ -1,15 +1,17 @@
 //! NSGA-II (Deb et al. 2002): non-dominated sorting, crowding distance, tournaments; constraints by domination.
 
+use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::genetic::{cross, mutate_each};
-use super::{Asking, Generation, Observation, SearchStrategy, draw_valid};
+use super::registry::{at_least, part};
+use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo, draw_valid};
 use crate::search::pareto::{Point, crowding_distances, fronts};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of NSGA-II.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +28,22 @@ pub struct Nsga2Config {
 impl Default for Nsga2Config {
     fn default() -> Self {
         Self { population_size: 20, crossover_probability: 0.9, mutation_probability: None }
+    }
+}
+
+impl StrategyDef for Nsga2Config {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo { multi_objective: true, ..StrategyInfo::new("nsga2", "Deb et al. 2002, doi 10.1109/4235.996017") }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "population_size", self.population_size, 2)?;
+        part("crossover_probability", self.crossover_probability)?;
+        self.mutation_probability.map_or(Ok(()), |p| part("mutation_probability", p))
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Nsga2::new(self.clone(), space, rng))
     }
 }
 

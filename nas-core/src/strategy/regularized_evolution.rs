@@ -3,14 +3,16 @@
 
 use std::collections::VecDeque;
 
+use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::{Asking, Fitness, Observation, SearchStrategy};
+use super::registry::at_least;
+use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of regularized evolution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,21 @@ pub struct RegularizedEvolutionConfig {
 impl Default for RegularizedEvolutionConfig {
     fn default() -> Self {
         Self { population_size: 30, sample_size: 10 }
+    }
+}
+
+impl StrategyDef for RegularizedEvolutionConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo::new("regularized_evolution", "Real et al. 2018, arXiv 1802.01548")
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "population_size", self.population_size, 1)?;
+        at_least(self, "sample_size", self.sample_size, 1)
+    }
+
+    fn build(&self, _: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(RegularizedEvolution::new(self.clone()))
     }
 }
 
@@ -51,7 +68,7 @@ impl SearchStrategy for RegularizedEvolution {
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
-        let Some(fitness) = observation.fitness() else { return };
+        let Some(fitness) = fitness(observation) else { return };
         self.population.push_back((observation.arch.clone(), fitness));
         if self.population.len() > self.config.population_size {
             self.population.pop_front();

@@ -1,14 +1,16 @@
 //! REINFORCE with independent logits (Williams 1992; as in NAS-Bench-201, arXiv 2001.00326): one update per trial against
 //! a moving average of the rewards.
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
-use super::{Asking, Observation, SearchStrategy};
+use super::registry::{part, positive};
+use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of REINFORCE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +27,24 @@ pub struct ReinforceConfig {
 impl Default for ReinforceConfig {
     fn default() -> Self {
         Self { lr: 0.1, baseline_decay: 0.9, entropy: 0.0 }
+    }
+}
+
+impl StrategyDef for ReinforceConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new("reinforce", "Williams 1992; Dong and Yang 2020, arXiv 2001.00326")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        positive("lr", self.lr)?;
+        part("baseline_decay", self.baseline_decay)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Reinforce::new(self.clone(), space))
     }
 }
 

@@ -1,14 +1,16 @@
 //! Stochastic natural gradient on categorical distributions: SNG with a fixed step and ASNG, which adapts it (Akimoto et
 //! al., arXiv 1905.08537).
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
-use super::{Asking, Observation, SearchStrategy};
+use super::registry::{at_least, positive};
+use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::Proposal;
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of (adaptive) stochastic natural gradient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,6 +29,25 @@ pub struct SngConfig {
 impl Default for SngConfig {
     fn default() -> Self {
         Self { samples: 8, step: 1.0, adaptive: false, alpha: 1.5 }
+    }
+}
+
+impl StrategyDef for SngConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo {
+            measured_constraints: false,
+            ..StrategyInfo::new("sng", "Akimoto et al. 2019, arXiv 1905.08537")
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "samples", self.samples, 2)?;
+        positive("step", self.step)?;
+        positive("alpha", self.alpha)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Sng::new(self.clone(), space))
     }
 }
 

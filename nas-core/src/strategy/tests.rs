@@ -74,7 +74,7 @@ fn regularized_evolution_solves_the_toy_of_its_paper() {
     let evolution = RegularizedEvolutionConfig { population_size: 100, sample_size: 10 };
     let cases = [
         (StrategyConfig::RegularizedEvolution(evolution), 89.3, 2.1),
-        (StrategyConfig::Random(NoParameters {}), 66.1, 2.0),
+        (StrategyConfig::Random(RandomConfig {}), 66.1, 2.0),
     ];
     for (strategy, expected, deviation) in cases {
         let found: Vec<f64> = (0..SEEDS).map(|seed| one_max(&strategy, seed)).collect();
@@ -115,7 +115,7 @@ fn nsga2_finds_the_front_of_zdt1() {
     };
     for seed in 0..5 {
         let nsga2 = found(&StrategyConfig::Nsga2(Nsga2Config::default()), seed);
-        let random = found(&StrategyConfig::Random(NoParameters {}), seed);
+        let random = found(&StrategyConfig::Random(RandomConfig {}), seed);
         assert!(nsga2 > 0.95 && nsga2 <= 1.0 && random < 0.7, "seed {seed}: {nsga2} of the volume, random {random}");
     }
 }
@@ -171,5 +171,14 @@ fn parallel_workers_get_different_ids_and_every_strategy_goes_on() {
             searcher.tell(&Record { trial, outcome });
             ended += 1;
         }
+    }
+}
+
+#[test]
+fn every_strategy_is_read_by_the_name_that_it_gives_itself() {
+    for strategy in StrategyConfig::all() {
+        let json = serde_json::to_value(&strategy).unwrap();
+        assert_eq!(json["kind"], strategy.info().kind);
+        strategy.check().unwrap();
     }
 }

@@ -1,15 +1,17 @@
 //! Tree-structured Parzen estimator (Bergstra et al. 2011; parameters and kernels as in optuna 5): a density of the good
 //! architectures, one of the others, and the candidate with the largest ratio.
 
+use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::draw;
-use super::{Asking, Fitness, Observation, SearchStrategy};
+use super::registry::{at_least, part, positive};
+use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::trial::{Proposal, Trial};
+use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of TPE; the defaults are optuna's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,23 @@ impl Default for TpeConfig {
     }
 }
 
+impl StrategyDef for TpeConfig {
+    fn info(&self) -> StrategyInfo {
+        StrategyInfo::new("tpe", "Bergstra et al. 2011")
+    }
+
+    fn check(&self) -> Result<()> {
+        at_least(self, "candidates", self.candidates, 1)?;
+        at_least(self, "good_max", self.good_max, 1)?;
+        part("good_part", self.good_part)?;
+        positive("prior_weight", self.prior_weight)
+    }
+
+    fn build(&self, space: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
+        Box::new(Tpe::new(self.clone(), space))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Tpe {
     config: TpeConfig,
@@ -54,7 +73,7 @@ impl Tpe {
     }
 
     pub fn observe(&mut self, observation: &Observation) {
-        self.history.extend(observation.fitness().map(|fitness| (observation.arch.clone(), fitness)));
+        self.history.extend(fitness(observation).map(|fitness| (observation.arch.clone(), fitness)));
     }
 
     /// Splits the history in good ones and others, each in order of time. Running trials count as others, so that parallel

@@ -3,5 +3,6 @@
 pub mod compare;
 pub mod cost;
 pub mod report;
+pub mod strategies;
 pub mod train;
 pub mod trainings;

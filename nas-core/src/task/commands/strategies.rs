@@ -1,13 +1,14 @@
-//! `nas-classify strategies`: what there is to choose from.
+//! The `strategies` commands: what proposes architectures in a search by trials.
 
 use std::fmt;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::run::cli::{Format, print};
-use nas_core::run::config::to_toml;
-use nas_core::strategy::{StrategyConfig, StrategyInfo};
 use serde::Serialize;
+
+use crate::run::cli::{Format, print};
+use crate::run::config::to_toml;
+use crate::strategy::{StrategyConfig, StrategyInfo};
 
 /// List the search strategies with paper, abilities and parameters
 #[derive(Clone, Debug, Args)]
