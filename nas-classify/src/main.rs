@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nas_classify::commands;
 use nas_core::run::cli;
 use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
 use nas_core::task::commands::train::TrainArgs;
@@ -39,6 +40,7 @@ enum Command {
   nas-classify report runs/derived")]
     Report(ReportArgs),
     Export(commands::export::ExportArgs),
+    Import(ImportArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     BenchStep(commands::bench_step::BenchStepArgs),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(args),
         Command::Report(args) => report::run(args, &commands::CURVES, "top1"),
         Command::Export(args) => commands::export::run(args),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Trial(args) => commands::trial::run(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
 use nas_core::task::commands::train::TrainArgs;
@@ -43,6 +44,7 @@ enum Command {
     #[command(after_help = "Example:
   nas-detect report runs/shapes")]
     Report(ReportArgs),
+    Import(ImportArgs),
     Data(commands::data::DataArgs),
     Strategies(StrategiesArgs),
     /// Print a completion script for a shell
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Report(args) => report::run(args, &commands::CURVES, "ap"),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
 use nas_core::task::commands::train::TrainArgs;
@@ -44,6 +45,7 @@ enum Command {
     #[command(after_help = "Example:
   nas-segment report runs/search")]
     Report(ReportArgs),
+    Import(ImportArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     GpuCheck(commands::gpu_check::GpuCheckArgs),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => report::run(args, &commands::CURVES, "miou"),
+        Command::Import(args) => import::run(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod device;
+pub mod import;
 pub mod interrupt;
 pub mod picture;
 pub mod plot;

@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod cost;
+pub mod import;
 pub mod report;
 pub mod strategies;
 pub mod train;
