@@ -18,11 +18,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use nas_classify::model::{ModelConfig, NasBench201Model};
 use nas_classify::nasbench201::{NetworkConfig, Table};
-use nas_classify::zero_cost::Candidate;
+use nas_classify::task::Classification;
 use nas_core::estimator::zero_cost::{Proxy, ZeroCostError, score};
 use nas_core::nn::Shape;
 use nas_core::space::Architecture;
 use nas_core::stats::spearman;
+use nas_core::task::zero_cost::Candidate;
 use nas_datasets::rng;
 use tch::{Kind, Tensor};
 
@@ -94,7 +95,8 @@ impl Sample {
             tch::manual_seed(rng::torch_seed(self.seed, "init", i as u64));
             let NetworkConfig { channels, cells, num_classes } = NetworkConfig::default();
             let model = ModelConfig::Nasbench201(NasBench201Model { arch: arch.clone(), channels, cells });
-            let candidate = Candidate::new(&model, num_classes, Shape::new(3, 32, 32)).expect("a row of the table");
+            let candidate = Candidate::<Classification>::new(&model, num_classes as usize, Shape::new(3, 32, 32))
+                .expect("a row of the table");
             let mut line = format!("{} {} {accuracy}", i + 1, arch);
             for proxy in proxies {
                 let (estimates, truth, secs) = found.get_mut(proxy.name()).expect("one entry per proxy");

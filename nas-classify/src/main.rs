@@ -4,12 +4,15 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_classify::commands;
+use nas_classify::task::Classification;
 use nas_core::run::cli;
-use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
-use nas_core::task::commands::train::TrainArgs;
+use nas_core::task::commands::train::{self, TrainArgs};
+use nas_core::task::commands::trial::{self, TrialArgs};
 
 /// Search strategies for image classification
 #[derive(Debug, Parser)]
@@ -25,7 +28,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Search(commands::search::SearchArgs),
+    #[command(after_help = "Examples:
+  nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --out runs/nb201
+  nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --set strategy.kind=tpe --workers 2
+  nas-classify search --config configs/classify/cifar10_darts.toml --set data.root=../shared/data/cifar10")]
+    Search(SearchArgs),
     Cost(commands::cost::CostArgs),
     #[command(after_help = "Examples:
   nas-classify train --config configs/classify/cifar10_small.toml --set data.root=../shared/data/cifar10
@@ -46,7 +53,7 @@ enum Command {
     BenchStep(commands::bench_step::BenchStepArgs),
     Strategies(StrategiesArgs),
     #[command(hide = true)]
-    Trial(commands::trial::TrialArgs),
+    Trial(TrialArgs),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -57,16 +64,16 @@ enum Command {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
-        Command::Search(args) => commands::search::run(args),
-        Command::Train(args) => commands::train::run(args),
+        Command::Search(args) => search::run::<Classification>(args),
+        Command::Train(args) => train::run::<Classification>(args),
         Command::Eval(args) => commands::eval::run(args),
-        Command::Compare(args) => commands::compare::run(args),
+        Command::Compare(args) => compare::run::<Classification>(args),
         Command::Predict(args) => commands::predict::run(args),
-        Command::Report(args) => report::run(args, &commands::CURVES, "top1"),
+        Command::Report(args) => report::run::<Classification>(args),
         Command::Export(args) => commands::export::run(args),
         Command::Import(args) => import::run(args),
         Command::Data(args) => commands::data::run(args),
-        Command::Trial(args) => commands::trial::run(args),
+        Command::Trial(args) => trial::run::<Classification>(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
         Command::Bench(args) => commands::bench::run(args),
         Command::BenchStep(args) => commands::bench_step::run(args),

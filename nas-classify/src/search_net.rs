@@ -1,10 +1,11 @@
 //! Supernets that classify, and the section `[space]` of their searches.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{Linear, Mode, Shape, VarBuilder};
 use nas_core::space::Architecture;
-use nas_core::space::{Backbone, Mixture, Supernet, WeightSharing};
+use nas_core::space::{Backbone, ChoiceSpace, Mixture, Supernet, WeightSharing};
+use nas_core::task::TaskSpace;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -14,6 +15,7 @@ use crate::drawing;
 use crate::mobile::MobileSpace;
 use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model, SearchedModel};
 use crate::nasbench201::{NasBench201, NasBench201Nets};
+use crate::task::{Classification, Net};
 
 /// A space with a supernet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,27 +53,20 @@ impl SpaceConfig {
             }
         }
     }
+}
 
-    /// An architecture of the space in the literature's notation, where it has one.
-    pub fn notation(&self, arch: &Architecture) -> Result<String> {
-        Ok(match self {
-            Self::Nasbench201(_) => NasBench201::notation(arch),
-            Self::Cells(space) => space.genotype(arch)?.to_string(),
-            Self::Chain(_) | Self::Mobile(_) => arch.to_string(),
-        })
+impl TaskSpace<Classification> for SpaceConfig {
+    fn choices(&self) -> Result<Box<dyn ChoiceSpace>> {
+        Ok(self.build()?)
     }
 
-    /// The cells of an architecture as SVG, where the space has cells.
-    pub fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
-        Ok(match self {
-            Self::Nasbench201(_) => Some(drawing::nasbench201(arch)),
-            Self::Cells(space) => Some(drawing::genotype(&space.genotype(arch)?)),
-            Self::Chain(_) | Self::Mobile(_) => None,
-        })
+    fn shared(&self) -> Result<Box<dyn WeightSharing>> {
+        self.build()
     }
 
-    /// The classifier of an architecture of the space, in the space's own size.
-    pub fn derive(&self, arch: &Architecture) -> Result<ModelConfig> {
+    /// In the space's own size: `[model]` has no part in it.
+    fn derive(&self, model: Option<&ModelConfig>, arch: &Architecture) -> Result<ModelConfig> {
+        ensure!(model.is_none(), "model: networks of this space come in the space's own size; leave the section out");
         self.build()?.validate(arch)?;
         match self {
             Self::Nasbench201(NasBench201Nets { channels, cells }) => {
@@ -83,6 +78,39 @@ impl SpaceConfig {
                 Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() }))
             }
         }
+    }
+
+    fn supernet(
+        &self,
+        space: &dyn WeightSharing,
+        _model: Option<&ModelConfig>,
+        vb: &VarBuilder,
+        num_classes: usize,
+    ) -> Result<Net> {
+        Ok(Net::Shared(SearchNet::new(vb, space, num_classes as i64)))
+    }
+
+    fn notation(&self, arch: &Architecture) -> Result<String> {
+        Ok(match self {
+            Self::Nasbench201(_) => NasBench201::notation(arch),
+            Self::Cells(space) => space.genotype(arch)?.to_string(),
+            Self::Chain(_) | Self::Mobile(_) => arch.to_string(),
+        })
+    }
+
+    fn parse(&self, notation: &str) -> Result<Architecture> {
+        match self {
+            Self::Nasbench201(_) if notation.contains('|') => Ok(NasBench201::parse(notation)?),
+            _ => Ok(notation.parse()?),
+        }
+    }
+
+    fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
+        Ok(match self {
+            Self::Nasbench201(_) => Some(drawing::nasbench201(arch)),
+            Self::Cells(space) => Some(drawing::genotype(&space.genotype(arch)?)),
+            Self::Chain(_) | Self::Mobile(_) => None,
+        })
     }
 }
 

@@ -5,8 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use nas_classify::model::{ModelConfig, NasBench201Model};
 use nas_classify::nasbench201::NetworkConfig;
 use nas_classify::search_net::SpaceConfig;
-use nas_classify::zero_cost::{Candidate, ZeroCost, ZeroCostConfig};
+use nas_classify::task::Classification;
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
+use nas_core::task::experiment::{LoaderSection, Setting};
+use nas_core::task::zero_cost::{ZeroCost, ZeroCostConfig};
+
+type Candidate = nas_core::task::zero_cost::Candidate<Classification>;
 use nas_core::nn::Shape;
 use nas_core::space::Architecture;
 use nas_datasets::rng::stream;
@@ -20,7 +24,7 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 fn candidate(config: &NetworkConfig, choices: [u16; 6], input: Shape) -> Candidate {
     let NetworkConfig { channels, cells, num_classes } = *config;
     let model = NasBench201Model { arch: Architecture::new(choices.to_vec()), channels, cells };
-    Candidate::new(&ModelConfig::Nasbench201(model), num_classes, input).unwrap()
+    Candidate::new(&ModelConfig::Nasbench201(model), num_classes as usize, input).unwrap()
 }
 
 /// The formula of zero_cost.py.
@@ -133,18 +137,29 @@ fn networks_of_every_space_are_scored() {
         "kind = 'chain'\nlayers = 3\nchannels = 4",
         "kind = 'mobile'",
     ];
-    let data = "data = { kind = 'synth', num_images = 20, num_val = 4, side = 20 }";
+    let setting = || {
+        let data = "kind = 'synth'\nnum_images = 20\nnum_val = 4\nside = 20";
+        Ok(Setting::<Classification> {
+            data: toml::from_str(data)?,
+            augment: Default::default(),
+            loader: LoaderSection::default(),
+            eval: Default::default(),
+            loss: Default::default(),
+        })
+    };
     for space in spaces {
         let space: SpaceConfig = toml::from_str(space).unwrap();
         let arch = space.build().unwrap().sample(&mut stream(1, "test", 0));
-        for data in ["", data] {
-            let text = format!("proxies = ['naswot', 'zen', 'grad_norm']\nbatch_size = 4\nimage = 32\n{data}");
+        for on in ["noise", "data"] {
+            let text = format!("proxies = ['naswot', 'zen', 'grad_norm']\nbatch_size = 4\nimage = 32\non = '{on}'");
             let config: ZeroCostConfig = toml::from_str(&text).unwrap();
-            let proxies = ZeroCost::new(&config, &space, 0).unwrap();
-            let values = proxies.evaluate(&arch).unwrap();
-            assert!(values.keys().eq(&proxies.metrics()), "{values:?}");
-            assert_eq!(values, ZeroCost::new(&config, &space, 0).unwrap().evaluate(&arch).unwrap());
-            let other = ZeroCost::new(&config, &space, 1).unwrap().evaluate(&arch).unwrap();
+            let new = |seed| ZeroCost::<Classification>::new(&config, &space, None, setting, seed).unwrap();
+            let values = new(0).evaluate(&arch).unwrap();
+            let mut names = new(0).metrics();
+            names.extend(["params".to_string(), "macs".to_string()]);
+            assert!(values.keys().eq(&names), "{values:?}");
+            assert_eq!(values, new(0).evaluate(&arch).unwrap());
+            let other = new(1).evaluate(&arch).unwrap();
             assert!(values["grad_norm"] != other["grad_norm"] && values["macs"] == other["macs"], "{space:?}");
         }
     }

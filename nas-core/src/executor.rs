@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::run::interrupt::{self, Interrupted};
@@ -81,13 +81,72 @@ impl<E: FnMut(&Trial) -> Result<Values>> Executor for InProcess<E> {
 }
 
 /// What a trial may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Limits {
     /// Seconds that a trial may run.
     pub time_secs: Option<f64>,
     /// Resident memory in MiB that a trial's process may use.
     pub memory_mib: Option<u64>,
+}
+
+/// `[executor]`: where trials run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ExecutorConfig {
+    /// One by one in this process.
+    #[default]
+    InProcess,
+    /// Side by side, each in a process of its own, within limits.
+    Processes {
+        /// Trials at a time.
+        workers: usize,
+        /// Seconds that a trial may run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        time_secs: Option<f64>,
+        /// Resident memory in MiB that a trial and what it starts may use.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory_mib: Option<u64>,
+        /// Takes results in the order of the trials, so that the log does not depend on their times; off: as they come, which
+        /// waits for no slow trial.
+        #[serde(default = "ordered")]
+        ordered: bool,
+    },
+}
+
+fn ordered() -> bool {
+    true
+}
+
+impl ExecutorConfig {
+    /// With `workers` in the place of its own, where they are given.
+    pub fn with_workers(self, workers: Option<usize>) -> Self {
+        match (workers, self) {
+            (None, config) => config,
+            (Some(workers), Self::InProcess) => {
+                Self::Processes { workers, time_secs: None, memory_mib: None, ordered: true }
+            }
+            (Some(workers), Self::Processes { time_secs, memory_mib, ordered, .. }) => {
+                Self::Processes { workers, time_secs, memory_mib, ordered }
+            }
+        }
+    }
+
+    /// Says which value makes no sense.
+    pub fn check(&self) -> Result<()> {
+        let Self::Processes { workers, time_secs, memory_mib, .. } = *self else { return Ok(()) };
+        ensure!(workers > 0, "executor.workers = 0; expected at least 1");
+        if let Some(secs) = time_secs {
+            ensure!(secs > 0.0 && secs.is_finite(), "executor.time_secs = {secs}; expected more than 0");
+        }
+        if let Some(mib) = memory_mib {
+            ensure!(
+                (1..=u64::MAX >> 20).contains(&mib),
+                "executor.memory_mib = {mib}; expected 1 to {}",
+                u64::MAX >> 20
+            );
+        }
+        Ok(())
+    }
 }
 
 /// A pool of child processes. A trial is one command and one folder: the child reads `trial.json` and writes `record.json`.

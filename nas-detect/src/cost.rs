@@ -12,11 +12,11 @@ use nas_core::run::cli::{Format, parse_size};
 use nas_core::space::Architecture;
 use nas_core::space::FeatureInfo;
 use nas_core::task::commands::cost::CostReport;
+use nas_core::task::experiment::named_model;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{BackboneConfig, Classifier, ShuffleNetWidth, total};
 use crate::detnas::{DetNasConfig, DetNasSize, released};
-use crate::experiment;
 use crate::head::HeadConfig;
 use crate::model::{self, ModelConfig, Top};
 use crate::neck::{BiFpnConfig, NeckConfig};
@@ -133,14 +133,9 @@ impl Net {
 
 /// The subject of a preset or of an experiment file. The error of an unknown name lists the known ones.
 fn named(name: &str) -> Result<Subject> {
-    /// The one section of an experiment that is of interest here.
-    #[derive(Deserialize)]
-    struct Experiment {
-        model: ModelConfig,
-    }
     let path = Path::new(name);
     if path.is_file() || path.extension().is_some_and(|extension| extension == "toml") {
-        let model = experiment::load::<Experiment>(path, &[])?.model;
+        let model = named_model(name, ModelConfig::preset)?;
         return Ok(Subject { net: Net::Detector(Box::new(model)), size: (800, 800), num_classes: 80 });
     }
     let mut presets = presets();

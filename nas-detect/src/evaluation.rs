@@ -12,8 +12,8 @@ use tch::Tensor;
 
 use crate::eval::files::{Category, EvalFiles};
 use crate::eval::{Detection, Truth};
-use crate::experiment::EvalConfig;
 use crate::head::Detections;
+use crate::task::EvalConfig;
 
 /// The objects in each of a batch of images, see [`crate::model::Detector::detect`].
 pub type Detect<'a> = dyn Fn(&Tensor) -> Vec<Detections> + 'a;

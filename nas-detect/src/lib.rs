@@ -7,17 +7,15 @@ pub mod cost;
 pub mod detnas;
 pub mod eval;
 pub mod evaluation;
-pub mod experiment;
 pub mod head;
-pub mod inheritance;
 pub mod layers;
 pub mod model;
 pub mod neck;
-pub mod neck_search;
 pub mod nms;
 pub mod picture;
-pub mod searching;
-pub mod training;
+pub mod pretraining;
+pub mod space;
+pub mod task;
 
 #[cfg(test)]
 mod testing;

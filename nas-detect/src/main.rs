@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
-use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
-use nas_core::task::commands::train::TrainArgs;
+use nas_core::task::commands::train::{self, TrainArgs};
+use nas_core::task::commands::trial::{self, TrialArgs};
+use nas_detect::task::Detection;
 use nas_detect::{commands, cost};
 
 /// Search, train and compare object detectors
@@ -30,7 +33,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Search(commands::search::SearchArgs),
+    #[command(
+        after_help = "A search on shared weights leaves one folder: pretrain/ (where the experiment has a section `pretrain`), the
+supernet's training, supernet_search/trials.jsonl with every candidate, and the experiments of two trainings of the best one,
+from random weights and from the supernet's. --resume goes on wherever the run was cut off.
+
+Examples:
+  nas-detect search --config configs/detect/shapes_search.toml --out runs/search
+  nas-detect search --config configs/detect/shapes_neck_search.toml --workers 2 --out runs/necks"
+    )]
+    Search(SearchArgs),
+    #[command(hide = true)]
+    Trial(TrialArgs),
     #[command(after_help = "Examples:
   nas-detect train --config configs/detect/shapes.toml --out runs/shapes
   nas-detect train --config my.toml --set model.backbone.arch=runs/search/result.json --set train.init=runs/search --resume")]
@@ -57,14 +71,16 @@ enum Command {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
-        Command::Search(args) => commands::search::run(args),
-        Command::Train(args) => commands::train::run(args),
+        Command::Search(args) => search::run::<Detection>(args),
+        Command::Trial(args) => trial::run::<Detection>(args),
+        Command::Train(args) => train::run::<Detection>(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
-        Command::Compare(args) => commands::compare::run(args),
+        Command::Compare(args) => compare::run::<Detection>(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Report(args) => report::run(args, &commands::CURVES, "ap"),
         Command::Import(args) => import::run(args),
+        Command::Report(args) => report::run::<Detection>(args),
         Command::Data(args) => commands::data::run(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {

@@ -2,6 +2,9 @@
 
 use font8x8::legacy::BASIC_LEGACY;
 use image::{Rgb, RgbImage, imageops};
+use nas_datasets::det::DetClasses;
+
+use crate::evaluation::Found;
 
 /// A box to draw, in pixels of the image.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +85,17 @@ fn label(picture: &mut RgbImage, (left, top): (i64, i64), text: &str, color: Rgb
             }
         }
     }
+}
+
+/// The boxes that are drawn: those of at least `min_score`, with class and score.
+pub fn marked(found: &[Found], classes: &DetClasses, min_score: f64) -> Vec<Marked> {
+    let drawn = found.iter().filter(|found| found.score >= min_score);
+    let mark = |Found { bbox, class, score }: &Found| Marked {
+        bbox: *bbox,
+        class: *class,
+        text: format!("{} {score:.2}", classes.names()[*class]),
+    };
+    drawn.map(mark).collect()
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use nas_datasets::{EvalTransform, SegDataset, eval_samples};
 use std::sync::Arc;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::experiment::EvalConfig;
 use crate::metric::{ConfusionMatrix, Scores};
+use crate::task::EvalConfig;
 
 /// Logits `[B, K, H, W]` of normalised images `[B, 3, H, W]` in evaluation mode.
 pub type Forward<'a> = dyn Fn(&Tensor, Mode) -> Tensor + 'a;

@@ -4,11 +4,14 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
-use nas_core::task::commands::compare::CompareArgs;
+use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
+use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
-use nas_core::task::commands::train::TrainArgs;
+use nas_core::task::commands::train::{self, TrainArgs};
+use nas_core::task::commands::trial::{self, TrialArgs};
+use nas_segment::task::Segmentation;
 use nas_segment::{commands, cost, miou};
 
 /// Search, train and compare segmentation networks
@@ -29,7 +32,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Search(commands::search::SearchArgs),
+    #[command(after_help = "Examples:
+  nas-segment search --config configs/segment/camvid_auto_deeplab.toml --set data.root=../shared/data/camvid
+  nas-segment search --config configs/segment/cityscapes_auto_deeplab.toml --set data.root=/data/cityscapes --amp")]
+    Search(SearchArgs),
+    #[command(hide = true)]
+    Trial(TrialArgs),
     #[command(after_help = "Examples:
   nas-segment train --config configs/segment/camvid_deeplabv3plus.toml --set data.root=../shared/data/camvid
   nas-segment train --config my.toml --set model.arch=runs/search/result.json --out runs/derived --resume")]
@@ -60,15 +68,17 @@ enum Command {
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     cli::run(move || match &command {
-        Command::Search(args) => commands::search::run(args),
-        Command::Train(args) => commands::train::run(args),
+        Command::Search(args) => search::run::<Segmentation>(args),
+        Command::Trial(args) => trial::run::<Segmentation>(args),
+        Command::Train(args) => train::run::<Segmentation>(args),
         Command::Eval(args) => commands::eval::run(args),
-        Command::Compare(args) => commands::compare::run(args),
+        Command::Compare(args) => compare::run::<Segmentation>(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => report::run(args, &commands::CURVES, "miou"),
         Command::Import(args) => import::run(args),
+        Command::Report(args) => report::run::<Segmentation>(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),

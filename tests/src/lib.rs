@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -22,22 +22,17 @@ pub const DETECT: Tool = Tool("nas-detect");
 
 impl Tool {
     fn path(self) -> PathBuf {
-        static BUILT: Mutex<Vec<&str>> = Mutex::new(Vec::new());
+        static BUILT: OnceLock<()> = OnceLock::new();
         let exe = std::env::current_exe().expect("a test has an executable");
         let profile_dir = exe.parent().and_then(Path::parent).expect("tests run from TARGET/PROFILE/deps");
-        let mut built = BUILT.lock().expect("no build panics while it holds the lock");
-        if !built.contains(&self.0) {
+        BUILT.get_or_init(|| {
+            // All at once: a package of its own would resolve features, and so compile its dependencies, another way.
             let mut build = Command::new(env!("CARGO"));
-            build.args(["build", "--quiet", "--package", self.0, "--bin", self.0, "--target-dir"]);
+            build.args(["build", "--quiet", "--workspace", "--bins", "--target-dir"]);
             build.arg(profile_dir.parent().expect("a profile lies in a target folder")).current_dir(root());
             build.args(profile_dir.ends_with("release").then_some("--release"));
-            let done = build.status().expect("cargo runs").success();
-            if !done {
-                drop(built);
-                panic!("{} does not build", self.0);
-            }
-            built.push(self.0);
-        }
+            assert!(build.status().expect("cargo runs").success(), "the programs do not build");
+        });
         profile_dir.join(self.0)
     }
 

@@ -77,7 +77,7 @@ fn what_cannot_work_is_refused_at_once_and_leaves_no_folder() {
     assert!(stderr.contains("nowhere") && !out.exists(), "{stderr}");
 
     let config = temp.path().join("spos.toml");
-    let text = "[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[one_shot]\nepochs = 9999\nbatch_size = 20\n\
+    let text = "kind = 'one_shot'\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[one_shot]\nepochs = 9999\nbatch_size = 20\n\
                 [one_shot.method]\nkind = 'spos'\n[data]\nkind = 'synth'\nnum_images = 400\nnum_val = 20\n";
     fs::write(&config, text).unwrap();
     let stderr = CLASSIFY.fail(&args("search", config.to_str().unwrap(), &out));
@@ -100,7 +100,7 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
         )
     };
     let models = [model("conv", "3-0-3-1-0-1"), model("pool", "4-4-4-4-4-4")].concat();
-    fs::write(&path, format!("seeds = [0, 1]\n{models}{recipe}")).unwrap();
+    fs::write(&path, format!("kind = 'compare'\nseeds = [0, 1]\n{models}{recipe}")).unwrap();
     let out = temp.path().join("run");
     let more = ["--workers", "1", "--set", "train.epochs=1"];
     let all = [args("compare", path.to_str().unwrap(), &out), more.to_vec()].concat();
@@ -114,11 +114,11 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
 /// A search whose trials train for an epoch or more.
 fn search_config(folder: &Path, strategy: &str) -> String {
     let text = format!(
-        "num_trials = 8\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[strategy]\n{strategy}\n[[objectives]]\nmetric = 'top1'\n\
+        "kind = 'search'\nnum_trials = 8\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[strategy]\n{strategy}\n[[objectives]]\nmetric = 'top1'\n\
          [budget]\nepochs = 1\n[evaluator]\nkind = 'train'\n\
-         [evaluator.train]\nbatch_size = 20\noptimizer = {{ kind = 'sgd', lr = 0.05 }}\n[evaluator.data]\n\
-         kind = 'synth'\nnum_images = 400\nnum_val = 10\nside = 16\npart = {{ hold_out = 0.25 }}\n\
-         [evaluator.augment]\nsize = [16, 16]\n"
+         held_out = 0.25\n[train]\nbatch_size = 20\noptimizer = {{ kind = 'sgd', lr = 0.05 }}\n[data]\n\
+         kind = 'synth'\nnum_images = 400\nnum_val = 10\nside = 16\n\
+         [augment]\nsize = [16, 16]\n"
     );
     let path = folder.join("search.toml");
     fs::write(&path, text).unwrap();
@@ -184,7 +184,7 @@ fn killed_searches_on_shared_weights_end_with_the_same_bits() {
     for (name, space, method) in methods {
         let config = temp.path().join(format!("{name}.toml"));
         let text = format!(
-            "seed = 1\n[space]\n{space}\n[one_shot]\nepochs = 5\nbatch_size = 20\n\
+            "kind = 'one_shot'\nseed = 1\n[space]\n{space}\n[one_shot]\nepochs = 5\nbatch_size = 20\n\
              eval_every = 2\n[one_shot.method]\n{method}\n[data]\nkind = 'synth'\nnum_images = 400\nnum_val = 20\n\
              side = 16\n[augment]\nsize = [16, 16]\n"
         );
@@ -194,8 +194,13 @@ fn killed_searches_on_shared_weights_end_with_the_same_bits() {
         CLASSIFY.succeed(&args("search", config, &straight));
         let kills = CLASSIFY.run_with_kills(&args("search", config, &killed));
         assert!(kills >= 1, "{name}: the search is too short to be killed");
-        let all =
-            ["metrics.jsonl", "checkpoints/best.safetensors", "arch_parameters.safetensors", "train.toml", "cells.svg"];
+        let all = [
+            "metrics.jsonl",
+            "checkpoints/best.safetensors",
+            "arch_parameters.safetensors",
+            "train.toml",
+            "architecture.svg",
+        ];
         let files = all
             .iter()
             .filter(|file| straight.join(file).exists())

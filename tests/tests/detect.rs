@@ -90,8 +90,8 @@ fn a_search_keeps_its_bound_and_both_trainings_run() {
     archs.dedup();
     assert_eq!(archs.len(), 12, "no candidate is scored twice");
     let best = records.iter().find(|record| found["architecture"] == record.trial.arch.to_string()).unwrap();
-    let most = records.iter().filter_map(|record| record.metric("ap")).fold(0.0, f64::max);
-    assert_eq!((best.metric("ap"), found["candidate"]["ap"].as_f64()), (Some(most), Some(most)));
+    let most = records.iter().filter_map(|record| record.metric("supernet_ap")).fold(0.0, f64::max);
+    assert_eq!((best.metric("supernet_ap"), found["candidate"]["supernet_ap"].as_f64()), (Some(most), Some(most)));
     for record in &records {
         let macs = record.metric("backbone_macs").unwrap();
         assert!(macs <= 250e3, "{record:?}");
@@ -101,7 +101,7 @@ fn a_search_keeps_its_bound_and_both_trainings_run() {
     }
 
     let train = |name: &str| {
-        let config = out.join(format!("train_{name}.toml"));
+        let config = out.join(if name == "scratch" { "train.toml" } else { "train_inherited.toml" });
         let run = temp.path().join(name);
         // A rate of 0: the weights stay the initial ones.
         json(&[args("train", config.to_str().unwrap(), &run), vec!["--set", "train.optimizer.lr=0.0"]].concat());
@@ -130,15 +130,20 @@ fn a_search_keeps_its_bound_and_both_trainings_run() {
         .concat(),
     );
     assert!(error.contains("none of 10000 random architectures"), "{error}");
-    let error = DETECT
-        .fail(&[args("search", SEARCH, &temp.path().join("y")), vec!["--set", "strategy={kind='hyperband'}"]].concat());
+    let error = DETECT.fail(
+        &[args("search", SEARCH, &temp.path().join("y")), vec!["--set", "one_shot.method.strategy={kind='hyperband'}"]]
+            .concat(),
+    );
     assert!(error.contains("hyperband"), "{error}");
 }
 
 #[test]
 fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
     let temp = tempfile::tempdir().unwrap();
-    let train = fs::read_to_string(nas_tests::root().join(TRAIN)).unwrap().replace("epochs = 6", "epochs = 1");
+    let train = fs::read_to_string(nas_tests::root().join(TRAIN))
+        .unwrap()
+        .replace("epochs = 6", "epochs = 1")
+        .replace("kind = \"train\"", "kind = \"search\"");
     let train = train.replace("num_images = 80", "num_images = 40");
     for (kind, space) in [
         ("nas_fpn", "{ kind = 'nas_fpn', levels = { min = 3, max = 5 }, intermediate = 1, channels = 16, stacks = 1 }"),
@@ -147,7 +152,8 @@ fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
         let config = temp.path().join(format!("{kind}.toml"));
         let bound = "constraints = [{ metric = 'params', upper = 400e3 }]";
         let text = format!(
-            "num_trials = 5\nheld_out = 0.2\nmacs_size = [64, 64]\nstrategy = {{ kind = 'random' }}\n{bound}\nspace = {space}\n{train}"
+            "num_trials = 5\ncost_size = [64, 64]\nstrategy = {{ kind = 'random' }}\nobjectives = [{{ metric = 'ap' }}]\n\
+             evaluator = {{ kind = 'train', held_out = 0.2 }}\n{bound}\nspace = {space}\n{train}"
         );
         fs::write(&config, text).unwrap();
         let config = config.to_str().unwrap();
@@ -164,7 +170,7 @@ fn necks_of_both_spaces_are_searched_by_trials_that_can_be_killed() {
         let train = straight.join("train.toml");
         let cost =
             json(&["cost", train.to_str().unwrap(), "--size", "64x64", "--num-classes", "3", "--format", "json"]);
-        assert_eq!(cost["params"].as_f64(), found["candidate"]["params"].as_f64(), "{kind}");
+        assert_eq!(cost["params"].as_f64(), found["best"]["metrics"]["params"].as_f64(), "{kind}");
     }
 }
 
@@ -180,7 +186,7 @@ fn models_are_compared_on_every_seed_with_pictures() {
     let models =
         ["0-0-0-0", "3-3-3-3"].map(|arch| format!("[[models]]\nname = 'a{arch}'\nmodel = {}\n", network(arch)));
     let (head, rest) = (train.find("[model]").unwrap(), train.find("[train]").unwrap());
-    let text = format!("seeds = [0, 1]\npictures = 2\n{}{}", models.concat(), &train[rest..])
+    let text = format!("kind = 'compare'\nseeds = [0, 1]\npictures = 2\n{}{}", models.concat(), &train[rest..])
         .replace("epochs = 6", "epochs = 1");
     assert!(head < rest);
     let config = temp.path().join("compare.toml");

@@ -12,6 +12,10 @@ use nas_tests::{DETECT, SEGMENT, Tool, assert_same_file, assert_same_weights};
 const SEARCH: &str = "tests/configs/tiny_search.toml";
 const TRAIN: &str = "tests/configs/tiny_train.toml";
 
+/// The method of [`SEARCH`].
+const METHOD: &str = "[one_shot.method]\nkind = \"darts\"\narch_start_epoch = 1\n\
+                      arch = { kind = \"adam\", lr = 3e-3, weight_decay = 1e-3 }";
+
 fn args<'a>(job: &'a str, config: &'a str, out: &'a Path) -> Vec<&'a str> {
     let out = out.to_str().unwrap();
     vec![job, "--config", config, "--out", out, "--resume", "--device", "cpu", "--threads", "1", "--format", "json"]
@@ -42,10 +46,10 @@ fn a_killed_search_ends_with_the_same_bits() {
 fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its_bound() {
     let temp = tempfile::tempdir().unwrap();
     let config = temp.path().join("spos.toml");
-    let method = "[[constraints]]\nmetric = 'macs'\nupper = 120e6\n[search.method]\nkind = 'spos'\nnum_trials = 40\n\
+    let method = "[[constraints]]\nmetric = 'macs'\nupper = 120e6\n[one_shot.method]\nkind = 'spos'\nnum_trials = 40\n\
                   recalibration_batches = 2\nstrategy = { kind = 'random' }";
     let text = fs::read_to_string(nas_tests::root().join(SEARCH)).unwrap();
-    fs::write(&config, text.replace("[search.first_order]\narch_start_epoch = 1", method)).unwrap();
+    fs::write(&config, text.replace(METHOD, method)).unwrap();
     let config = config.to_str().unwrap();
     killed_equals_straight(SEGMENT, "search", config, &["metrics.jsonl", "supernet_search/trials.jsonl"]);
 
@@ -54,7 +58,7 @@ fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its
     let records = trial_log::read(&out.join("supernet_search/trials.jsonl")).unwrap();
     let of = |metric| records.iter().map(move |record| record.metric(metric).unwrap());
     assert!(records.len() == 40 && of("macs").all(|macs| macs <= 120e6), "{records:?}");
-    assert_eq!(result["supernet_miou"].as_f64(), of("supernet_miou").reduce(f64::max));
+    assert_eq!(result["candidate"]["supernet_miou"].as_f64(), of("supernet_miou").reduce(f64::max));
 }
 
 #[test]
@@ -69,13 +73,8 @@ fn a_killed_training_of_a_detector_ends_with_the_same_bits() {
 
 #[test]
 fn a_killed_search_of_a_detector_ends_with_the_same_bits_in_each_of_its_parts() {
-    let files = [
-        "pretrain/metrics.jsonl",
-        "metrics.jsonl",
-        "supernet_search/trials.jsonl",
-        "architecture.txt",
-        "train_scratch.toml",
-    ];
+    let files =
+        ["pretrain/metrics.jsonl", "metrics.jsonl", "supernet_search/trials.jsonl", "architecture.txt", "train.toml"];
     killed_equals_straight(DETECT, "search", "tests/configs/tiny_detect_search.toml", &files);
 }
 
@@ -142,8 +141,7 @@ fn auto_deeplabs_space_is_searched_by_other_methods_too() {
     let text = fs::read_to_string(nas_tests::root().join(SEARCH)).unwrap();
     let with = |method: &str| -> String {
         let path = temp.path().join(format!("{method}.toml"));
-        let text =
-            text.replace("[search.first_order]\narch_start_epoch = 1", &format!("[search.method]\nkind = '{method}'"));
+        let text = text.replace(METHOD, &format!("[one_shot.method]\nkind = '{method}'"));
         assert!(text.contains(method));
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_string()
@@ -156,7 +154,7 @@ fn auto_deeplabs_space_is_searched_by_other_methods_too() {
     let never = temp.path().join("never");
     let (spos, gdas) = (with("spos"), with("gdas"));
     let error = SEGMENT.fail(&args("search", &spos, &never));
-    assert!(error.contains("search.method.recalibration_batches = 200; expected at most 20"), "{error}");
+    assert!(error.contains("one_shot.method.recalibration_batches = 200; expected at most 20"), "{error}");
     let bounded = [args("search", &gdas, &never), vec!["--set", "constraints=[{metric='macs', upper=1e6}]"]];
     assert!(SEGMENT.fail(&bounded.concat()).contains("gdas has none"));
 }

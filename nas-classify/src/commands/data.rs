@@ -6,11 +6,10 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use nas_core::run::cli::{Format, print};
+use nas_core::task::experiment;
 use nas_datasets::Split;
 use nas_datasets::classify::{ClassifyDataConfig, check};
-use serde::{Deserialize, Serialize};
-
-use crate::train_experiment;
+use serde::Serialize;
 
 /// Check a data set
 #[derive(Clone, Debug, Args)]
@@ -38,12 +37,6 @@ struct CheckArgs {
     /// How to print the findings
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// The part of an experiment that a check needs.
-#[derive(Deserialize)]
-struct WithData {
-    data: ClassifyDataConfig,
 }
 
 #[derive(Serialize)]
@@ -78,7 +71,7 @@ impl fmt::Display for CheckReport {
 /// Runs the command.
 pub fn run(args: &DataArgs) -> Result<()> {
     let DataCommand::Check(args) = &args.command;
-    let WithData { data } = train_experiment::load(&args.config, &args.sets)?;
+    let data: ClassifyDataConfig = experiment::load_section(&args.config, &args.sets, "data")?;
     let mut splits = Vec::new();
     for split in [Split::Train, Split::Val] {
         let dataset = data.open(split)?;

@@ -1,24 +1,21 @@
 //! `nas-classify eval`: scores of a trained network on a split.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use nas_core::run::cli::{Compute, Format, TrainedArgs, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
-use nas_core::train::{all_variables, copy_into, read_tensors};
-use nas_datasets::classify::{ClassifyDataset, ClassifyEvalTransform};
+use nas_core::task::experiment::{self, TrainExperiment};
+use nas_core::task::supervised::trained_network;
+use nas_core::task::{Pass, Task};
+use nas_datasets::classify::ClassifyEvalTransform;
 use nas_datasets::{LoaderConfig, Split};
 use tch::nn::VarStore;
 
-use super::require_sound;
-use crate::evaluation::evaluate;
 use crate::metric::ConfusionMatrix;
-use crate::model::Classifier;
-use crate::train_experiment::{self, TrainExperiment};
-use crate::training::new_network;
+use crate::task::{Classification, Net};
 
 /// Score a trained network: top-1, top-5, accuracy per class
 #[derive(Clone, Debug, Args)]
@@ -44,48 +41,48 @@ pub struct Trained {
     /// Holds the network's weights.
     pub vs: VarStore,
     /// The network.
-    pub net: Box<dyn Classifier>,
+    pub net: Net,
     /// How it was trained.
-    pub experiment: TrainExperiment,
+    pub experiment: TrainExperiment<Classification>,
     /// What is done to an image first.
     pub transform: ClassifyEvalTransform,
     /// Names of its classes.
     pub classes: Vec<String>,
+    /// Where it computes.
+    pub compute: Compute,
 }
 
 impl Trained {
     /// The network that a command is given.
-    pub fn open(args: &TrainedArgs) -> Result<(Self, Compute)> {
+    pub fn open(args: &TrainedArgs) -> Result<Self> {
         let compute = args.compute.resolve()?;
-        let experiment: TrainExperiment = train_experiment::load(&args.config(), &args.sets)?;
-        Ok((Self::load(experiment, &args.weights(), compute)?, compute))
+        let experiment: TrainExperiment<Classification> = experiment::load(&args.config(), &args.sets)?;
+        let classes = experiment.data.open(Split::Val)?.classes().to_vec();
+        let (vs, net) = trained_network::<Classification>(&experiment.model, classes.len(), &args.weights(), compute)?;
+        let transform = ClassifyEvalTransform::like(&experiment.augment, experiment.eval.resize)?;
+        Ok(Self { vs, net, experiment, transform, classes, compute })
     }
 
-    /// The network of `experiment` with the weights of a file.
-    pub fn load(experiment: TrainExperiment, weights: &Path, compute: Compute) -> Result<Self> {
-        let classes = experiment.data.open(Split::Val)?.classes().to_vec();
-        let (vs, net) = new_network(&experiment, classes.len(), compute)?;
-        let saved = read_tensors(weights)?;
-        copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
-        let transform = ClassifyEvalTransform::like(&experiment.augment, experiment.eval.resize)?;
-        Ok(Self { vs, net, experiment, transform, classes })
+    /// The network at work.
+    pub fn pass(&self) -> Pass<'_, Classification> {
+        Pass { net: &self.net, mixture: None, compute: self.compute }
     }
 
     /// How images are read.
-    pub fn loader(&self, compute: Compute) -> LoaderConfig {
-        self.experiment.loader.with(self.experiment.eval.batch_size, compute.threads)
+    pub fn loader(&self) -> LoaderConfig {
+        self.experiment.setting().loading(self.experiment.eval.batch_size, self.compute)
     }
 }
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let (trained, compute) = Trained::open(&args.trained)?;
-    let dataset: Arc<dyn ClassifyDataset> = trained.experiment.data.open(args.split)?;
+    let trained = Trained::open(&args.trained)?;
+    let setting = trained.experiment.setting();
+    let dataset = setting.open_sound(args.split)?;
     ConfusionMatrix::new(trained.classes.len()).matches(dataset.classes())?;
-    require_sound(&*dataset, args.split.as_str())?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
-    let tick = || progress.step(|| "images".into());
-    let matrix = evaluate(&*trained.net, &dataset, &trained.transform, &trained.loader(compute), compute, tick)?;
+    let matrix =
+        Classification::validate(trained.pass(), &setting, &dataset, &mut || progress.step(|| "images".into()))?;
     drop(progress);
     if let Some(path) = &args.confusion {
         write_atomic(path, &matrix.csv(&trained.classes)?)?;

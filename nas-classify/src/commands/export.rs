@@ -51,7 +51,7 @@ impl fmt::Display for ExportReport {
 
 /// Runs the command.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let (mut trained, compute) = Trained::open(&args.trained)?;
+    let mut trained = Trained::open(&args.trained)?;
     let size = trained.transform.size;
     let input = [1, 3, i64::from(size.height()), i64::from(size.width())];
     match args.out.extension().and_then(|extension| extension.to_str()) {
@@ -60,7 +60,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
             // Variables that want a gradient cannot be constants of a script.
             trained.vs.freeze();
             // One image would hide a batch size that the trace has frozen; noise, as nothing depends on the values.
-            let images = Tensor::randn([2, input[1], input[2], input[3]], (Kind::Float, compute.device));
+            let images = Tensor::randn([2, input[1], input[2], input[3]], (Kind::Float, trained.compute.device));
             let script = trace(&trained, &images)?;
             write_atomic_with(&args.out, |temporary| script.save(temporary))?;
         }
@@ -72,7 +72,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
 }
 
 fn trace(trained: &Trained, images: &Tensor) -> Result<CModule> {
-    let mut forward = |inputs: &[Tensor]| vec![trained.net.forward(&channels_last(&inputs[0]), Mode::EVAL).main];
+    let mut forward = |inputs: &[Tensor]| vec![trained.net.forward(&channels_last(&inputs[0]), None, Mode::EVAL).main];
     let trace = || CModule::create_by_tracing("Classifier", "forward", &[images.shallow_clone()], &mut forward);
     tch::no_grad(trace).context("cannot trace the network")
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use clap::Args;
 use image::RgbImage;
+use nas_core::nn::Mode;
 use nas_core::run::cli::{Format, TrainedArgs, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
@@ -17,7 +18,7 @@ use serde::Serialize;
 use tch::Kind;
 
 use super::eval::Trained;
-use crate::evaluation::logits;
+use crate::task::logits;
 
 /// Write the most probable classes of images as CSV
 #[derive(Clone, Debug, Args)]
@@ -100,7 +101,7 @@ impl ClassifyDataset for Files {
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
     ensure!(args.top > 0, "--top 0: at least one class");
-    let (trained, compute) = Trained::open(&args.trained)?;
+    let trained = Trained::open(&args.trained)?;
     let dataset: Arc<dyn ClassifyDataset> = match args.split {
         Some(split) => trained.experiment.data.open(split)?,
         None => Arc::new(Files { paths: image_files(&args.images)?, classes: trained.classes.clone() }),
@@ -108,9 +109,9 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     let top = args.top.min(trained.classes.len());
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
     let mut predictions = Vec::new();
-    for batch in eval_batches(dataset.clone(), trained.transform.clone(), &trained.loader(compute))? {
+    for batch in eval_batches(dataset.clone(), trained.transform.clone(), &trained.loader())? {
         let batch = batch?;
-        let probabilities = logits(&*trained.net, &batch.images, compute).softmax(1, Kind::Double);
+        let probabilities = tch::no_grad(|| logits(trained.pass(), &batch.images, Mode::EVAL)).softmax(1, Kind::Double);
         let (values, order) = probabilities.topk(top as i64, 1, true, true);
         for (row, index) in batch.indices.into_iter().enumerate() {
             let class = |k: usize| {

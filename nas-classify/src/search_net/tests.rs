@@ -405,7 +405,7 @@ fn configs_build_classify_and_derive() {
         vs.double();
         let arch = space.sample(&mut stream(0, "configs", 0));
         assert_eq!(net.forward(&images(16), Mixture::Path(&arch), Mode::EVAL).size(), [2, 10], "{text}");
-        let derived = config.derive(&arch).unwrap();
+        let derived = config.derive(None, &arch).unwrap();
         let read: ModelConfig = serde_json::from_value(serde_json::to_value(&derived).unwrap()).unwrap();
         assert_eq!(read, derived);
         assert_eq!(derived.clone().with_arch(arch.clone()).unwrap(), derived, "{text}");

@@ -36,7 +36,7 @@ pub use config::{OneShotDef, OneShotInfo};
 pub use cost_term::CostTermConfig;
 pub use darts::Order;
 pub use gumbel::straight_through;
-pub use second_stage::{Images, SIZES, SecondStage, check_constraints, check_recalibration, sizes};
+pub use second_stage::{Images, SecondStage, check_constraints, check_recalibration};
 pub use weights::descend;
 
 use crate::nn::Shape;

@@ -7,7 +7,6 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::executor::{InProcess, outcome_of};
-use crate::nn::Cost;
 use crate::run::progress::Progress;
 use crate::run::run_dir::RunDir;
 use crate::search::goals::{Constraint, Goals, Restricted};
@@ -40,26 +39,13 @@ pub enum Images {
     All,
 }
 
-/// Metrics of a candidate that its architecture alone decides.
-pub const SIZES: [&str; 2] = ["params", "macs"];
-
-/// A cost as metrics named as [`SIZES`].
-pub fn sizes(Cost { params, macs }: Cost) -> Values {
-    SIZES.into_iter().map(String::from).zip([params as f64, macs as f64]).collect()
-}
-
-/// Says which bound a search with `second` stage cannot keep: they are of [`SIZES`], and of what is proposed there.
+/// Says which bound a search with `second` stage cannot keep: they are of what is proposed there.
 pub fn check_constraints(constraints: &[Constraint], second: Option<&SecondStage>, method: &str) -> Result<()> {
     ensure!(
         constraints.is_empty() || second.is_some(),
         "constraints bound what a search over a trained supernet proposes (spos, random_nas_ws); {method} has none"
     );
-    for constraint in constraints {
-        let metric = constraint.metric.as_str();
-        ensure!(SIZES.contains(&metric), "constraints: unknown metric {metric:?}; expected {}", SIZES.join(" or "));
-        constraint.check()?;
-    }
-    Ok(())
+    constraints.iter().try_for_each(Constraint::check)
 }
 
 /// Refuses to recompute statistics from more batches, as `section` of an experiment asks, than the `most` of an epoch.
@@ -88,7 +74,7 @@ impl SecondStage {
         let searcher = Searcher::new(space, &self.strategy, goals.clone(), Budget::default(), seed);
         let mut search = SearchLoop::new(searcher, store, records, self.num_trials);
         let mut executor = InProcess::new(|trial| evaluate(&trial.arch, images));
-        search.run(&mut executor, Vec::new(), on_end)?;
+        search.run(&mut executor, true, Vec::new(), on_end)?;
         let records = search.records().to_vec();
         let mut ranked: Vec<(f64, &Record)> = records.iter().filter_map(|r| Some((value(goals, r)?, r))).collect();
         // Stable: of equal ones the first.
@@ -121,19 +107,6 @@ impl SecondStage {
             Ok(metrics)
         };
         self.run(space, goals, seed, &folder, evaluate, |record| progress.trial(record))
-    }
-
-    /// The candidate of the largest `metric`, which is its `score`, as [`SecondStage::run_in_folder`] finds it.
-    pub fn best_in_folder(
-        &self,
-        dir: &RunDir,
-        space: &Restricted,
-        seed: u64,
-        metric: &str,
-        score: impl Fn(&Architecture, Images) -> Result<f64>,
-    ) -> Result<Record> {
-        let scores = |arch: &Architecture, images| Ok([(metric.into(), score(arch, images)?)].into());
-        Ok(self.run_in_folder(dir, space, &Goals::maximize(metric), seed, scores)?.1)
     }
 
     fn last_round(

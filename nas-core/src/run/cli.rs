@@ -163,15 +163,15 @@ impl Meta {
 /// Opens a command's run folder, does its `work` there unless the run is done, and prints its result.
 pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     args: &RunArgs,
+    compute: Compute,
     seed: Option<u64>,
     config: &impl Serialize,
     format: Format,
-    work: impl FnOnce(&RunDir, Compute) -> Result<R>,
+    work: impl FnOnce(&RunDir) -> Result<R>,
 ) -> Result<()> {
-    let compute = args.compute.resolve()?;
     let out = args.out.clone().unwrap_or_else(|| default_out(&args.config, seed));
     let dir = RunDir::open(&out, &crate::run::config::to_toml(config), args.resume, &Meta::new(compute))?;
-    let result = dir.result()?.map_or_else(|| work(&dir, compute), Ok)?;
+    let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;
     print(&result, format)
 }
 

@@ -75,6 +75,29 @@ pub fn from_table<T: DeserializeOwned>(table: Table, origin: &str) -> Result<T, 
     })
 }
 
+/// Turns the section `name` of a table into a config; `origin` is named in errors.
+pub fn section<T: DeserializeOwned>(mut table: Table, name: &str, origin: &str) -> Result<T, ConfigError> {
+    let error = |path: String, message: String| {
+        let key = if path == "." { name.to_string() } else { format!("{name}.{path}") };
+        ConfigError::Key { origin: origin.to_string(), key, message }
+    };
+    let value = table.remove(name).ok_or_else(|| error(".".into(), "the section is missing".into()))?;
+    serde_path_to_error::deserialize(value)
+        .map_err(|found| error(found.path().to_string(), found.inner().to_string().trim().to_string()))
+}
+
+/// A config with the first of its `keys` that it has, a whole number, multiplied by `factor` and at least 1.
+pub fn scaled<T: Serialize + DeserializeOwned>(config: &T, keys: &[&str], factor: f64) -> anyhow::Result<T> {
+    use anyhow::Context;
+
+    let mut table = Table::try_from(config)?;
+    let key = keys.iter().find(|key| table.contains_key(**key));
+    let key = key.with_context(|| format!("the model has no key {} to reduce", keys.join(" or ")))?;
+    let full = table[*key].as_integer().with_context(|| format!("model.{key} is no number"))?;
+    table.insert((*key).into(), Value::Integer(((full as f64 * factor).round() as i64).max(1)));
+    Value::Table(table).try_into().context("the model at the trial's budget")
+}
+
 /// Reads a config with its `--set` options.
 pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T, ConfigError> {
     let origin = match sets.is_empty() {

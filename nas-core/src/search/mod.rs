@@ -4,5 +4,6 @@ pub mod goals;
 pub mod log;
 pub mod pareto;
 mod search_loop;
+pub mod table;
 
 pub use search_loop::{SearchLoop, Searcher, best_so_far};

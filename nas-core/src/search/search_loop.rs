@@ -1,6 +1,6 @@
 //! The one search loop: asks the strategy, runs trials, tells it what came of them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use anyhow::Result;
@@ -106,9 +106,14 @@ impl<'a> SearchLoop<'a> {
 
     /// Runs trials until the search is complete. `started` are trials that earlier processes had started; those
     /// that have not ended run first, under their ids. `on_end` sees every new record after it is in the log.
+    ///
+    /// With `ordered`, records are taken in the order of their ids and a trial is asked for when all but the last
+    /// `capacity - 1` before it have been told: the log is then the same whatever the trials' times, at the price of waiting
+    /// for slow ones.
     pub fn run(
         &mut self,
         executor: &mut dyn Executor,
+        ordered: bool,
         started: Vec<Trial>,
         mut on_end: impl FnMut(&Record),
     ) -> Result<()> {
@@ -116,23 +121,39 @@ impl<'a> SearchLoop<'a> {
         let mut waiting: Vec<Trial> = started.into_iter().filter(|trial| !ended.contains(&trial.id)).rev().collect();
         // Registered before anything is asked, so that their ids are taken.
         waiting.iter().rev().for_each(|trial| self.searcher.started(trial.clone()));
+        let mut untold: BTreeMap<u64, Record> = BTreeMap::new();
         let mut running = 0;
         loop {
             while running < executor.capacity() {
+                let first_open = self.searcher.running().iter().map(|trial| trial.id).min();
+                let next_id = self.searcher.peek();
+                let in_turn = !ordered || first_open.is_none_or(|first| next_id < first + executor.capacity() as u64);
                 let next = match waiting.pop() {
                     Some(trial) => Some(trial),
-                    None if self.searcher.peek() < self.num_trials => self.searcher.ask(),
+                    None if next_id < self.num_trials && in_turn => self.searcher.ask(),
                     None => None,
                 };
                 let Some(trial) = next else { break };
                 executor.submit(trial)?;
                 running += 1;
             }
-            if running == 0 {
+            if running == 0 && untold.is_empty() {
                 return Ok(());
             }
-            let record = executor.wait()?;
-            running -= 1;
+            let first_open = self.searcher.running().iter().map(|trial| trial.id).min();
+            let in_turn = |id: &u64| !ordered || first_open.is_none_or(|first| *id == first);
+            let record = match untold.keys().next().copied().filter(in_turn) {
+                Some(id) => untold.remove(&id).expect("a key of the map"),
+                None => {
+                    let record = executor.wait()?;
+                    running -= 1;
+                    if !in_turn(&record.trial.id) {
+                        untold.insert(record.trial.id, record);
+                        continue;
+                    }
+                    record
+                }
+            };
             self.store.append(&record)?;
             self.searcher.tell(&record);
             on_end(&record);

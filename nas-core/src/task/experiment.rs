@@ -1,15 +1,27 @@
 //! What the experiment files of all tasks have in common: how images are read, presets, architectures found by searches.
 
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
-use nas_datasets::LoaderConfig;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nas_datasets::{LoaderConfig, Split};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSection, SearchPart};
+use super::{Task, TaskSpace};
+use crate::estimator::learning_curve::EarlyStopConfig;
+use crate::executor::ExecutorConfig;
+use crate::one_shot::{OneShotConfig, check_constraints};
+use crate::optim::{OptimizerConfig, Schedule};
+use crate::run::cli::{Compute, require_sound};
 use crate::run::config;
 use crate::run::run_dir::read_json;
+use crate::search::goals::{Constraint, Goal, Goals, Objective};
+use crate::space::Architecture;
+use crate::space::trial::Budget;
+use crate::strategy::StrategyConfig;
 
 /// The section `[loader]`: how images are read. None of it changes what is computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,14 +46,501 @@ impl LoaderSection {
     }
 }
 
+/// What an experiment file is for: its key `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One training.
+    Train,
+    /// Several models by one recipe.
+    Compare,
+    /// A search by trials.
+    Search,
+    /// A search on shared weights.
+    OneShot,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Compare => "compare",
+            Self::Search => "search",
+            Self::OneShot => "one_shot",
+        }
+    }
+}
+
+/// An experiment file of a task.
+pub trait Experiment: Serialize + DeserializeOwned {
+    /// Whose it is.
+    type Task: Task;
+    /// Its `kind`.
+    const KIND: Kind;
+
+    /// Says which value makes no sense.
+    fn check(&self) -> Result<()>;
+}
+
+/// The sections of all experiments about data, and the loss.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Setting<T: Task> {
+    /// Samples and classes.
+    pub data: T::Data,
+    /// What is done to training samples.
+    pub augment: T::Augment,
+    /// How samples are read.
+    pub loader: LoaderSection,
+    /// How networks are validated.
+    pub eval: T::Eval,
+    /// The loss.
+    pub loss: T::Loss,
+}
+
+impl<T: Task> Setting<T> {
+    /// Batches of a validation or a training on the machine's threads.
+    pub fn loading(&self, batch_size: usize, compute: Compute) -> LoaderConfig {
+        self.loader.with(batch_size, compute.threads)
+    }
+
+    /// Looks at every sample of a split before hours are spent on it.
+    pub fn open_sound(&self, split: Split) -> Result<T::Set> {
+        let set = T::open(&self.data, split)?;
+        require_sound(&T::problems(&set), T::len(&set), split.as_str(), T::PROGRAM)?;
+        T::warnings(&set).iter().for_each(|warning| eprintln!("warning: {split}: {warning}"));
+        Ok(set)
+    }
+}
+
+/// `[train]`: a training recipe. Defaults are the task's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, bound = "T: Task")]
+pub struct Recipe<T: Task> {
+    /// Passes over the train split.
+    pub epochs: usize,
+    /// Samples per step.
+    pub batch_size: usize,
+    /// Update rule of the weights.
+    pub optimizer: OptimizerConfig,
+    /// Learning rate over the run.
+    pub schedule: Schedule,
+    /// Largest norm of the gradient; 0 for no limit.
+    pub grad_clip: f64,
+    /// Decay per step of an average of the weights, which is what is validated and saved; 0 for none.
+    pub ema: f64,
+    /// Weights to start from: a run folder, of a training or of a search on shared weights, or a safetensors file.
+    /// Absent: random ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// Ends the run before its end where it will hardly beat the best main metric.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopConfig>,
+    /// Whose recipe it is.
+    #[serde(skip)]
+    pub task: PhantomData<T>,
+}
+
+impl<T: Task> Default for Recipe<T> {
+    fn default() -> Self {
+        T::recipe()
+    }
+}
+
+impl<T: Task> Recipe<T> {
+    /// A recipe without averaging, start or early stop.
+    pub fn new(
+        epochs: usize,
+        batch_size: usize,
+        optimizer: OptimizerConfig,
+        schedule: Schedule,
+        grad_clip: f64,
+    ) -> Self {
+        Self {
+            epochs,
+            batch_size,
+            optimizer,
+            schedule,
+            grad_clip,
+            ema: 0.0,
+            init: None,
+            early_stop: None,
+            task: PhantomData,
+        }
+    }
+
+    /// Says which value makes no sense; `section` is the recipe's name in the file.
+    pub fn check(&self, section: &str, eval: &T::Eval) -> Result<()> {
+        let Self { epochs, batch_size, grad_clip, ema, .. } = self;
+        ensure!(*epochs > 0, "{section}.epochs = 0; expected at least 1");
+        ensure!(*batch_size > 0, "{section}.batch_size = 0; expected at least 1");
+        ensure!(*grad_clip >= 0.0 && grad_clip.is_finite(), "{section}.grad_clip = {grad_clip}; expected 0 or more");
+        ensure!((0.0..1.0).contains(ema), "{section}.ema = {ema}; expected at least 0 and less than 1");
+        self.early_stop.as_ref().map_or(Ok(()), |early_stop| early_stop.check(T::eval_every(eval)))
+    }
+}
+
+/// `kind = "train"`: one network, one recipe, one seed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, bound = "T: Task")]
+pub struct TrainExperiment<T: Task> {
+    /// `train`.
+    pub kind: Kind,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// The network.
+    pub model: T::Model,
+    /// The recipe.
+    #[serde(default)]
+    pub train: Recipe<T>,
+    /// The loss.
+    #[serde(default)]
+    pub loss: T::Loss,
+    /// Samples and classes.
+    pub data: T::Data,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: T::Augment,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How the network is validated.
+    #[serde(default)]
+    pub eval: T::Eval,
+}
+
+impl<T: Task> TrainExperiment<T> {
+    /// The training of `model` by `train` on the data of `setting`.
+    pub fn new(seed: u64, model: T::Model, train: Recipe<T>, setting: Setting<T>) -> Self {
+        let Setting { data, augment, loader, eval, loss } = setting;
+        Self { kind: Kind::Train, seed, model, train, loss, data, augment, loader, eval }
+    }
+
+    /// Its sections about data, and the loss.
+    pub fn setting(&self) -> Setting<T> {
+        let Self { data, augment, loader, eval, loss, .. } = self.clone();
+        Setting { data, augment, loader, eval, loss }
+    }
+}
+
+impl<T: Task> Experiment for TrainExperiment<T> {
+    type Task = T;
+    const KIND: Kind = Kind::Train;
+
+    fn check(&self) -> Result<()> {
+        self.train.check("train", &self.eval)?;
+        T::check(&self.setting())
+    }
+}
+
+/// `kind = "compare"`: several models, one recipe, several seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, bound = "T: Task")]
+pub struct CompareExperiment<T: Task> {
+    /// `compare`.
+    pub kind: Kind,
+    /// One training per model and seed.
+    pub seeds: Vec<u64>,
+    /// Validation samples to draw.
+    #[serde(default = "default_pictures")]
+    pub pictures: usize,
+    /// The networks, in the order of the table.
+    pub models: Vec<NamedModel<T::Model>>,
+    /// The recipe of all.
+    #[serde(default)]
+    pub train: Recipe<T>,
+    /// The loss.
+    #[serde(default)]
+    pub loss: T::Loss,
+    /// Samples and classes.
+    pub data: T::Data,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: T::Augment,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How the networks are validated.
+    #[serde(default)]
+    pub eval: T::Eval,
+}
+
+fn default_pictures() -> usize {
+    4
+}
+
 /// A model of a comparison.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedModel<M> {
     /// Name in the table and in file names.
     pub name: String,
     /// The network.
     pub model: M,
+    /// As `train.init`, for this model alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+}
+
+impl<T: Task> CompareExperiment<T> {
+    /// The training of one model, counted in the order of the table, under one seed.
+    pub fn training_of(&self, model: usize, seed: u64) -> TrainExperiment<T> {
+        let NamedModel { model, init, .. } = &self.models[model];
+        let train = Recipe { init: init.clone().or(self.train.init.clone()), ..self.train.clone() };
+        TrainExperiment::new(seed, model.clone(), train, self.setting())
+    }
+
+    /// Its sections about data, and the loss.
+    pub fn setting(&self) -> Setting<T> {
+        let Self { data, augment, loader, eval, loss, .. } = self.clone();
+        Setting { data, augment, loader, eval, loss }
+    }
+}
+
+impl<T: Task> Experiment for CompareExperiment<T> {
+    type Task = T;
+    const KIND: Kind = Kind::Compare;
+
+    fn check(&self) -> Result<()> {
+        ensure!(!self.models.is_empty() && !self.seeds.is_empty(), "`models` and `seeds` must not be empty");
+        self.train.check("train", &self.eval)?;
+        T::check(&self.setting())
+    }
+}
+
+/// `kind = "one_shot"`: a search on the shared weights of a supernet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, bound = "T: Task")]
+pub struct OneShotExperiment<T: Task> {
+    /// `one_shot`.
+    pub kind: Kind,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// What to search.
+    pub space: T::Space,
+    /// How to search.
+    pub one_shot: OneShotSection,
+    /// The network that an architecture is for; absent for one of the space's own size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<T::Model>,
+    /// Bounds of what a search over the trained supernet may propose: of `params`, `macs` and the space's other costs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
+    /// Height and width of the image that costs are counted for; absent for that of a training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_size: Option<(i64, i64)>,
+    /// How far scores by the trained supernet can be trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honesty: Option<HonestyConfig>,
+    /// What the supernet is trained on before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretrain: Option<T::Pretrain>,
+    /// The recipe of the training that the search prepares.
+    #[serde(default)]
+    pub retrain: Recipe<T>,
+    /// The loss.
+    #[serde(default)]
+    pub loss: T::Loss,
+    /// Samples and classes.
+    pub data: T::Data,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: T::Augment,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How the supernet and its candidates are validated.
+    #[serde(default)]
+    pub eval: T::Eval,
+}
+
+/// `[one_shot]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OneShotSection {
+    /// The method and its parameters.
+    pub method: OneShotConfig,
+    /// Passes over the weights' part of the train split. Default: DARTS's.
+    #[serde(default = "default_one_shot_epochs")]
+    pub epochs: usize,
+    /// Samples per step, for weights and architecture each. Default: DARTS's.
+    #[serde(default = "default_one_shot_batch_size")]
+    pub batch_size: usize,
+    /// Epochs between validations on the architecture's part; the last epoch always has one. 0: only the last.
+    #[serde(default)]
+    pub eval_every: usize,
+    /// Part of the train split that the weights do not see; absent: one of two random halves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<f64>,
+}
+
+fn default_one_shot_epochs() -> usize {
+    50
+}
+
+fn default_one_shot_batch_size() -> usize {
+    64
+}
+
+impl<T: Task> OneShotExperiment<T> {
+    /// Its sections about data, and the loss.
+    pub fn setting(&self) -> Setting<T> {
+        let Self { data, augment, loader, eval, loss, .. } = self.clone();
+        Setting { data, augment, loader, eval, loss }
+    }
+
+    /// The training of an architecture, from the weights of `init` where there are some.
+    pub fn training_of(&self, arch: &Architecture, init: Option<PathBuf>) -> Result<TrainExperiment<T>> {
+        let model = self.space.derive(self.model.as_ref(), arch)?;
+        Ok(TrainExperiment::new(self.seed, model, Recipe { init, ..self.retrain.clone() }, self.setting()))
+    }
+}
+
+impl<T: Task> Experiment for OneShotExperiment<T> {
+    type Task = T;
+    const KIND: Kind = Kind::OneShot;
+
+    fn check(&self) -> Result<()> {
+        let OneShotSection { method, epochs, batch_size, held_out, .. } = &self.one_shot;
+        ensure!(*epochs > 0, "one_shot.epochs = 0; expected at least 1");
+        ensure!(*batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
+        if let Some(part) = held_out {
+            check_part("one_shot.held_out", *part)?;
+        }
+        ensure!(self.retrain.init.is_none(), "retrain.init: the search itself says what its trainings start from");
+        self.retrain.check("retrain", &self.eval)?;
+        T::check(&self.setting())?;
+        self.space.shared().context("space")?;
+        check_constraints(&self.constraints, method.second_stage().as_ref(), method.info().kind)
+    }
+}
+
+/// `kind = "search"`: a search by trials.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, bound = "T: Task")]
+pub struct SearchExperiment<T: Task> {
+    /// `search`.
+    pub kind: Kind,
+    /// Seed of everything random.
+    #[serde(default)]
+    pub seed: u64,
+    /// Trials in all.
+    pub num_trials: u64,
+    /// The space.
+    pub space: T::Space,
+    /// What proposes architectures.
+    pub strategy: StrategyConfig,
+    /// What to make better; several need a strategy that keeps a Pareto set.
+    pub objectives: Vec<Objective>,
+    /// Bounds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
+    /// How much of the full evaluation every trial gets.
+    #[serde(default)]
+    pub budget: Budget,
+    /// What evaluates them.
+    pub evaluator: EvaluatorConfig,
+    /// Where trials run.
+    #[serde(default)]
+    pub executor: ExecutorConfig,
+    /// A second search with the same number of trials to compare with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline: Option<StrategyConfig>,
+    /// Learns the main objective from random architectures; the search then runs on what is predicted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictor: Option<PredictorSection>,
+    /// How far the main objective can be trusted, where it is only an estimate of another metric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub honesty: Option<HonestyConfig>,
+    /// Height and width of the image that costs are counted for; absent for that of a training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_size: Option<(i64, i64)>,
+    /// The network that an architecture is for; absent for one of the space's own size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<T::Model>,
+    /// The recipe of trials that train.
+    #[serde(default)]
+    pub train: Recipe<T>,
+    /// The recipe of the training that the search prepares; that of the trials where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrain: Option<Recipe<T>>,
+    /// The loss.
+    #[serde(default)]
+    pub loss: T::Loss,
+    /// Samples and classes, for evaluators that need some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<T::Data>,
+    /// What is done to training samples.
+    #[serde(default)]
+    pub augment: T::Augment,
+    /// How samples are read.
+    #[serde(default)]
+    pub loader: LoaderSection,
+    /// How networks are validated.
+    #[serde(default)]
+    pub eval: T::Eval,
+}
+
+impl<T: Task> SearchExperiment<T> {
+    /// Its sections about data, and the loss; an error without `[data]`.
+    pub fn setting(&self) -> Result<Setting<T>> {
+        let Self { data, augment, loader, eval, loss, .. } = self.clone();
+        let data = data.context("data: the section is missing; the evaluator needs samples")?;
+        Ok(Setting { data, augment, loader, eval, loss })
+    }
+
+    /// Objectives and constraints of the trials of a part.
+    pub fn goals(&self, part: SearchPart) -> Goals {
+        let mut goals = Goals { objectives: self.objectives.clone(), constraints: self.constraints.clone() };
+        match part {
+            // A predictor is taught that larger is better.
+            SearchPart::Search if self.predictor.is_some() => {
+                goals.objectives[0] = Objective { metric: PREDICTED.into(), goal: Goal::Maximize };
+            }
+            SearchPart::Search | SearchPart::Verify => {}
+            SearchPart::Predictor | SearchPart::Baseline => goals.objectives.truncate(1),
+            SearchPart::Honesty => {
+                goals = self.goals(SearchPart::Search);
+                goals.objectives.truncate(1);
+                goals.constraints.clear();
+            }
+        }
+        goals
+    }
+
+    /// The training of what was found; `None` without data to train on.
+    pub fn training_of(&self, arch: &Architecture) -> Result<Option<TrainExperiment<T>>> {
+        if self.data.is_none() {
+            return Ok(None);
+        }
+        let model = self.space.derive(self.model.as_ref(), arch)?;
+        let recipe = self.retrain.clone().unwrap_or_else(|| self.train.clone());
+        Ok(Some(TrainExperiment::new(self.seed, model, recipe, self.setting()?)))
+    }
+}
+
+impl<T: Task> Experiment for SearchExperiment<T> {
+    type Task = T;
+    const KIND: Kind = Kind::Search;
+
+    fn check(&self) -> Result<()> {
+        ensure!(self.num_trials > 0, "num_trials = 0; expected at least 1");
+        self.budget.check()?;
+        self.executor.check()?;
+        self.train.check("train", &self.eval)?;
+        self.retrain.as_ref().map_or(Ok(()), |recipe| recipe.check("retrain", &self.eval))?;
+        if self.data.is_some() {
+            T::check(&self.setting()?)?;
+        }
+        self.space.choices().context("space").map(drop)
+    }
+}
+
+/// Says when a part of a set is none of it or all.
+pub fn check_part(key: &str, part: f64) -> Result<()> {
+    ensure!(part > 0.0 && part < 1.0, "{key} = {part}; expected more than 0 and less than 1");
+    Ok(())
 }
 
 /// Whether `epoch` (from 0) is followed by a validation, when there is one every so many epochs and one after the last.
@@ -49,31 +548,72 @@ pub fn is_due(every: usize, epoch: usize, last: bool) -> bool {
     last || (every > 0 && (epoch + 1).is_multiple_of(every))
 }
 
-/// The keys of an experiment file, with `sets` in the place of the file's own. The path `data.root` becomes absolute. In
-/// `model` and in every `models[].model`, `preset` becomes the keys of the network of that name, which the model's other keys
-/// replace, and an `arch` there or in a part of the model that names a search's `result.json` (or its run folder) becomes the architecture found there.
-pub fn read_table<M: Serialize>(path: &Path, sets: &[String], preset: impl Fn(&str) -> Result<M>) -> Result<Table> {
+/// Reads an experiment file, with `sets` in the place of the file's own keys. Paths become absolute. In `model` and in every
+/// `models[].model`, `preset` becomes the keys of the network of that name, which the model's other keys replace, and an `arch`
+/// there or in a part of the model that names a search's `result.json` (or its run folder) becomes the architecture found there.
+pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
+    let origin = path.display().to_string();
     let mut table = config::read_table(path, sets)?;
-    if let Some(Value::String(root)) = table.get_mut("data").and_then(|data| data.get_mut("root")) {
-        *root = absolute(root).context("data.root")?;
+    let expected = E::KIND.name();
+    match kind_of(&table).with_context(|| origin.clone())? {
+        kind if kind == E::KIND => {}
+        kind => bail!("{origin}: kind = {:?}; this command takes kind = {expected:?}", kind.name()),
     }
+    resolve(&mut table, &E::Task::preset)?;
+    let experiment: E = config::from_table(table, &origin)?;
+    experiment.check().with_context(|| origin)?;
+    Ok(experiment)
+}
+
+/// The kind of the experiment file at `path`.
+pub fn kind_at(path: &Path, sets: &[String]) -> Result<Kind> {
+    kind_of(&config::read_table(path, sets)?).with_context(|| path.display().to_string())
+}
+
+fn kind_of(table: &Table) -> Result<Kind> {
+    const KINDS: &str = "\"train\", \"compare\", \"search\" (by trials) or \"one_shot\" (a search on shared weights)";
+    let kind = table.get("kind").with_context(|| format!("no key `kind`; expected kind = {KINDS}"))?;
+    kind.clone().try_into().map_err(|_| anyhow!("kind = {kind}; expected {KINDS}"))
+}
+
+/// One section of an experiment file of any kind.
+pub fn load_section<S: DeserializeOwned>(path: &Path, sets: &[String], name: &str) -> Result<S> {
+    let mut table = config::read_table(path, sets)?;
+    absolute_paths(&mut table)?;
+    Ok(config::section(table, name, &path.display().to_string())?)
+}
+
+fn resolve<M: Serialize>(table: &mut Table, preset: &impl Fn(&str) -> Result<M>) -> Result<()> {
+    absolute_paths(table)?;
     if let Some(model) = table.get_mut("model").and_then(Value::as_table_mut) {
-        resolve_model(model, &preset)?;
+        resolve_model(model, preset)?;
     }
     let models = table.get_mut("models").and_then(Value::as_array_mut);
     for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
-        resolve_model(model, &preset)?;
+        resolve_model(model, preset)?;
     }
-    Ok(table)
+    Ok(())
 }
 
-/// The experiment of [`read_table`].
-pub fn load<T, M>(path: &Path, sets: &[String], preset: impl Fn(&str) -> Result<M>) -> Result<T>
-where
-    T: DeserializeOwned,
-    M: Serialize,
-{
-    Ok(config::from_table(read_table(path, sets, preset)?, &path.display().to_string())?)
+/// Keys that hold paths, in whatever section they stand.
+const PATHS: [&str; 3] = ["root", "init", "path"];
+
+/// Makes the paths of a file independent of the current folder.
+fn absolute_paths(table: &mut Table) -> Result<()> {
+    for (key, value) in table.iter_mut() {
+        match value {
+            Value::String(path) if PATHS.contains(&key.as_str()) => {
+                *path = absolute(path).with_context(|| key.clone())?
+            }
+            // A network is described without paths, but for searched architectures.
+            Value::Table(section) if key != "model" => absolute_paths(section)?,
+            Value::Array(entries) => {
+                entries.iter_mut().filter_map(Value::as_table_mut).try_for_each(absolute_paths)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The network that a command is given by `name`: that of an experiment file with a section `model`, or a preset.
@@ -81,15 +621,12 @@ pub fn named_model<M>(name: &str, preset: impl Fn(&str) -> Result<M>) -> Result<
 where
     M: Serialize + DeserializeOwned,
 {
-    /// The one section of an experiment that is of interest here.
-    #[derive(Deserialize)]
-    struct Experiment<M> {
-        model: M,
-    }
     let path = Path::new(name);
     match preset(name) {
         Err(_) if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() => {
-            Ok(load::<Experiment<M>, M>(path, &[], preset)?.model)
+            let mut table = config::read_table(path, &[])?;
+            resolve(&mut table, &preset)?;
+            Ok(config::section(table, "model", name)?)
         }
         preset => preset.with_context(|| format!("{name}: neither an experiment file nor a preset")),
     }
@@ -157,13 +694,6 @@ mod tests {
         channels: i64,
     }
 
-    #[derive(Debug, Deserialize)]
-    struct Experiment {
-        model: Net,
-        #[serde(default)]
-        models: Vec<NamedModel<Net>>,
-    }
-
     fn preset(name: &str) -> Result<Net> {
         if name != "small" {
             bail!("{name:?} is no preset; expected small");
@@ -171,20 +701,24 @@ mod tests {
         Ok(Net { arch: "0-1".into(), channels: 4 })
     }
 
-    fn read(text: &str, sets: &[&str]) -> Result<Experiment> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.toml");
-        std::fs::write(&path, text).unwrap();
+    fn read(text: &str, sets: &[&str]) -> Result<Table> {
         let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
-        load(&path, &sets, preset)
+        let mut table: Table = text.parse().unwrap();
+        config::apply_all(&mut table, &sets)?;
+        resolve(&mut table, &preset)?;
+        Ok(table)
+    }
+
+    fn model(table: &Table) -> Net {
+        table["model"].clone().try_into().unwrap()
     }
 
     #[test]
     fn a_preset_is_expanded_and_its_keys_can_be_replaced() {
         let text = "[model]\npreset = 'small'\nchannels = 8\n[[models]]\nname = 'x'\nmodel = { preset = 'small' }";
-        let experiment = read(text, &[]).unwrap();
-        assert_eq!(experiment.model, Net { arch: "0-1".into(), channels: 8 });
-        assert_eq!(experiment.models[0].model, preset("small").unwrap());
+        let table = read(text, &[]).unwrap();
+        assert_eq!(model(&table), Net { arch: "0-1".into(), channels: 8 });
+        assert_eq!(model(table["models"][0].as_table().unwrap()), preset("small").unwrap());
         let error = format!("{:#}", read(text, &["model.preset=large"]).unwrap_err());
         assert!(error.contains("large") && error.contains("small"), "{error}");
     }
@@ -195,7 +729,7 @@ mod tests {
         let text = format!("[model]\npreset = 'small'\narch = '{}'", dir.path().display());
         for result in [r#"{"architecture": "1-1"}"#, r#"{"best": {"architecture": "1-1"}}"#] {
             std::fs::write(dir.path().join("result.json"), result).unwrap();
-            assert_eq!(read(&text, &[]).unwrap().model.arch, "1-1");
+            assert_eq!(model(&read(&text, &[]).unwrap()).arch, "1-1");
         }
         let error = format!("{:#}", read(&text, &["model.arch=nowhere/result.json"]).unwrap_err());
         assert!(error.contains("nowhere/result.json"), "{error}");
@@ -204,11 +738,19 @@ mod tests {
     }
 
     #[test]
-    fn paths_of_data_become_absolute() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.toml");
-        std::fs::write(&path, "[data]\nroot = 'somewhere'").unwrap();
-        let table = read_table(&path, &[], preset).unwrap();
-        assert!(Path::new(table["data"]["root"].as_str().unwrap()).is_absolute());
+    fn paths_become_absolute_and_networks_stay_as_they_are() {
+        let text = "[data]\nroot = 'somewhere'\n[honesty.evaluator]\npath = 'table.csv'\n[model]\npath = '4-4'";
+        let table = read(text, &[]).unwrap();
+        let is_absolute = |value: &Value| Path::new(value.as_str().unwrap()).is_absolute();
+        assert!(is_absolute(&table["data"]["root"]) && is_absolute(&table["honesty"]["evaluator"]["path"]));
+        assert_eq!(table["model"]["path"].as_str(), Some("4-4"));
+    }
+
+    #[test]
+    fn the_kind_of_an_experiment_is_written() {
+        let kind = |text: &str| kind_of(&text.parse().unwrap()).map_err(|error| error.to_string());
+        assert_eq!(kind("kind = 'one_shot'"), Ok(Kind::OneShot));
+        assert!(kind("seed = 0").unwrap_err().contains("no key `kind`; expected kind = \"train\""));
+        assert!(kind("kind = 'magic'").unwrap_err().contains("kind = \"magic\"; expected"));
     }
 }

@@ -1,4 +1,335 @@
-//! The frame that every task fills: experiment files and commands.
+//! The frame that every task fills. A task says what its data, networks, losses and scores are ([`Task`]) and what can be
+//! searched ([`TaskSpace`]); trainings, searches by trials and on shared weights, comparisons and their commands follow.
 
 pub mod commands;
+pub mod evaluator;
 pub mod experiment;
+pub mod shared;
+pub mod supervised;
+pub mod zero_cost;
+
+use std::collections::HashMap;
+use std::fmt::{Debug, Display};
+use std::path::Path;
+
+use anyhow::Result;
+use nas_datasets::{LoaderConfig, Problem, Source, Split, TrainLoader};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn::VarStore};
+
+use crate::nn::{Cost, Mode, Shape, VarBuilder};
+use crate::run::cli::Compute;
+use crate::run::run_dir::RunDir;
+use crate::space::trial::Values;
+use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
+use experiment::{OneShotExperiment, Recipe, Setting};
+use supervised::cost_of;
+
+/// A section of an experiment file: plain data.
+pub trait Section: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {}
+
+impl<S: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static> Section for S {}
+
+/// What a validation ends in.
+pub trait Scores: Clone + Debug + Display + Serialize + DeserializeOwned {
+    /// Value of one of [`Task::METRICS`], larger is better; `None` where there was nothing to score.
+    fn metric(&self, key: &str) -> Option<f64>;
+}
+
+/// A network at work: all of it or, of a supernet, a mixture of its candidates.
+pub struct Pass<'a, T: Task> {
+    /// The network.
+    pub net: &'a T::Net,
+    /// Of a supernet: which candidates.
+    pub mixture: Option<Mixture<'a>>,
+    /// Where it computes.
+    pub compute: Compute,
+}
+
+impl<T: Task> Pass<'_, T> {
+    /// Runs `forward`, in half precision where the run asks for it.
+    pub fn autocast<R>(&self, forward: impl FnOnce() -> R) -> R {
+        tch::autocast(self.compute.amp, forward)
+    }
+}
+
+impl<T: Task> Clone for Pass<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Task> Copy for Pass<'_, T> {}
+
+/// The loss of a batch.
+#[derive(Debug)]
+pub struct Losses {
+    /// What is descended.
+    pub total: Tensor,
+    /// What is reported as the loss, where that is another one.
+    pub shown: Option<Tensor>,
+    /// Parts by name, whose means over an epoch become its metrics.
+    pub parts: Vec<(&'static str, Tensor)>,
+}
+
+impl From<Tensor> for Losses {
+    fn from(total: Tensor) -> Self {
+        Self { total, shown: None, parts: Vec::new() }
+    }
+}
+
+/// Batches of a task.
+pub type BatchOf<T> = <<T as Task>::Source as Source>::Batch;
+
+/// One kind of problem: classification, segmentation, detection.
+pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
+    /// Name of its program.
+    const PROGRAM: &'static str;
+    /// Metrics of a validation, the main one first: key in files, and heading of a table.
+    const METRICS: &'static [(&'static str, &'static str)];
+    /// Metrics of an epoch that are drawn.
+    const CURVES: &'static [&'static str];
+    /// Keys of a model that hold its width, and its number of repeated cells; budgets reduce them.
+    const REDUCED: [&'static [&'static str]; 2];
+
+    /// What the speed of a network includes beside its forward pass, such as `, boxes included`.
+    const SPEED_INCLUDES: &'static str = "";
+    /// Prefixes of the variables whose shape follows from the number of classes.
+    const CLASS_LAYERS: &'static [&'static str];
+
+    /// `[space]`.
+    type Space: TaskSpace<Self>;
+    /// `[model]`.
+    type Model: Section;
+    /// `[loss]`.
+    type Loss: Section + Default;
+    /// `[data]`.
+    type Data: Section;
+    /// `[augment]`.
+    type Augment: Section + Default;
+    /// `[eval]`.
+    type Eval: Section + Default;
+    /// `[pretrain]` of searches on shared weights; [`NoPretrain`] where there is none.
+    type Pretrain: Section;
+    /// A split of the data.
+    type Set: Clone;
+    /// What training batches are made of.
+    type Source: Source;
+    /// A network, fixed or a supernet.
+    type Net;
+    /// What a validation finds, as a checkpoint keeps it.
+    type Validation: Clone + Serialize + DeserializeOwned;
+    /// What is reported of it.
+    type Scores: Scores;
+
+    /// The default recipe of a training.
+    fn recipe() -> Recipe<Self>;
+
+    /// Epochs between validations; 0: only after the last.
+    fn eval_every(eval: &Self::Eval) -> usize;
+
+    /// Says which value of the sections makes no sense.
+    fn check(setting: &Setting<Self>) -> Result<()>;
+
+    /// The network of a published name.
+    fn preset(name: &str) -> Result<Self::Model>;
+
+    /// A split of the data.
+    fn open(data: &Self::Data, split: Split) -> Result<Self::Set>;
+
+    /// Samples of a set.
+    fn len(set: &Self::Set) -> usize;
+
+    /// Names of the classes, by index.
+    fn classes(set: &Self::Set) -> Vec<String>;
+
+    /// The samples `indices` of a set.
+    fn subset(set: &Self::Set, indices: Vec<usize>) -> Self::Set;
+
+    /// Every broken sample of a set.
+    fn problems(set: &Self::Set) -> Vec<Problem>;
+
+    /// What is worth knowing of a set that is not broken.
+    fn warnings(_set: &Self::Set) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Training batches of the samples `indices` of a set, all if `None`.
+    fn loader(
+        setting: &Setting<Self>,
+        set: &Self::Set,
+        indices: Option<Vec<usize>>,
+        config: LoaderConfig,
+        seed: u64,
+        purpose: &str,
+    ) -> Result<TrainLoader<Self::Source>>;
+
+    /// The augmentation for images whose sides are the part `factor` of the full ones.
+    fn resized(augment: &Self::Augment, eval: &Self::Eval, factor: f64) -> (Self::Augment, Self::Eval);
+
+    /// Shape of the image that costs are counted for.
+    fn input(setting: &Setting<Self>, set: &Self::Set) -> Result<Shape>;
+
+    /// Shape of the image that networks see in validation, where it is another one.
+    fn eval_input(setting: &Setting<Self>, set: &Self::Set) -> Result<Shape> {
+        Self::input(setting, set)
+    }
+
+    /// The network of a model, its weights under `vb`.
+    fn build(model: &Self::Model, vb: &VarBuilder, num_classes: usize) -> Result<Self::Net>;
+
+    /// Cost of a fixed network on an image of `input`. An error where the network does not take such images.
+    fn cost(net: &Self::Net, input: Shape) -> Result<Cost>;
+
+    /// Says which value of the sections does not fit the network or the classes.
+    fn fits(_setting: &Setting<Self>, _net: &Self::Net, _num_classes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    /// Takes over weights of a run or a file; returns the names of variables that keep their initial values.
+    fn inherit(from: &Path, _model: &Self::Model, to: &VarStore) -> Result<Vec<String>> {
+        supervised::inherit(from, to, Self::CLASS_LAYERS, Ok)
+    }
+
+    /// Trains what a supernet starts from, in a folder of its own; returns tensors by the supernet's names.
+    fn pretrain(
+        pretrain: &Self::Pretrain,
+        experiment: &OneShotExperiment<Self>,
+        dir: &RunDir,
+        compute: Compute,
+    ) -> Result<HashMap<String, Tensor>>;
+
+    /// Moves a batch to the device.
+    fn place(batch: BatchOf<Self>, compute: Compute) -> BatchOf<Self>;
+
+    /// Images of a batch, `[B, 3, H, W]`.
+    fn images(batch: &BatchOf<Self>) -> &Tensor;
+
+    /// Loss of a pass over a batch.
+    fn loss(pass: Pass<Self>, loss: &Self::Loss, batch: &BatchOf<Self>, mode: Mode) -> Result<Losses>;
+
+    /// A fraction that is better when larger, of a pass over a batch with batch statistics.
+    fn score(pass: Pass<Self>, batch: &BatchOf<Self>, num_classes: usize, mode: Mode) -> Result<f64>;
+
+    /// Runs images through, for the statistics of its norms.
+    fn run(pass: Pass<Self>, images: &Tensor, mode: Mode);
+
+    /// Predicts for one image and waits for the end.
+    fn run_once(pass: Pass<Self>, image: &Tensor);
+
+    /// Validates on a whole set; `tick` is called after each image.
+    fn validate(
+        pass: Pass<Self>,
+        setting: &Setting<Self>,
+        set: &Self::Set,
+        tick: &mut dyn FnMut(),
+    ) -> Result<Self::Validation>;
+
+    /// The scores of a validation.
+    fn scores(validation: &Self::Validation, classes: &[String]) -> Self::Scores;
+
+    /// Writes what a training shows of its last validation besides the scores.
+    fn write_validation(_dir: &RunDir, _validation: &Self::Validation, _classes: &[String]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Images that a candidate's batch-norm statistics are computed from: `batches` of `batch_size` of those that the weights
+    /// are trained on. By default the first of the training's own.
+    fn statistics_images(
+        _setting: &Setting<Self>,
+        loader: &TrainLoader<Self::Source>,
+        _seen: &Self::Set,
+        (batches, _batch_size): (usize, usize),
+        _seed: u64,
+        compute: Compute,
+    ) -> Result<Vec<Tensor>> {
+        let images = |batch| Ok(Self::images(&Self::place(batch?, compute)).shallow_clone());
+        loader.epoch(0, 0).take(batches).map(images).collect()
+    }
+
+    /// Held-out samples of a quick score of a candidate.
+    fn quick_samples(_setting: &Setting<Self>, batch_size: usize) -> usize {
+        batch_size
+    }
+
+    /// Draws what trained networks make of `count` samples into the run folder of a comparison.
+    fn draw(
+        _dir: &RunDir,
+        _nets: &[Pass<Self>],
+        _setting: &Setting<Self>,
+        _set: &Self::Set,
+        _count: usize,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    /// Logits `[B, K]` and last maps of an untrained network, as zero-cost proxies see them.
+    fn probe(net: &Self::Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor);
+
+    /// Images `[B, 3, side, side]` of the samples `indices`, and a class for each, `[B]`.
+    fn probe_batch(setting: &Setting<Self>, set: &Self::Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)>;
+}
+
+/// `[pretrain]` of a task that has none: no value is one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum NoPretrain {}
+
+/// Metrics of an architecture that need no trial; an error where its network does not take the input.
+pub type CostFunction = Box<dyn Fn(&Architecture) -> Result<Values> + Send + Sync>;
+
+/// Names of what every cost function gives.
+pub const SIZES: [&str; 2] = ["params", "macs"];
+
+/// A cost as metrics named as [`SIZES`].
+pub fn sizes(Cost { params, macs }: Cost) -> Values {
+    SIZES.into_iter().map(String::from).zip([params as f64, macs as f64]).collect()
+}
+
+/// What can be searched in a task: the section `[space]`.
+pub trait TaskSpace<T: Task>: Section {
+    /// The decisions. A value that no space can be made of is an error that names the key.
+    fn choices(&self) -> Result<Box<dyn ChoiceSpace>>;
+
+    /// The space as methods on shared weights see it; the error says why there is no supernet.
+    fn shared(&self) -> Result<Box<dyn WeightSharing>>;
+
+    /// The network of an architecture; in the place of the searched part of `model` where there is one, in the space's own
+    /// size else.
+    fn derive(&self, model: Option<&T::Model>, arch: &Architecture) -> Result<T::Model>;
+
+    /// The supernet of `space`, which is [`TaskSpace::shared`] or another size of it.
+    fn supernet(
+        &self,
+        space: &dyn WeightSharing,
+        model: Option<&T::Model>,
+        vb: &VarBuilder,
+        num_classes: usize,
+    ) -> Result<T::Net>;
+
+    /// Whether [`Task::inherit`] takes the weights of a network out of its supernet's run.
+    fn inherits(&self) -> bool {
+        false
+    }
+
+    /// What an architecture alone decides, for images of `input`: by default parameters and multiply-adds of its network.
+    fn costs(&self, model: Option<&T::Model>, num_classes: usize, input: Shape) -> Result<CostFunction> {
+        let (space, model) = (self.clone(), model.cloned());
+        Ok(Box::new(move |arch| Ok(sizes(cost_of::<T>(&space.derive(model.as_ref(), arch)?, num_classes, input)?))))
+    }
+
+    /// An architecture in the literature's notation.
+    fn notation(&self, arch: &Architecture) -> Result<String> {
+        Ok(arch.to_string())
+    }
+
+    /// The architecture of a notation.
+    fn parse(&self, notation: &str) -> Result<Architecture> {
+        Ok(notation.parse()?)
+    }
+
+    /// An architecture as SVG.
+    fn drawing(&self, _arch: &Architecture) -> Result<Option<String>> {
+        Ok(None)
+    }
+}

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use nas_core::run::cli::{Format, print};
-use nas_core::run::config::{self, ConfigError};
+use nas_core::run::config;
+use nas_core::task::experiment;
 use nas_datasets::Split;
 use nas_datasets::det::{DetDataConfig, check, shapes};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 /// Check a data set, or write a synthetic one
 #[derive(Clone, Debug, Args)]
@@ -57,12 +58,6 @@ struct SynthArgs {
     seed: u64,
 }
 
-/// The part of an experiment that a check needs.
-#[derive(Deserialize)]
-struct WithData {
-    data: DetDataConfig,
-}
-
 #[derive(Serialize)]
 struct CheckReport {
     classes: Vec<String>,
@@ -99,18 +94,18 @@ pub fn run(args: &DataArgs) -> Result<()> {
     }
 }
 
-fn load(args: &CheckArgs) -> Result<WithData, ConfigError> {
+fn load(args: &CheckArgs) -> Result<DetDataConfig> {
     let Some(path) = &args.config else {
         let mut table = Default::default();
         config::apply_all(&mut table, &args.sets)?;
-        return config::from_table(table, "--set");
+        return Ok(config::section(table, "data", "--set")?);
     };
-    config::load(path, &args.sets)
+    experiment::load_section(path, &args.sets, "data")
 }
 
 fn run_check(args: &CheckArgs) -> Result<()> {
     ensure!(args.config.is_some() || !args.sets.is_empty(), "no data set named: expected --config, or --set data.kind");
-    let WithData { data } = load(args)?;
+    let data = load(args)?;
     let (train, val) = (data.open(Split::Train)?, data.open(Split::Val)?);
     ensure!(
         train.classes() == val.classes(),

@@ -2,21 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
-use nas_core::train::{all_variables, copy_into, read_tensors};
+use nas_core::task::experiment::{self, TrainExperiment};
+use nas_core::task::supervised::trained_network;
 use nas_datasets::Split;
-use tch::nn::VarStore;
 
 use crate::eval::files::{self, EvalFiles};
 use crate::eval::report::{CocoReport, VocReport};
 use crate::evaluation::{Reading, evaluate, results};
-use crate::experiment::{self, TrainExperiment};
-use crate::model::Detector;
-use crate::training::new_network;
+use crate::task::{Detection, Net, reading};
 
 /// Score a trained network, or anybody's detections, by the rules of COCO or Pascal VOC
 #[derive(Clone, Debug, Args)]
@@ -81,27 +79,28 @@ enum Metric {
 
 /// A trained network.
 pub struct Trained {
-    /// Holds the network's weights.
-    pub vs: VarStore,
     /// The network.
-    pub net: Detector,
+    pub net: Net,
     /// How images reach it.
     pub reading: Reading,
 }
 
 /// The experiment of a run, and where to compute.
-pub fn open(args: &cli::TrainedArgs) -> Result<(TrainExperiment, Compute)> {
-    Ok((experiment::load(&args.config(), &args.sets)?, args.compute.resolve()?))
+pub fn open(args: &cli::TrainedArgs) -> Result<(TrainExperiment<Detection>, Compute)> {
+    let compute = args.compute.resolve()?;
+    Ok((experiment::load(&args.config(), &args.sets)?, compute))
 }
 
 impl Trained {
     /// The network of `experiment` with the weights of a file.
-    pub fn load(experiment: &TrainExperiment, num_classes: usize, weights: &Path, compute: Compute) -> Result<Self> {
-        let (vs, net) = new_network(experiment, num_classes, compute)?;
-        let saved = read_tensors(weights)?;
-        copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
-        let TrainExperiment { augment, loader, eval, .. } = experiment;
-        Ok(Self { vs, net, reading: Reading::new(augment, loader, eval, compute) })
+    pub fn load(
+        experiment: &TrainExperiment<Detection>,
+        num_classes: usize,
+        weights: &Path,
+        compute: Compute,
+    ) -> Result<Self> {
+        let (_, net) = trained_network::<Detection>(&experiment.model, num_classes, weights, compute)?;
+        Ok(Self { net, reading: reading(&experiment.setting(), compute) })
     }
 }
 
@@ -126,12 +125,10 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 fn of_network(args: &cli::TrainedArgs, split: Split, out: Option<&Path>) -> Result<EvalFiles> {
     let (experiment, compute) = open(args)?;
-    let dataset = experiment.data.open(split)?;
-    super::sound(&*dataset, split)?;
-    let trained = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
-    let Trained { net, reading, .. } = &trained;
+    let dataset = experiment.setting().open_sound(split)?;
+    let Trained { net, reading } = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
-    let mut files = evaluate(&|images| net.detect(images), &dataset, reading, compute, |_, _| {
+    let mut files = evaluate(&|images| net.detect(images, None), &dataset, &reading, compute, |_, _| {
         progress.step(|| "images".into());
         Ok(())
     })?;

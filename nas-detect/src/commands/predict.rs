@@ -11,12 +11,12 @@ use nas_core::run::picture::write_png;
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
 use nas_datasets::Split;
-use nas_datasets::det::{DetClasses, unlabelled};
+use nas_datasets::det::unlabelled;
 use serde::Serialize;
 
 use super::eval::{Trained, open};
-use crate::evaluation::{Found, evaluate, results};
-use crate::picture::{Marked, draw};
+use crate::evaluation::{evaluate, results};
+use crate::picture::{draw, marked};
 
 /// Write pictures with boxes, and results.json that pycocotools reads
 #[derive(Clone, Debug, Args)]
@@ -63,17 +63,6 @@ impl fmt::Display for PredictReport {
     }
 }
 
-/// The boxes that are drawn: those of at least `min_score`, with class and score.
-pub(super) fn marked(found: &[Found], classes: &DetClasses, min_score: f64) -> Vec<Marked> {
-    let drawn = found.iter().filter(|found| found.score >= min_score);
-    let mark = |Found { bbox, class, score }: &Found| Marked {
-        bbox: *bbox,
-        class: *class,
-        text: format!("{} {score:.2}", classes.names()[*class]),
-    };
-    drawn.map(mark).collect()
-}
-
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
     let (experiment, compute) = open(&args.trained)?;
@@ -81,12 +70,12 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     if !args.images.is_empty() {
         dataset = Arc::new(unlabelled(dataset.classes().clone(), &args.images)?);
     }
-    let trained = Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
-    let Trained { net, reading, .. } = &trained;
+    let Trained { net, reading } =
+        Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
     std::fs::create_dir_all(&args.out)?;
     let pictures = (!args.no_pictures).then(|| args.out.join("pictures"));
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
-    let files = evaluate(&|images| net.detect(images), &dataset, reading, compute, |sample, found| {
+    let files = evaluate(&|images| net.detect(images, None), &dataset, &reading, compute, |sample, found| {
         if let Some(folder) = &pictures {
             let image = dataset.load(sample.index)?.image;
             let picture = draw(&image, &marked(found, dataset.classes(), args.min_score));

@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 
+use anyhow::Result;
 use nas_core::estimator::batch_norm_recalibration::recalibrate;
 use nas_core::optim::{OptimizerConfig, SgdConfig, gradients, named_parameters};
 use nas_core::space::ChoiceSpace;
@@ -10,7 +11,6 @@ use tch::{Device, Kind};
 use super::*;
 use crate::backbone::{Classifier, SuperClassifier};
 use crate::detnas::path_weights;
-use crate::inheritance::inherit_backbone;
 use crate::neck::{BiFpnNode, Fusion};
 use crate::testing::{assert_described, fill, wave};
 
@@ -253,6 +253,13 @@ fn configs_that_no_detector_can_be_made_of_name_the_key() {
     ] {
         assert!(found.contains(part), "{found}");
     }
+}
+
+/// As a search takes over what was pre-trained.
+fn inherit_backbone(trained: &std::collections::HashMap<String, Tensor>, to: &VarStore) -> Result<()> {
+    let mut wanted = all_variables(to);
+    wanted.retain(|(name, _)| name.starts_with("backbone."));
+    copy_into(&wanted, trained)
 }
 
 #[test]

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use nas_core::run::cli::{Format, parse_size, print};
+use nas_core::task::experiment;
 use nas_datasets::{DataConfig, Split, check, synth};
-use serde::{Deserialize, Serialize};
-
-use crate::experiment;
+use serde::Serialize;
 
 /// Check a data set, or write a synthetic one
 #[derive(Clone, Debug, Args)]
@@ -59,12 +58,6 @@ struct SynthArgs {
     seed: u64,
 }
 
-/// The part of an experiment that a check needs.
-#[derive(Deserialize)]
-struct WithData {
-    data: DataConfig,
-}
-
 #[derive(Serialize)]
 struct CheckReport {
     splits: Vec<SplitReport>,
@@ -97,7 +90,7 @@ pub fn run(args: &DataArgs) -> Result<()> {
 }
 
 fn run_check(args: &CheckArgs) -> Result<()> {
-    let WithData { data } = experiment::load(&args.config, &args.sets)?;
+    let data: DataConfig = experiment::load_section(&args.config, &args.sets, "data")?;
     let mut splits = Vec::new();
     for split in [Split::Train, Split::Val] {
         let dataset = data.open(split)?;

@@ -1,20 +1,18 @@
 //! `nas-segment eval`: scores of a trained network on a split.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use nas_core::run::cli::{self, Compute, Format, print};
 use nas_core::run::progress::Progress;
-use nas_core::train::{all_variables, copy_into, read_tensors};
-use nas_datasets::{EvalTransform, SegDataset, Split};
-use tch::{Tensor, nn::VarStore};
+use nas_core::task::Task;
+use nas_core::task::experiment::{self, TrainExperiment};
+use nas_datasets::{EvalTransform, SegDataset, Split, check};
+use tch::Tensor;
 
 use crate::evaluation::evaluate;
-use crate::experiment::{self, EvalConfig, TrainExperiment};
-use crate::model::SegNet;
-use crate::training::new_network;
+use crate::task::{EvalConfig, Net, Segmentation, trained};
 
 /// Score a trained network: mIOU, per-class IoU, accuracies
 #[derive(Clone, Debug, Args)]
@@ -41,10 +39,8 @@ pub struct TrainedArgs {
 
 /// A trained network with the images it is asked about.
 pub struct Trained {
-    /// Holds the network's weights.
-    pub vs: VarStore,
     /// The network.
-    pub net: SegNet,
+    pub net: Net,
     /// The split.
     pub dataset: Arc<dyn SegDataset>,
     /// What is done to an image first.
@@ -56,27 +52,13 @@ pub struct Trained {
 impl TrainedArgs {
     /// Loads the network and opens the split.
     pub fn load(&self) -> Result<(Trained, Compute)> {
-        let Self { trained, split } = self;
-        let compute = trained.compute.resolve()?;
-        let experiment: TrainExperiment = experiment::load(&trained.config(), &trained.sets)?;
+        let Self { trained: args, split } = self;
+        let compute = args.compute.resolve()?;
+        let experiment: TrainExperiment<Segmentation> = experiment::load(&args.config(), &args.sets)?;
         let dataset = experiment.data.open(*split)?;
-        Ok((Trained::load(experiment, dataset, &trained.weights(), compute)?, compute))
-    }
-}
-
-impl Trained {
-    /// The network of `experiment` with the weights of a file.
-    pub fn load(
-        experiment: TrainExperiment,
-        dataset: Arc<dyn SegDataset>,
-        weights: &Path,
-        compute: Compute,
-    ) -> Result<Self> {
-        let (vs, net) = new_network(&experiment, dataset.classes().len(), compute)?;
-        let saved = read_tensors(weights)?;
-        copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
+        let net = trained(&experiment.model, dataset.classes().len(), &args.weights(), compute)?;
         let transform = EvalTransform::like(&experiment.augment, experiment.eval.resize);
-        Ok(Self { vs, net, dataset, transform, eval: experiment.eval })
+        Ok((Trained { net, dataset, transform, eval: experiment.eval }, compute))
     }
 }
 
@@ -84,9 +66,9 @@ impl Trained {
 pub fn run(args: &EvalArgs) -> Result<()> {
     let (trained, compute) = args.trained.load()?;
     let Trained { net, dataset, transform, eval, .. } = &trained;
-    super::require_sound(&**dataset, &args.trained.split.to_string())?;
+    cli::require_sound(&check(&**dataset), dataset.len(), args.trained.split.as_str(), Segmentation::PROGRAM)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
-    let forward = |xs: &Tensor, mode| net.forward(xs, mode);
+    let forward = |xs: &Tensor, mode| net.forward(xs, None, mode);
     let scores = evaluate(&forward, dataset, transform, eval, compute, || progress.step(|| "images".into()))?;
     drop(progress);
     print(&scores, args.format)

@@ -56,7 +56,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     let Trained { net, dataset, transform, eval, .. } = &trained;
     let (labels, overlays) = (args.out.join("labels"), args.out.join("overlays"));
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
-    let forward = |xs: &Tensor, mode| net.forward(xs, mode);
+    let forward = |xs: &Tensor, mode| net.forward(xs, None, mode);
     for sample in eval_samples(dataset.clone(), transform.clone(), compute.threads, PREFETCH) {
         let sample = sample?;
         let (h, w) = sample.size;

@@ -2,20 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
+use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tch::nn::VarStore;
+use tch::{Kind, Tensor};
 
-use crate::nn::Cost;
+use crate::nn::{Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use crate::run::config::to_toml;
 use crate::run::run_dir::{RunDir, pretty, read_result, write_atomic};
 use crate::stats::mean_and_deviation;
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};
+use crate::task::experiment::{self, CompareExperiment, Experiment, NamedModel};
+use crate::task::supervised::trained_network;
+use crate::task::{Pass, Task};
 
 /// Train several models by one recipe on several seeds and compare them
 #[derive(Clone, Debug, Args)]
@@ -29,36 +35,6 @@ pub struct CompareArgs {
     /// How to print the table
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-}
-
-/// What a task must know to compare models.
-pub trait CompareTask: Serialize {
-    /// Columns of the table, the first one the task's main metric: the metric's key in `scores` of a training's `result.json`,
-    /// a fraction, and what the column is called.
-    const METRICS: &'static [(&'static str, &'static str)];
-
-    /// One training per model and seed.
-    fn seeds(&self) -> &[u64];
-
-    /// Names of the models, in the order of the table.
-    fn models(&self) -> Vec<&str>;
-
-    /// The experiment file of the training of one model under one seed. A recipe that makes no sense is an error.
-    fn training(&self, model: usize, seed: u64) -> Result<String>;
-
-    /// Says what is wrong with the data before hours are spent on it.
-    fn check_data(&self) -> Result<()>;
-
-    /// Cost and speed of a model whose trained `weights` those of the first seed are.
-    fn measure(&self, model: usize, weights: &Path, compute: Compute) -> Result<(Cost, f64)>;
-
-    /// What the numbers of the table hold for.
-    fn footnote(&self) -> Result<String>;
-
-    /// Draws pictures into the run folder; `weights` are those of each model's first seed.
-    fn draw(&self, _dir: &RunDir, _weights: &[PathBuf], _compute: Compute) -> Result<()> {
-        Ok(())
-    }
 }
 
 /// Models compared on one recipe; `result.json` of a comparison.
@@ -127,25 +103,34 @@ impl fmt::Display for Comparison {
 }
 
 /// Runs the command.
-pub fn run<T: CompareTask>(args: &CompareArgs, task: &T) -> Result<()> {
-    let trainings = task.models().len() * task.seeds().len();
-    ensure!(trainings > 0, "{}: `models` and `seeds` must not be empty", args.run.config.display());
-    run_in_folder(&args.run, None, task, args.format, |dir, compute| {
+pub fn run<T: Task>(args: &CompareArgs) -> Result<()> {
+    let experiment: CompareExperiment<T> = experiment::load(&args.run.config, &args.run.sets)?;
+    let trainings = experiment.models.len() * experiment.seeds.len();
+    let compute = args.run.compute.resolve()?;
+    run_in_folder(&args.run, compute, None, &experiment, args.format, |dir| {
         let default = if compute.device.is_cuda() { 1 } else { compute.threads };
         let workers = args.workers.unwrap_or(default).clamp(1, trainings);
         let threads = (compute.threads / workers).max(1);
-        compare(dir, task, &Children { compute: &args.run.compute, threads, workers }, compute)
+        compare(dir, &experiment, &Children { compute: &args.run.compute, threads, workers }, compute)
     })
 }
 
-fn compare<T: CompareTask>(dir: &RunDir, task: &T, children: &Children, compute: Compute) -> Result<Comparison> {
-    task.check_data()?;
-    let models = task.models();
+fn compare<T: Task>(
+    dir: &RunDir,
+    experiment: &CompareExperiment<T>,
+    children: &Children,
+    compute: Compute,
+) -> Result<Comparison> {
+    let setting = experiment.setting();
+    setting.open_sound(Split::Train)?;
+    let val = setting.open_sound(Split::Val)?;
+    let CompareExperiment { seeds, models, pictures, .. } = experiment;
     let mut trainings = Vec::new();
-    for seed in task.seeds() {
+    for seed in seeds {
         for (i, model) in models.iter().enumerate() {
-            let config = task.training(i, *seed).with_context(|| model.to_string())?;
-            trainings.push(Training { name: run_name(model, *seed), config });
+            let training = experiment.training_of(i, *seed);
+            training.check().with_context(|| model.name.clone())?;
+            trainings.push(Training { name: run_name(&model.name, *seed), config: to_toml(&training) });
         }
     }
     let (main, heading) = T::METRICS[0];
@@ -153,19 +138,26 @@ fn compare<T: CompareTask>(dir: &RunDir, task: &T, children: &Children, compute:
         let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
         format!("{heading} {:.4} in {:.0} s", number(&result["scores"][main]), number(&result["train_secs"]))
     })?;
-    let last = |model: &&str| run_folder(dir, &run_name(model, task.seeds()[0])).join("checkpoints/last.safetensors");
-    let weights: Vec<PathBuf> = models.iter().map(last).collect();
-    let rows = models.iter().enumerate().map(|(i, model)| {
-        let (cost, images_per_sec) = task.measure(i, &weights[i], compute)?;
-        row(dir, model, task.seeds(), T::METRICS, cost, images_per_sec)
+    let load = |model: &NamedModel<T::Model>| {
+        let run = run_folder(dir, &run_name(&model.name, seeds[0]));
+        trained_network::<T>(&model.model, T::classes(&val).len(), &run.join("checkpoints/last.safetensors"), compute)
+    };
+    let trained = models.iter().map(load).collect::<Result<Vec<(VarStore, T::Net)>>>()?;
+    let input = T::eval_input(&setting, &val)?;
+    let rows = models.iter().zip(&trained).map(|(model, (_, net))| {
+        let image = channels_last(&Tensor::zeros([1, 3, input.h, input.w], (Kind::Float, compute.device)));
+        let pass = Pass::<T> { net, mixture: None, compute };
+        let speed = images_per_sec(|| tch::no_grad(|| T::run_once(pass, &image)));
+        row(dir, &model.name, seeds, T::METRICS, T::cost(net, input)?, speed)
     });
     let comparison = Comparison {
         metrics: T::METRICS.iter().map(|(key, name)| (key.to_string(), name.to_string())).collect(),
         rows: rows.collect::<Result<_>>()?,
-        footnote: task.footnote()?,
+        footnote: format!("multiply-adds and images/s (batch 1{}) at {}x{}", T::SPEED_INCLUDES, input.h, input.w),
         run: dir.root().display().to_string(),
     };
-    task.draw(dir, &weights, compute)?;
+    let nets: Vec<Pass<T>> = trained.iter().map(|(_, net)| Pass { net, mixture: None, compute }).collect();
+    T::draw(dir, &nets, &setting, &val, *pictures)?;
     write_atomic(&dir.path("table.txt"), format!("{comparison}\n").as_bytes())?;
     write_atomic(&dir.path("table.md"), (comparison.table(true) + "\n").as_bytes())?;
     write_atomic(&dir.path("table.json"), pretty(&comparison).as_bytes())?;
@@ -207,7 +199,7 @@ fn row(
 }
 
 /// Images per second of `forward`, which takes one image and waits for its end.
-pub fn images_per_sec(mut forward: impl FnMut()) -> f64 {
+fn images_per_sec(mut forward: impl FnMut()) -> f64 {
     (0..3).for_each(|_| forward());
     let started = Instant::now();
     let mut images = 0;

@@ -3,7 +3,10 @@
 pub mod compare;
 pub mod cost;
 pub mod import;
+mod one_shot;
 pub mod report;
+pub mod search;
 pub mod strategies;
 pub mod train;
 pub mod trainings;
+pub mod trial;

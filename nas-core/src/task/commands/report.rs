@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::run::cli::{Format, print};
 use crate::run::plot::{Series, curves};
 use crate::run::run_dir::read_result;
+use crate::task::Task;
 use crate::train::Metrics;
 
 /// Summarise a run folder and draw its curves
@@ -55,7 +56,8 @@ impl fmt::Display for Report {
 }
 
 /// Runs the command: draws the metrics `drawn`, of which `score` is the one to be large.
-pub fn run(args: &ReportArgs, drawn: &[&str], score: &str) -> Result<()> {
+pub fn run<T: Task>(args: &ReportArgs) -> Result<()> {
+    let (drawn, score) = (T::CURVES, T::METRICS[0].0);
     let run = &args.run;
     ensure!(run.join("config.toml").exists(), "{}: no run folder (config.toml is missing)", run.display());
     let metrics = read_metrics(run)?;

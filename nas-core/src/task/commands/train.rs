@@ -1,14 +1,17 @@
-//! What the `train` commands of all tasks take and print.
+//! `train`: one network, one recipe, one seed.
 
 use std::fmt;
 
+use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::estimator::learning_curve::Stopped;
 use crate::nn::Cost;
-use crate::run::cli::{Format, RunArgs};
+use crate::run::cli::{Format, RunArgs, run_in_folder};
 use crate::run::run_dir::RunDir;
+use crate::task::experiment::{self, TrainExperiment};
+use crate::task::{Task, supervised};
 use crate::train::Summary;
 
 /// Train a searched architecture, a preset or a baseline
@@ -54,4 +57,13 @@ impl<S: fmt::Display> fmt::Display for TrainResult<S> {
         self.stopped.iter().try_for_each(|stopped| writeln!(f, "{stopped}"))?;
         write!(f, "trained in {:.0} s at {:.1} images/s; {}", self.train_secs, self.images_per_sec, self.run)
     }
+}
+
+/// Runs the command.
+pub fn run<T: Task>(args: &TrainArgs) -> Result<()> {
+    let experiment: TrainExperiment<T> = experiment::load(&args.run.config, &args.run.sets)?;
+    let compute = args.run.compute.resolve()?;
+    run_in_folder(&args.run, compute, Some(experiment.seed), &experiment, args.format, |dir| {
+        supervised::train(dir, experiment.clone(), compute)
+    })
 }

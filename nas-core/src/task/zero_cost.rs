@@ -5,47 +5,44 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use nas_core::estimator::latency::latency_millis;
-use nas_core::estimator::zero_cost::{Model, Proxy, score};
-use nas_core::nn::Cost;
-use nas_core::nn::{Mode, Shape, VarBuilder};
-use nas_core::optim::{Named, named_parameters};
-use nas_core::space::Architecture;
-use nas_core::space::trial::Values;
-use nas_datasets::classify::{ClassifyDataConfig, ClassifyEvalTransform, ClassifyTransform};
-use nas_datasets::{Size, Split, rng};
+use nas_datasets::{Split, rng};
 use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-use crate::model::{Classifier, ModelConfig};
-use crate::search_net::SpaceConfig;
+use super::experiment::Setting;
+use super::{CostFunction, Task, TaskSpace};
+use crate::estimator::latency::latency_millis;
+use crate::estimator::zero_cost::{Model, Proxy, score};
+use crate::nn::{Cost, Mode, Shape, VarBuilder};
+use crate::optim::{Named, named_parameters};
+use crate::space::Architecture;
+use crate::space::trial::Values;
 
 /// An untrained network with its weights, on the CPU.
-#[derive(Debug)]
-pub struct Candidate {
+pub struct Candidate<T: Task> {
     /// The weights.
     pub vs: VarStore,
-    net: Box<dyn Classifier>,
+    net: T::Net,
     input: Shape,
 }
 
-impl Candidate {
-    /// The network of `model` for `num_classes` with initial weights from libtorch's generator, for images of `input`.
-    pub fn new(model: &ModelConfig, num_classes: i64, input: Shape) -> Result<Self> {
+impl<T: Task> Candidate<T> {
+    /// The network of `model` with initial weights from libtorch's generator, for images of `input`.
+    pub fn new(model: &T::Model, num_classes: usize, input: Shape) -> Result<Self> {
         let vs = VarStore::new(Device::Cpu);
-        let net = model.build(&VarBuilder::new(&vs), num_classes)?;
+        let net = T::build(model, &VarBuilder::new(&vs), num_classes)?;
         Ok(Self { vs, net, input })
     }
 }
 
-impl Model for Candidate {
+impl<T: Task> Model for Candidate<T> {
     fn logits(&self, xs: &Tensor) -> Tensor {
-        self.net.forward(xs, Mode::train(0.0)).main
+        T::probe(&self.net, xs, Mode::train(0.0)).0
     }
 
     fn features(&self, xs: &Tensor) -> Tensor {
-        self.net.features(xs, Mode::train(0.0))
+        T::probe(&self.net, xs, Mode::train(0.0)).1
     }
 
     fn parameters(&self) -> Vec<Named> {
@@ -53,7 +50,7 @@ impl Model for Candidate {
     }
 
     fn cost(&self) -> Cost {
-        self.net.cost(self.input)
+        T::cost(&self.net, self.input).unwrap_or_default()
     }
 }
 
@@ -61,7 +58,7 @@ impl Model for Candidate {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroCostConfig {
-    /// The proxies, which are the metrics of a trial; `params` and `macs` come by themselves.
+    /// The proxies, which are the metrics of a trial; the costs come by themselves.
     pub proxies: Vec<Proxy>,
     /// Images of the batch.
     #[serde(default = "default_batch_size")]
@@ -69,19 +66,30 @@ pub struct ZeroCostConfig {
     /// Height and width of the images.
     #[serde(default = "default_image")]
     pub image: u32,
-    /// The set of whose train split the batch is a random part; normal noise with random labels of ten classes if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<ClassifyDataConfig>,
+    /// What the batch is.
+    #[serde(default)]
+    pub on: ProbeBatch,
     /// Also measures `latency_millis` of one image. It differs from run to run, and so does what a search makes of it.
     #[serde(default)]
     pub latency: bool,
+}
+
+/// What untrained networks are scored on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeBatch {
+    /// Normal noise with random labels of ten classes.
+    #[default]
+    Noise,
+    /// A random part of the train split of `[data]`.
+    Data,
 }
 
 /// Name of the metric that [`ZeroCostConfig::latency`] adds.
 pub const LATENCY: &str = "latency_millis";
 
 /// Classes of the labels of noise.
-const NOISE_CLASSES: i64 = 10;
+const NOISE_CLASSES: usize = 10;
 
 fn default_batch_size() -> usize {
     16
@@ -104,73 +112,86 @@ impl ZeroCostConfig {
     }
 
     /// Images `[B, 3, H, W]`, labels `[B]` and the number of classes.
-    fn batch(&self, seed: u64) -> Result<(Tensor, Tensor, i64)> {
+    fn batch<T: Task>(
+        &self,
+        setting: impl FnOnce() -> Result<Setting<T>>,
+        seed: u64,
+    ) -> Result<(Tensor, Tensor, usize)> {
         let (batch, side) = (self.batch_size, i64::from(self.image));
-        let Some(data) = &self.data else {
+        if self.on == ProbeBatch::Noise {
             tch::manual_seed(rng::torch_seed(seed, "zero_cost", 0));
             let images = Tensor::randn([batch as i64, 3, side, side], (Kind::Float, Device::Cpu));
-            let labels = Tensor::randint(NOISE_CLASSES, [batch as i64], (Kind::Int64, Device::Cpu));
+            let labels = Tensor::randint(NOISE_CLASSES as i64, [batch as i64], (Kind::Int64, Device::Cpu));
             return Ok((images, labels, NOISE_CLASSES));
-        };
-        let train = data.open(Split::Train)?;
-        ensure!(batch <= train.len(), "evaluator.batch_size = {batch}: the train split has {} images", train.len());
-        let training = ClassifyTransform { size: Size::new(self.image, self.image), ..Default::default() };
-        let transform = ClassifyEvalTransform::like(&training, None)?;
-        let chosen = rand::seq::index::sample(&mut rng::stream(seed, "zero_cost", 0), train.len(), batch).into_vec();
-        let images = chosen.iter().map(|i| Ok(transform.apply(&train.image(*i)?))).collect::<Result<Vec<_>>>()?;
-        let labels: Vec<i64> = chosen.iter().map(|i| train.label(*i) as i64).collect();
-        Ok((Tensor::cat(&images, 0), Tensor::from_slice(&labels), train.classes().len() as i64))
+        }
+        let setting = setting()?;
+        let train = T::open(&setting.data, Split::Train)?;
+        let len = T::len(&train);
+        ensure!(batch <= len, "evaluator.batch_size = {batch}: the train split has {len} images");
+        let chosen = rand::seq::index::sample(&mut rng::stream(seed, "zero_cost", 0), len, batch).into_vec();
+        let (images, labels) = T::probe_batch(&setting, &train, &chosen, self.image)?;
+        Ok((images, labels, T::classes(&train).len()))
     }
 }
 
 /// The proxies of a space's networks on one batch.
-pub struct ZeroCost {
-    space: SpaceConfig,
+pub struct ZeroCost<T: Task> {
+    space: T::Space,
+    model: Option<T::Model>,
     config: ZeroCostConfig,
     seed: u64,
     /// Images and labels; tensors must not be shared between threads.
     batch: Mutex<(Tensor, Tensor)>,
-    num_classes: i64,
+    num_classes: usize,
+    costs: CostFunction,
 }
 
-impl fmt::Debug for ZeroCost {
+impl<T: Task> fmt::Debug for ZeroCost<T> {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_struct("ZeroCost").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
-impl ZeroCost {
+impl<T: Task> ZeroCost<T> {
     /// Takes the batch. A config that makes no sense is an error that names the key.
-    pub fn new(config: &ZeroCostConfig, space: &SpaceConfig, seed: u64) -> Result<Self> {
+    pub fn new(
+        config: &ZeroCostConfig,
+        space: &T::Space,
+        model: Option<&T::Model>,
+        setting: impl FnOnce() -> Result<Setting<T>>,
+        seed: u64,
+    ) -> Result<Self> {
         config.check()?;
-        space.build().context("space")?;
-        let (images, labels, num_classes) = config.batch(seed).context("evaluator.data")?;
-        let batch = Mutex::new((images, labels));
-        Ok(Self { space: space.clone(), config: config.clone(), seed, batch, num_classes })
+        let (images, labels, num_classes) = config.batch::<T>(setting, seed)?;
+        let side = config.image.into();
+        Ok(Self {
+            costs: space.costs(model, num_classes, Shape::new(3, side, side))?,
+            space: space.clone(),
+            model: model.cloned(),
+            config: config.clone(),
+            seed,
+            batch: Mutex::new((images, labels)),
+            num_classes,
+        })
     }
 
-    /// Names of the metrics of a trial.
+    /// Names of the metrics of a trial besides its costs.
     pub fn metrics(&self) -> BTreeSet<String> {
-        let names = self.config.proxies.iter().map(|proxy| proxy.name()).chain(["params", "macs"]);
+        let names = self.config.proxies.iter().map(|proxy| proxy.name());
         names.chain(self.config.latency.then_some(LATENCY)).map(String::from).collect()
     }
 
-    fn input(&self) -> Shape {
-        let side = self.config.image.into();
-        Shape::new(3, side, side)
-    }
-
-    /// Parameters and multiply-adds.
+    /// What the architecture alone decides.
     pub fn cost(&self, arch: &Architecture) -> Result<Values> {
-        let net = self.space.derive(arch)?.build(&VarBuilder::dry(), self.num_classes)?;
-        let Cost { params, macs } = net.cost(self.input());
-        Ok([("params", params), ("macs", macs)].map(|(name, value)| (name.to_string(), value as f64)).into())
+        (self.costs)(arch)
     }
 
     /// The scores of `arch`. A score that is not finite is an error.
     pub fn evaluate(&self, arch: &Architecture) -> Result<Values> {
         tch::manual_seed(rng::torch_seed(self.seed, "init", 0));
-        let candidate = Candidate::new(&self.space.derive(arch)?, self.num_classes, self.input())?;
+        let model = self.space.derive(self.model.as_ref(), arch)?;
+        let side = self.config.image.into();
+        let candidate = Candidate::<T>::new(&model, self.num_classes, Shape::new(3, side, side)).context("space")?;
         let mut values = self.cost(arch)?;
         let (images, labels) = &*self.batch.lock().unwrap_or_else(PoisonError::into_inner);
         for proxy in &self.config.proxies {
@@ -179,7 +200,7 @@ impl ZeroCost {
         if self.config.latency {
             const RUNS: usize = 11;
             let image = images.narrow(0, 0, 1);
-            let forward = || drop(tch::no_grad(|| candidate.net.forward(&image, Mode::EVAL)));
+            let forward = || drop(tch::no_grad(|| T::probe(&candidate.net, &image, Mode::EVAL)));
             values.insert(LATENCY.into(), latency_millis(RUNS, forward));
         }
         Ok(values)

@@ -1,4 +1,4 @@
-//! `nas-classify search`: trials, a log, and a folder with what came of them.
+//! `search`: by trials, or on the shared weights of a supernet; a folder with what came of it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,39 +7,39 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use nas_core::estimator::honesty::HonestyReport;
-use nas_core::executor::{Executor, InProcess, Processes, trial_folder};
-use nas_core::run::cli::{Compute, Format, RunArgs, run_in_folder};
-use nas_core::run::plot::{self, Mark, Series};
-use nas_core::run::progress::Progress;
-use nas_core::run::run_dir::{RunDir, write_atomic};
-use nas_core::search::goals::{Goals, Restricted};
-use nas_core::search::log::TrialStore;
-use nas_core::search::pareto::{Point, fronts};
-use nas_core::search::{SearchLoop, Searcher, best_so_far};
-use nas_core::space::Architecture;
-use nas_core::space::trial::{Outcome, Record, Trial, Values};
-use nas_core::strategy::{RandomConfig, StrategyConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::{Evaluator, HonestyConfig, Part, SearchExperiment};
-use crate::one_shot::OneShotExperiment;
+use super::one_shot;
+use crate::estimator::honesty::HonestyReport;
+use crate::executor::{Executor, ExecutorConfig, InProcess, Limits, Processes, trial_folder};
+use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use crate::run::config::to_toml;
+use crate::run::plot::{self, Mark, Series};
+use crate::run::progress::Progress;
+use crate::run::run_dir::{RunDir, write_atomic};
+use crate::search::goals::{Goals, Restricted};
+use crate::search::log::TrialStore;
+use crate::search::pareto::{Point, fronts};
+use crate::search::{SearchLoop, Searcher, best_so_far};
+use crate::space::Architecture;
+use crate::space::trial::{Outcome, Record, Trial, Values};
+use crate::strategy::{RandomConfig, StrategyConfig};
+use crate::task::evaluator::{self, Evaluator, HonestyConfig, SearchPart};
+use crate::task::experiment::{self, Kind, SearchExperiment};
+use crate::task::{Task, TaskSpace};
 
 /// Search an architecture by trials, or on the shared weights of a supernet
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Examples:
-  nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --out runs/nb201
-  nas-classify search --config configs/classify/nasbench201_regularized_evolution.toml --set strategy.kind=tpe --workers 2
-  nas-classify search --config configs/classify/cifar10_darts.toml --set data.root=../shared/data/cifar10")]
 pub struct SearchArgs {
+    /// Experiment, run folder and device
     #[command(flatten)]
-    pub(super) run: RunArgs,
-    /// Trials side by side, each in a process of its own; without it they run one by one in this process
+    pub run: RunArgs,
+    /// Trials side by side, each in a process of its own, in the place of the experiment's `executor`
     #[arg(long, value_name = "N")]
-    workers: Option<usize>,
+    pub workers: Option<usize>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
-    pub(super) format: Format,
+    pub format: Format,
 }
 
 /// An architecture and its metrics.
@@ -78,6 +78,9 @@ pub struct SearchResult {
     /// The main objective against what it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub honesty: Option<HonestyReport>,
+    /// What trains the best, where there are data to train on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<String>,
     /// The run folder.
     pub run: String,
 }
@@ -90,6 +93,7 @@ impl fmt::Display for SearchResult {
             baseline.lines(f)?;
         }
         self.honesty.iter().try_for_each(|report| writeln!(f, "{report}"))?;
+        self.train.iter().try_for_each(|command| writeln!(f, "train it: {command}"))?;
         write!(f, "everything is in {}", self.run)
     }
 }
@@ -113,127 +117,137 @@ impl SearchResult {
 }
 
 /// Runs the command.
-pub fn run(args: &SearchArgs) -> Result<()> {
-    if OneShotExperiment::is_at(&args.run.config, &args.run.sets)? {
-        anyhow::ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
-        return super::one_shot::run(args);
+pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
+    let RunArgs { config, sets, .. } = &args.run;
+    if experiment::kind_at(config, sets)? == Kind::OneShot {
+        ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
+        return one_shot::run::<T>(&args.run, args.format);
     }
-    let experiment: SearchExperiment = nas_core::run::config::load(&args.run.config, &args.run.sets)?;
-    let evaluator = experiment.open(&experiment.evaluator)?;
-    experiment.check(&evaluator, args.workers)?;
-    run_in_folder(&args.run, Some(experiment.seed), &experiment, args.format, |dir, compute| {
-        search(dir, &experiment, args.workers, compute)
+    ensure!(args.workers != Some(0), "--workers 0; expected at least 1");
+    let experiment: SearchExperiment<T> = experiment::load(config, sets)?;
+    let compute = args.run.compute.resolve()?;
+    let evaluator = Evaluator::open(&experiment.evaluator, &evaluator::Searched::of(&experiment))?;
+    evaluator::check(&experiment, &evaluator).with_context(|| config.display().to_string())?;
+    drop(evaluator);
+    let executor = experiment.executor.with_workers(args.workers);
+    run_in_folder(&args.run, compute, Some(experiment.seed), &experiment, args.format, |dir| {
+        Job { dir, experiment: &experiment, executor, compute }.search()
     })
 }
 
-fn search(
-    dir: &RunDir,
-    experiment: &SearchExperiment,
-    workers: Option<usize>,
-    compute: Compute,
-) -> Result<SearchResult> {
-    let job = Job { dir, experiment, workers, compute };
-    let strategy = &experiment.strategy;
-    let random = StrategyConfig::Random(RandomConfig {});
-    let seed = |offset: u64| experiment.seed + offset;
-    let mut num_trials = experiment.num_trials;
-    if let Some(section) = &experiment.predictor {
-        job.run(Part::Predictor, &random, seed(3), section.samples, Vec::new())?;
-    }
-    let searched = job.run(Part::Search, strategy, seed(0), num_trials, Vec::new())?;
-    let mut records = searched.clone();
-    if let Some(section) = &experiment.predictor {
-        let best = job.best(&searched, section.verify);
-        records = job.run(Part::Verify, &random, seed(0), best.len() as u64, best)?;
-        // As many full evaluations as this search has had.
-        num_trials = section.samples + records.len() as u64;
-    }
-    let goals = experiment.goals(Part::Verify);
-    let mut result = job.result(strategy, &goals, &records);
-    result.num_predicted = experiment.predictor.as_ref().map(|_| searched.len());
-    let mut curves = vec![best_so_far(&result.strategy, &goals, &records)];
-    if let Some(baseline) = &experiment.baseline {
-        // Another seed: the first random architectures of both would be the same.
-        let records = job.run(Part::Baseline, baseline, seed(1), num_trials, Vec::new())?;
-        let of_baseline = job.result(baseline, &goals, &records);
-        curves.push(best_so_far(&format!("baseline {}", of_baseline.strategy), &goals, &records));
-        result.baseline = Some(Box::new(of_baseline));
-    }
-    if let Some(honesty) = &experiment.honesty {
-        let records = job.run(Part::Honesty, &random, seed(2), honesty.samples, Vec::new())?;
-        result.honesty = Some(report(honesty, &experiment.goals(Part::Honesty), &records)?);
-    }
-    let objective = &goals.objectives[0].metric;
-    curves.retain(|curve| !curve.points.is_empty());
-    if !curves.is_empty() {
-        plot::lines(&dir.path("search.svg"), "best so far", "trials", objective, &curves)?;
-    }
-    if let Some(found) = &result.best
-        && let Some(drawing) = experiment.space.drawing(&found.architecture)?
-    {
-        write_atomic(&dir.path("cells.svg"), drawing.as_bytes())?;
-    }
-    if !result.pareto.is_empty() {
-        draw_pareto(&dir.path("pareto.svg"), &goals, &records, &result.pareto)?;
-    }
-    write_atomic(&dir.path("trials.csv"), csv_of(&searched)?.as_slice())?;
-    write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
-    dir.finish(&result)?;
-    Ok(result)
-}
-
 /// What the parts of one run have in common.
-struct Job<'a> {
+struct Job<'a, T: Task> {
     dir: &'a RunDir,
-    experiment: &'a SearchExperiment,
-    workers: Option<usize>,
+    experiment: &'a SearchExperiment<T>,
+    executor: ExecutorConfig,
     compute: Compute,
 }
 
-impl Job<'_> {
+impl<T: Task> Job<'_, T> {
+    fn search(&self) -> Result<SearchResult> {
+        let strategy = &self.experiment.strategy;
+        let random = StrategyConfig::Random(RandomConfig {});
+        let seed = |offset: u64| self.experiment.seed + offset;
+        let mut num_trials = self.experiment.num_trials;
+        if let Some(section) = &self.experiment.predictor {
+            self.run(SearchPart::Predictor, &random, seed(3), section.samples, Vec::new())?;
+        }
+        let searched = self.run(SearchPart::Search, strategy, seed(0), num_trials, Vec::new())?;
+        let mut records = searched.clone();
+        if let Some(section) = &self.experiment.predictor {
+            let best = self.best(&searched, section.verify);
+            records = self.run(SearchPart::Verify, &random, seed(0), best.len() as u64, best)?;
+            // As many full evaluations as this search has had.
+            num_trials = section.samples + records.len() as u64;
+        }
+        let goals = self.experiment.goals(SearchPart::Verify);
+        let mut result = self.result(strategy, &goals, &records);
+        result.num_predicted = self.experiment.predictor.as_ref().map(|_| searched.len());
+        let mut curves = vec![best_so_far(&result.strategy, &goals, &records)];
+        if let Some(baseline) = &self.experiment.baseline {
+            // Another seed: the first random architectures of both would be the same.
+            let records = self.run(SearchPart::Baseline, baseline, seed(1), num_trials, Vec::new())?;
+            let of_baseline = self.result(baseline, &goals, &records);
+            curves.push(best_so_far(&format!("baseline {}", of_baseline.strategy), &goals, &records));
+            result.baseline = Some(Box::new(of_baseline));
+        }
+        if let Some(honesty) = &self.experiment.honesty {
+            let records = self.run(SearchPart::Honesty, &random, seed(2), honesty.samples, Vec::new())?;
+            result.honesty = Some(report(honesty, &self.experiment.goals(SearchPart::Honesty), &records)?);
+        }
+        let objective = &goals.objectives[0].metric;
+        curves.retain(|curve| !curve.points.is_empty());
+        if !curves.is_empty() {
+            plot::lines(&self.dir.path("search.svg"), "best so far", "trials", objective, &curves)?;
+        }
+        if let Some(found) = &result.best
+            && let Some(drawing) = self.experiment.space.drawing(&found.architecture)?
+        {
+            write_atomic(&self.dir.path("architecture.svg"), drawing.as_bytes())?;
+        }
+        if !result.pareto.is_empty() {
+            draw_pareto(&self.dir.path("pareto.svg"), &goals, &records, &result.pareto)?;
+        }
+        result.train = self.write_training(result.best.as_ref())?;
+        write_atomic(&self.dir.path("trials.csv"), csv_of(&searched)?.as_slice())?;
+        write_atomic(&self.dir.path("result.txt"), format!("{result}\n").as_bytes())?;
+        self.dir.finish(&result)?;
+        Ok(result)
+    }
+
+    /// Writes the experiment of a training of what was found; returns its command.
+    fn write_training(&self, found: Option<&Found>) -> Result<Option<String>> {
+        let Some(found) = found else { return Ok(None) };
+        let Some(training) = self.experiment.training_of(&found.architecture)? else { return Ok(None) };
+        let path = self.dir.path("train.toml");
+        write_atomic(&path, to_toml(&training).as_bytes())?;
+        Ok(Some(format!("{} train --config {}", T::PROGRAM, path.display())))
+    }
+
     /// Runs the trials of a part, the `given` ones first.
     fn run(
         &self,
-        part: Part,
+        part: SearchPart,
         strategy: &StrategyConfig,
         seed: u64,
         num_trials: u64,
         given: Vec<Trial>,
     ) -> Result<Vec<Record>> {
-        let Self { dir, experiment, workers, compute } = *self;
-        let evaluator = Evaluator::of_part(experiment, part, dir.root())?;
+        let Self { dir, experiment, executor, compute } = *self;
+        let evaluator = Evaluator::<T>::of_part(experiment, part, dir.root())?;
         let folder = dir.path(part.folder());
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let cost = |arch: &Architecture| evaluator.cost(arch);
-        let space = experiment.space.build()?;
+        let space = experiment.space.choices()?;
         let space = Restricted::new(&*space, &experiment.constraints, &cost)?;
         let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
         let name = strategy.info().kind;
         let searcher = Searcher::new(&space, strategy, experiment.goals(part), experiment.budget, seed);
-        let label = if part == Part::Search { name } else { part.folder() };
+        let label = if part == SearchPart::Search { name } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
         let on_end = |record: &Record| progress.trial(record);
         let mut search = SearchLoop::new(searcher, store, records, num_trials);
-        match workers {
-            None => {
+        match executor {
+            ExecutorConfig::InProcess => {
                 let trials = folder.join("trials");
                 let evaluate = |trial: &Trial| evaluator.evaluate(trial, &trial_folder(&trials, trial.id), compute);
-                search.run(&mut InProcess::new(evaluate), given, on_end)?
+                search.run(&mut InProcess::new(evaluate), true, given, on_end)?
             }
-            Some(workers) => {
-                let mut processes = Processes::new(folder.join("trials"), workers, experiment.limits)?;
+            ExecutorConfig::Processes { workers, time_secs, memory_mib, ordered } => {
+                let limits = Limits { time_secs, memory_mib };
+                let mut processes = Processes::new(folder.join("trials"), workers, limits)?;
                 let mut started = processes.started()?;
                 started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
                 let executor: &mut dyn Executor = &mut processes;
-                search.run(executor, started, on_end)?;
+                search.run(executor, ordered, started, on_end)?;
             }
         }
         Ok(search.records().to_vec())
     }
 
-    /// The `count` best architectures of the records that meet the constraints, as trials of [`Part::Verify`].
+    /// The `count` best architectures of the records that meet the constraints, as trials of [`SearchPart::Verify`].
     fn best(&self, records: &[Record], count: usize) -> Vec<Trial> {
-        let goals = self.experiment.goals(Part::Search);
+        let goals = self.experiment.goals(SearchPart::Search);
         let feasible = records.iter().filter_map(|record| Some((record, point(&goals, record)?)));
         let mut ranked: Vec<(&Record, Point)> = feasible.filter(|(_, point)| point.violation == 0.0).collect();
         ranked.sort_by(|a, b| b.1.values[0].total_cmp(&a.1.values[0]));
@@ -279,13 +293,14 @@ impl Job<'_> {
             num_failed: records.iter().filter(|record| matches!(record.outcome, Outcome::Failed(_))).count(),
             baseline: None,
             honesty: None,
+            train: None,
             run: self.dir.root().display().to_string(),
         }
     }
 }
 
 /// The main objective and the controls against the truth.
-pub(super) fn report(honesty: &HonestyConfig, goals: &Goals, records: &[Record]) -> Result<HonestyReport> {
+pub fn report(honesty: &HonestyConfig, goals: &Goals, records: &[Record]) -> Result<HonestyReport> {
     let HonestyConfig { truth, samples, top, controls, .. } = honesty;
     let complete = |record: &&Record| {
         [truth].into_iter().chain(controls).all(|metric| record.metric(metric).is_some())

@@ -1,0 +1,312 @@
+//! Image classification as a task: its data, networks, loss and scores.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
+use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::run::cli::Compute;
+use nas_core::run::run_dir::{RunDir, write_atomic};
+use nas_core::space::Mixture;
+use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
+use nas_core::task::{Losses, NoPretrain, Pass, Task};
+use nas_datasets::classify::{
+    ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, check,
+    eval_batches, train_loader,
+};
+use nas_datasets::{LoaderConfig, Problem, Size, Split, Subset, TrainLoader};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::loss::cross_entropy;
+use crate::metric::{ConfusionMatrix, Scores};
+use crate::model::{Classifier, Logits, ModelConfig};
+use crate::search_net::{SearchNet, SpaceConfig};
+
+/// Image classification.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Classification;
+
+/// A network, fixed or a supernet.
+#[derive(Debug)]
+pub enum Net {
+    /// One architecture.
+    Fixed(Box<dyn Classifier>),
+    /// All of a space.
+    Shared(SearchNet),
+}
+
+impl Net {
+    /// Logits of images `[B, 3, H, W]`; a supernet's are those of `mixture`.
+    ///
+    /// # Panics
+    /// If a supernet gets no mixture.
+    pub fn forward(&self, xs: &Tensor, mixture: Option<Mixture>, mode: Mode) -> Logits {
+        match self {
+            Self::Fixed(net) => net.forward(xs, mode),
+            Self::Shared(net) => {
+                let mixture = mixture.expect("a supernet runs a mixture");
+                Logits { main: net.forward(xs, mixture, mode), aux: None }
+            }
+        }
+    }
+
+    /// The network of one architecture.
+    ///
+    /// # Panics
+    /// If it is a supernet.
+    pub fn fixed(&self) -> &dyn Classifier {
+        match self {
+            Self::Fixed(net) => &**net,
+            Self::Shared(_) => panic!("a supernet in the place of a network"),
+        }
+    }
+}
+
+/// `[loss]`: cross entropy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Share of each target that is spread over all classes.
+    pub label_smoothing: f64,
+    /// Weight of the auxiliary head's loss, where the network has one.
+    pub aux_weight: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self { label_smoothing: 0.0, aux_weight: 0.4 }
+    }
+}
+
+/// `[eval]`: how accuracy is measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Epochs between validations; the last epoch always has one. 0: only the last.
+    pub every: usize,
+    /// Length that the shorter side of an image is resized to before its middle is cut out; absent for the least that
+    /// `augment.size` allows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<u32>,
+    /// Images per forward pass.
+    pub batch_size: usize,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { every: 1, resize: None, batch_size: 200 }
+    }
+}
+
+impl nas_core::task::Scores for Scores {
+    fn metric(&self, key: &str) -> Option<f64> {
+        match key {
+            "top1" => Some(self.top1),
+            "top5" => Some(self.top5),
+            _ => None,
+        }
+    }
+}
+
+type Set = Arc<dyn ClassifyDataset>;
+
+fn transform(setting: &Setting<Classification>) -> Result<ClassifyEvalTransform> {
+    Ok(ClassifyEvalTransform::like(&setting.augment, setting.eval.resize)?)
+}
+
+/// Logits `[B, K]` of images `[B, 3, H, W]`, in single precision.
+pub fn logits(pass: Pass<Classification>, images: &Tensor, mode: Mode) -> Tensor {
+    pass.autocast(|| pass.net.forward(&on_device(images, pass.compute), pass.mixture, mode).main).to_kind(Kind::Float)
+}
+
+fn on_device(images: &Tensor, compute: Compute) -> Tensor {
+    let images = images.to_device(compute.device);
+    if compute.device.is_cuda() { channels_last(&images) } else { images }
+}
+
+impl Task for Classification {
+    const PROGRAM: &'static str = "nas-classify";
+    const METRICS: &'static [(&'static str, &'static str)] = &[("top1", "top-1"), ("top5", "top-5")];
+    const CURVES: &'static [&'static str] = &["loss", "top1", "top5"];
+    const REDUCED: [&'static [&'static str]; 2] = [&["channels"], &["cells", "layers"]];
+    const CLASS_LAYERS: &'static [&'static str] = &["classifier.", "fc.", "aux"];
+
+    type Space = SpaceConfig;
+    type Model = ModelConfig;
+    type Loss = LossConfig;
+    type Data = ClassifyDataConfig;
+    type Augment = ClassifyTransform;
+    type Eval = EvalConfig;
+    type Pretrain = NoPretrain;
+    type Set = Set;
+    type Source = Images;
+    type Net = Net;
+    type Validation = ConfusionMatrix;
+    type Scores = Scores;
+
+    /// NAS-Bench-201's.
+    fn recipe() -> Recipe<Self> {
+        let sgd = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 5e-4, nesterov: true };
+        let schedule = Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.0 } };
+        Recipe::new(200, 256, OptimizerConfig::Sgd(sgd), schedule, 0.0)
+    }
+
+    fn eval_every(eval: &EvalConfig) -> usize {
+        eval.every
+    }
+
+    fn check(setting: &Setting<Self>) -> Result<()> {
+        let LossConfig { label_smoothing, aux_weight } = setting.loss;
+        ensure!(
+            (0.0..1.0).contains(&label_smoothing),
+            "loss.label_smoothing = {label_smoothing}; expected at least 0 and less than 1"
+        );
+        ensure!(aux_weight >= 0.0 && aux_weight.is_finite(), "loss.aux_weight = {aux_weight}; expected 0 or more");
+        ensure!(setting.eval.batch_size > 0, "eval.batch_size = 0; expected at least 1");
+        transform(setting).map(drop)
+    }
+
+    fn preset(name: &str) -> Result<ModelConfig> {
+        ModelConfig::preset(name)
+    }
+
+    fn open(data: &ClassifyDataConfig, split: Split) -> Result<Set> {
+        Ok(data.open(split)?)
+    }
+
+    fn len(set: &Set) -> usize {
+        set.len()
+    }
+
+    fn classes(set: &Set) -> Vec<String> {
+        set.classes().to_vec()
+    }
+
+    fn subset(set: &Set, indices: Vec<usize>) -> Set {
+        Arc::new(Subset::new(set.clone(), indices))
+    }
+
+    fn problems(set: &Set) -> Vec<Problem> {
+        check(&**set)
+    }
+
+    fn loader(
+        setting: &Setting<Self>,
+        set: &Set,
+        indices: Option<Vec<usize>>,
+        config: LoaderConfig,
+        seed: u64,
+        purpose: &str,
+    ) -> Result<TrainLoader<Images>> {
+        Ok(train_loader(set.clone(), indices, setting.augment.clone(), config, seed, purpose)?)
+    }
+
+    fn resized(augment: &ClassifyTransform, eval: &EvalConfig, factor: f64) -> (ClassifyTransform, EvalConfig) {
+        let side = |side: u32| ((f64::from(side) * factor).round() as u32).max(1);
+        let size = Size::new(side(augment.size.height()), side(augment.size.width()));
+        let eval = EvalConfig { resize: eval.resize.map(side), ..eval.clone() };
+        (ClassifyTransform { size, ..augment.clone() }, eval)
+    }
+
+    fn input(setting: &Setting<Self>, _set: &Set) -> Result<Shape> {
+        let size = setting.augment.size;
+        Ok(Shape::new(3, size.height().into(), size.width().into()))
+    }
+
+    fn build(model: &ModelConfig, vb: &VarBuilder, num_classes: usize) -> Result<Net> {
+        Ok(Net::Fixed(model.build(vb, num_classes as i64)?))
+    }
+
+    fn cost(net: &Net, input: Shape) -> Result<Cost> {
+        Ok(net.fixed().cost(input))
+    }
+
+    fn pretrain(
+        pretrain: &NoPretrain,
+        _experiment: &OneShotExperiment<Self>,
+        _dir: &RunDir,
+        _compute: Compute,
+    ) -> Result<HashMap<String, Tensor>> {
+        match *pretrain {}
+    }
+
+    fn place(batch: ClassifyBatch, compute: Compute) -> ClassifyBatch {
+        let (images, device) = (on_device(&batch.images, compute), compute.device);
+        let mixed = batch.mixed.map(|mixed| mixed.to_device(device));
+        ClassifyBatch { images, labels: batch.labels.to_device(device), mixed, ..batch }
+    }
+
+    fn images(batch: &ClassifyBatch) -> &Tensor {
+        &batch.images
+    }
+
+    fn loss(pass: Pass<Self>, loss: &LossConfig, batch: &ClassifyBatch, mode: Mode) -> Result<Losses> {
+        let out = pass.autocast(|| pass.net.forward(&batch.images, pass.mixture, mode));
+        let of = |logits: &Tensor| cross_entropy(logits, &batch.labels, batch.mixed.as_ref(), loss.label_smoothing);
+        let main = of(&out.main);
+        Ok(match &out.aux {
+            Some(aux) => Losses { total: &main + of(aux) * loss.aux_weight, shown: Some(main), parts: Vec::new() },
+            None => main.into(),
+        })
+    }
+
+    fn score(pass: Pass<Self>, batch: &ClassifyBatch, _num_classes: usize, mode: Mode) -> Result<f64> {
+        let predicted = tch::no_grad(|| logits(pass, &batch.images, mode)).argmax(-1, false);
+        let right = predicted.eq_tensor(&batch.labels).sum(Kind::Int64).int64_value(&[]);
+        Ok(right as f64 / batch.indices.len() as f64)
+    }
+
+    fn run(pass: Pass<Self>, images: &Tensor, mode: Mode) {
+        let _ = logits(pass, images, mode);
+    }
+
+    fn run_once(pass: Pass<Self>, image: &Tensor) {
+        // Reading a value waits for the device.
+        logits(pass, image, Mode::EVAL).double_value(&[0, 0]);
+    }
+
+    fn validate(
+        pass: Pass<Self>,
+        setting: &Setting<Self>,
+        set: &Set,
+        tick: &mut dyn FnMut(),
+    ) -> Result<ConfusionMatrix> {
+        let mut matrix = ConfusionMatrix::new(set.classes().len());
+        let config = setting.loading(setting.eval.batch_size, pass.compute);
+        for batch in eval_batches(set.clone(), transform(setting)?, &config)? {
+            let batch = batch?;
+            matrix.add(&tch::no_grad(|| logits(pass, &batch.images, Mode::EVAL)), &batch.labels);
+            batch.indices.iter().for_each(|_| tick());
+        }
+        Ok(matrix)
+    }
+
+    fn scores(validation: &ConfusionMatrix, classes: &[String]) -> Scores {
+        validation.scores(classes)
+    }
+
+    fn write_validation(dir: &RunDir, validation: &ConfusionMatrix, classes: &[String]) -> Result<()> {
+        write_atomic(&dir.path("confusion.csv"), &validation.csv(classes)?)?;
+        let picture = dir.path("confusion.png");
+        validation.picture().save(&picture).with_context(|| format!("{}: cannot write", picture.display()))
+    }
+
+    fn quick_samples(setting: &Setting<Self>, _batch_size: usize) -> usize {
+        setting.eval.batch_size
+    }
+
+    fn probe(net: &Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let net = net.fixed();
+        (net.forward(images, mode).main, net.features(images, mode))
+    }
+
+    fn probe_batch(setting: &Setting<Self>, set: &Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)> {
+        let training = ClassifyTransform { size: Size::new(side, side), ..setting.augment.clone() };
+        let transform = ClassifyEvalTransform::like(&training, None)?;
+        let images = indices.iter().map(|i| Ok(transform.apply(&set.image(*i)?))).collect::<Result<Vec<_>>>()?;
+        let labels: Vec<i64> = indices.iter().map(|i| set.label(*i) as i64).collect();
+        Ok((Tensor::cat(&images, 0), Tensor::from_slice(&labels)))
+    }
+}

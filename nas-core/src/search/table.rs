@@ -1,0 +1,200 @@
+//! A table of trained networks: numbers by architecture, from CSV files or from the logs of finished searches.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use flate2::read::MultiGzDecoder;
+
+use super::log;
+use crate::space::Architecture;
+use crate::space::trial::{Outcome, Values};
+
+/// Columns of numbers by architecture. A number may be missing.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    columns: Vec<String>,
+    rows: HashMap<Architecture, Vec<Option<f64>>>,
+    /// Architectures in the order in which they were read.
+    archs: Vec<Architecture>,
+}
+
+impl Table {
+    /// Reads files and joins them by architecture; the first says which architectures there are. A name that ends in `.jsonl`
+    /// is a trial log, of whose trials of one architecture the last one that did not fail counts; any other is CSV, gzipped
+    /// where it ends in `.gz`, with a column `arch` that `parse` reads. Errors name the file, the line and the column.
+    pub fn read<P: AsRef<Path>>(paths: &[P], parse: &dyn Fn(&str) -> Result<Architecture>) -> Result<Self> {
+        let mut table = Self::default();
+        for (i, path) in paths.iter().enumerate() {
+            let path = path.as_ref();
+            let part = Self::read_one(path, parse).with_context(|| path.display().to_string())?;
+            ensure!(!part.archs.is_empty(), "{}: no architecture", path.display());
+            match i {
+                0 => table = part,
+                _ => table.join(part).with_context(|| path.display().to_string())?,
+            }
+        }
+        Ok(table)
+    }
+
+    fn read_one(path: &Path, parse: &dyn Fn(&str) -> Result<Architecture>) -> Result<Self> {
+        if path.extension().is_some_and(|extension| extension == "jsonl") {
+            return Self::of_log(path);
+        }
+        let file = File::open(path).context("cannot open")?;
+        let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
+            true => Box::new(MultiGzDecoder::new(file)),
+            false => Box::new(file),
+        };
+        Self::of_csv(reader, parse)
+    }
+
+    fn of_csv(reader: impl Read, parse: &dyn Fn(&str) -> Result<Architecture>) -> Result<Self> {
+        let mut csv = csv::Reader::from_reader(reader);
+        let header = csv.headers()?.clone();
+        let arch_column = header.iter().position(|name| name == "arch");
+        let arch_column = arch_column
+            .with_context(|| format!("no column `arch`; found {}", header.iter().collect::<Vec<_>>().join(", ")))?;
+        let mut table = Self::new(header.iter().filter(|name| *name != "arch").map(str::to_string).collect());
+        for record in csv.records() {
+            let record = record?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let arch = parse(&record[arch_column]).with_context(|| format!("line {line}"))?;
+            let number = |(name, text): (&str, &str)| match text.trim() {
+                "" => Ok(None),
+                text => match text.parse::<f64>().ok().filter(|value| value.is_finite()) {
+                    None => bail!("line {line}, column {name}: {text:?} is no number"),
+                    number => Ok(number),
+                },
+            };
+            let cells = header.iter().zip(&record).filter(|(name, _)| *name != "arch");
+            let row = cells.map(number).collect::<Result<_>>()?;
+            ensure!(table.insert(arch, row), "line {line}: {} appears a second time", &record[arch_column]);
+        }
+        Ok(table)
+    }
+
+    fn of_log(path: &Path) -> Result<Self> {
+        let mut rows: Vec<(Architecture, Values)> = Vec::new();
+        for record in log::read(path)? {
+            let Outcome::Metrics(values) = record.outcome else { continue };
+            rows.retain(|(arch, _)| *arch != record.trial.arch);
+            rows.push((record.trial.arch, values));
+        }
+        let mut columns: Vec<String> = rows.iter().flat_map(|(_, values)| values.keys().cloned()).collect();
+        columns.sort();
+        columns.dedup();
+        let mut table = Self::new(columns);
+        for (arch, values) in rows {
+            let row = table.columns.iter().map(|column| values.get(column).copied()).collect();
+            table.insert(arch, row);
+        }
+        Ok(table)
+    }
+
+    fn new(columns: Vec<String>) -> Self {
+        Self { columns, ..Self::default() }
+    }
+
+    /// Whether the architecture is new.
+    fn insert(&mut self, arch: Architecture, row: Vec<Option<f64>>) -> bool {
+        let is_new = self.rows.insert(arch.clone(), row).is_none();
+        if is_new {
+            self.archs.push(arch);
+        }
+        is_new
+    }
+
+    fn join(&mut self, other: Self) -> Result<()> {
+        let twice = other.columns.iter().find(|column| self.columns.contains(column));
+        ensure!(twice.is_none(), "column {:?} stands in another file too", twice.map_or("", String::as_str));
+        let missing = vec![None; other.columns.len()];
+        for (arch, row) in &mut self.rows {
+            row.extend(other.rows.get(arch).unwrap_or(&missing));
+        }
+        self.columns.extend(other.columns);
+        Ok(())
+    }
+
+    /// Names of the columns.
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// Place of a column.
+    pub fn column(&self, name: &str) -> Result<usize> {
+        let found = self.columns.iter().position(|column| column == name);
+        found.with_context(|| format!("no column {name:?} in the table; expected one of {}", self.columns.join(", ")))
+    }
+
+    /// All architectures, in the order in which they were read.
+    pub fn archs(&self) -> &[Architecture] {
+        &self.archs
+    }
+
+    /// A number of an architecture, where it is there.
+    pub fn get(&self, arch: &Architecture, column: usize) -> Option<f64> {
+        *self.rows.get(arch)?.get(column)?
+    }
+
+    /// All numbers of an architecture; an error where it is not in the table.
+    pub fn values(&self, arch: &Architecture) -> Result<Values> {
+        let row = self.rows.get(arch).with_context(|| format!("{arch} is not in the table"))?;
+        let named = self.columns.iter().zip(row).filter_map(|(name, value)| Some((name.clone(), (*value)?)));
+        Ok(named.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Architecture> {
+        Ok(text.parse()?)
+    }
+
+    fn read(files: &[(&str, &str)]) -> Result<Table> {
+        let temp = tempfile::tempdir().unwrap();
+        let paths: Vec<_> = files.iter().map(|(name, _)| temp.path().join(name)).collect();
+        paths.iter().zip(files).for_each(|(path, (_, text))| std::fs::write(path, text).unwrap());
+        Table::read(&paths, &parse)
+    }
+
+    #[test]
+    fn files_are_joined_by_architecture_and_a_number_may_be_missing() {
+        let table = read(&[("a.csv", "arch,acc\n0-1,90\n1-1,80\n"), ("b.csv", "latency,arch\n,1-1\n3.5,0-1\n9,0-0\n")])
+            .unwrap();
+        let [acc, latency] = ["acc", "latency"].map(|name| table.column(name).unwrap());
+        let [a, b] = ["0-1", "1-1"].map(|arch| arch.parse().unwrap());
+        assert_eq!((table.get(&a, acc), table.get(&a, latency)), (Some(90.0), Some(3.5)));
+        assert_eq!((table.get(&b, acc), table.get(&b, latency)), (Some(80.0), None));
+        assert_eq!(table.archs(), [a, b]);
+        assert!(table.values(&"0-0".parse().unwrap()).unwrap_err().to_string().contains("0-0 is not in the table"));
+    }
+
+    #[test]
+    fn a_trial_log_is_a_table() {
+        let line =
+            |id: u64, arch: &str, outcome: &str| format!("{{\"id\":{id},\"arch\":\"{arch}\",\"outcome\":{outcome}}}\n");
+        let log = [
+            line(0, "0-1", r#"{"metrics":{"miou":0.5}}"#),
+            line(1, "1-1", r#"{"failed":"no memory"}"#),
+            line(2, "0-1", r#"{"metrics":{"miou":0.6}}"#),
+        ];
+        let table = read(&[("trials.jsonl", &log.concat())]).unwrap();
+        assert_eq!(table.archs().len(), 1);
+        assert_eq!(table.get(&"0-1".parse().unwrap(), table.column("miou").unwrap()), Some(0.6));
+    }
+
+    #[test]
+    fn broken_tables_are_refused_with_line_and_column() {
+        let error = |text: &str| format!("{:#}", read(&[("x.csv", text)]).unwrap_err());
+        assert!(error("arch,acc\n0-1,1\n0-1,2\n").contains("line 3: 0-1 appears a second time"));
+        assert!(error("arch,acc\n0-1,x\n").contains("line 2, column acc: \"x\" is no number"));
+        assert!(error("arch,acc\n0-y,1\n").contains("line 2"));
+        assert!(error("a,b\n1,2\n").contains("no column `arch`; found a, b"));
+        assert!(error("arch,acc\n").contains("no architecture"));
+    }
+}

@@ -1,0 +1,597 @@
+//! What evaluates the trials of a search: a training at a budget, a table, the user's own program, proxies of untrained
+//! networks, a predictor.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nas_datasets::{Split, rng};
+use serde::{Deserialize, Serialize};
+
+use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment, check_part};
+use super::shared::held_out_part;
+use super::supervised::{metrics_of, train_on};
+use super::zero_cost::{ZeroCost, ZeroCostConfig};
+use super::{CostFunction, Task, TaskSpace};
+use crate::estimator::predictor::{Predictor, PredictorConfig};
+use crate::executor::{die_with_parent, trial_folder};
+use crate::nn::Shape;
+use crate::run::cli::Compute;
+use crate::run::config;
+use crate::run::run_dir::{RunDir, write_atomic_with};
+use crate::search::goals::Goals;
+use crate::search::log as trial_log;
+use crate::search::table::Table;
+use crate::space::Architecture;
+use crate::space::trial::{Budget, Record, Trial, Values};
+use crate::strategy::StrategyConfig;
+use crate::task::commands::train::TrainResult;
+
+/// `[evaluator]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum EvaluatorConfig {
+    /// Trains the architecture's network by `[train]` at the trial's budget, on a part of the train split, and scores it on the
+    /// rest: the metrics are those of the task and the space's costs.
+    Train {
+        /// Part of the train split that trials are scored on.
+        #[serde(default = "default_held_out")]
+        held_out: f64,
+    },
+    /// Looks the architecture up; the metrics are the table's columns.
+    Table {
+        /// CSV files, gzipped or plain, with a column `arch`, or trial logs; several are joined by architecture.
+        path: Files,
+        /// Columns that the architecture alone decides, such as `params_m`: bounds on them hold before a trial starts.
+        #[serde(default)]
+        cost: Vec<String>,
+    },
+    /// Runs a program, which prints the metrics as one JSON object on its last line.
+    Command {
+        /// Program and arguments, in which names in braces are replaced: `{arch}`, `{notation}`, `{id}`, `{seed}`; the
+        /// budget `{epochs}`, `{data}`, `{image}`, `{channels}`, `{cells}`; `{parent}`, the trial to go on from. What is not
+        /// given is empty.
+        command: Vec<String>,
+        /// Names of the metrics.
+        metrics: Vec<String>,
+    },
+    /// Scores of the untrained network.
+    ZeroCost(ZeroCostConfig),
+}
+
+/// One file, or a list of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a path or a list of paths")]
+pub enum Files {
+    /// One.
+    One(PathBuf),
+    /// Several.
+    Several(Vec<PathBuf>),
+}
+
+impl Files {
+    /// All of them.
+    pub fn paths(&self) -> &[PathBuf] {
+        match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Several(paths) => paths,
+        }
+    }
+}
+
+fn default_held_out() -> f64 {
+    0.2
+}
+
+/// `[honesty]`: the main objective against a full evaluation on random architectures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HonestyConfig {
+    /// The metric that the objective stands for; larger is better.
+    pub truth: String,
+    /// Random architectures to evaluate.
+    #[serde(default = "default_samples")]
+    pub samples: u64,
+    /// Number of best ones of which the precision is reported.
+    #[serde(default = "default_top")]
+    pub top: usize,
+    /// Metrics that are reported beside the objective, such as `params`, `macs`.
+    #[serde(default)]
+    pub controls: Vec<String>,
+    /// What measures `truth`; the search's own evaluator where not given, which searches on shared weights have not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluator: Option<EvaluatorConfig>,
+    /// Batches that the norms of an architecture are computed from before a supernet scores it; 0 for the supernet's own.
+    #[serde(default)]
+    pub recalibration_batches: usize,
+}
+
+impl HonestyConfig {
+    /// Says what cannot be served, where these metrics are known.
+    pub fn check(&self, known: &[String]) -> Result<()> {
+        let Self { truth, samples, top, controls, .. } = self;
+        for metric in [truth].into_iter().chain(controls) {
+            ensure!(known.contains(metric), "honesty: unknown metric {metric:?}; expected one of {}", known.join(", "));
+        }
+        ensure!(*samples >= 2 && *top >= 1, "honesty: samples = {samples}, top = {top}; expected at least 2 and 1");
+        Ok(())
+    }
+}
+
+/// `[predictor]`: `samples` random architectures are evaluated, the search looks for the best by a predictor that has learned
+/// from them, and the `verify` best that it finds are evaluated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PredictorSection {
+    /// The predictor.
+    pub model: PredictorConfig,
+    /// Random architectures to learn from.
+    #[serde(default = "default_samples")]
+    pub samples: u64,
+    /// Architectures to evaluate at the end.
+    #[serde(default = "default_top")]
+    pub verify: usize,
+}
+
+/// Name of the metric that a predictor gives.
+pub const PREDICTED: &str = "predicted";
+
+fn default_samples() -> u64 {
+    100
+}
+
+fn default_top() -> usize {
+    10
+}
+
+/// What a trial is part of; its folder in the run folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchPart {
+    /// The search itself.
+    Search,
+    /// Random architectures that a predictor learns from.
+    Predictor,
+    /// The best by a predictor.
+    Verify,
+    /// The search that this one is compared with.
+    Baseline,
+    /// Random architectures for the honesty report.
+    Honesty,
+}
+
+impl SearchPart {
+    /// Its folder in the run folder; none for the search itself.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Search => "",
+            Self::Predictor => "predictor",
+            Self::Verify => "verify",
+            Self::Baseline => "baseline",
+            Self::Honesty => "honesty",
+        }
+    }
+}
+
+/// What evaluators know of the search whose trials they evaluate.
+#[derive(Clone, Debug)]
+pub struct Searched<T: Task> {
+    /// Seed of the run.
+    pub seed: u64,
+    /// The space.
+    pub space: T::Space,
+    /// The network that an architecture is for.
+    pub model: Option<T::Model>,
+    /// The recipe of trials that train.
+    pub train: Recipe<T>,
+    /// The data, where there are some.
+    pub setting: Option<Setting<T>>,
+    /// Height and width of the image that costs are counted for.
+    pub cost_size: Option<(i64, i64)>,
+    /// How much of the full evaluation a trial gets where its strategy does not choose.
+    pub budget: Budget,
+}
+
+impl<T: Task> Searched<T> {
+    /// Those of a search by trials.
+    pub fn of(experiment: &SearchExperiment<T>) -> Self {
+        let SearchExperiment { seed, space, model, train, cost_size, budget, .. } = experiment.clone();
+        Self { seed, space, model, train, setting: experiment.setting().ok(), cost_size, budget }
+    }
+
+    fn setting(&self) -> Result<&Setting<T>> {
+        self.setting.as_ref().context("data: the section is missing; the evaluator needs samples")
+    }
+}
+
+/// An evaluator that is ready.
+pub enum Evaluator<T: Task> {
+    /// See [`EvaluatorConfig::Train`].
+    Train(Box<TrainEvaluator<T>>),
+    /// See [`EvaluatorConfig::Table`].
+    Table {
+        /// The table.
+        table: Table,
+        /// Columns that need no trial.
+        cost: Vec<usize>,
+    },
+    /// See [`EvaluatorConfig::Command`].
+    Command {
+        /// Whose notation the program is given.
+        space: T::Space,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// Names of the metrics.
+        metrics: Vec<String>,
+        /// Seed of the run.
+        seed: u64,
+    },
+    /// See [`EvaluatorConfig::ZeroCost`].
+    ZeroCost(Box<ZeroCost<T>>),
+    /// See [`PredictorSection`].
+    Predicted {
+        /// Whose architectures are predicted.
+        space: T::Space,
+        /// The fitted predictor.
+        predictor: Predictor,
+        /// What the architecture alone decides comes from here.
+        inner: Box<Evaluator<T>>,
+    },
+    /// The metrics of both.
+    Both(Box<[Evaluator<T>; 2]>),
+}
+
+impl<T: Task> Evaluator<T> {
+    /// Opens what an `[evaluator]` names.
+    pub fn open(config: &EvaluatorConfig, searched: &Searched<T>) -> Result<Self> {
+        let Searched { seed, space, model, .. } = searched;
+        match config {
+            EvaluatorConfig::Train { held_out } => Ok(Self::Train(Box::new(TrainEvaluator::new(*held_out, searched)?))),
+            EvaluatorConfig::Table { path, cost } => {
+                let choices = space.choices()?;
+                let parse = |text: &str| {
+                    let arch = space.parse(text)?;
+                    choices.validate(&arch)?;
+                    Ok(arch)
+                };
+                let table = Table::read(path.paths(), &parse)?;
+                let cost = cost.iter().map(|name| table.column(name)).collect::<Result<_>>();
+                Ok(Self::Table { table, cost: cost.context("evaluator.cost")? })
+            }
+            EvaluatorConfig::Command { command, metrics } => {
+                ensure!(!command.is_empty(), "evaluator.command is empty; expected a program and its arguments");
+                ensure!(!metrics.is_empty(), "evaluator.metrics is empty; expected the names that the program prints");
+                let space = space.clone();
+                Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed: *seed })
+            }
+            EvaluatorConfig::ZeroCost(config) => {
+                let setting = || searched.setting().cloned();
+                Ok(Self::ZeroCost(Box::new(ZeroCost::new(config, space, model.as_ref(), setting, *seed)?)))
+            }
+        }
+    }
+
+    /// What evaluates the trials of a part of the search whose run folder is `run`.
+    pub fn of_part(experiment: &SearchExperiment<T>, part: SearchPart, run: &Path) -> Result<Self> {
+        let searched = Searched::of(experiment);
+        let open = |config: &EvaluatorConfig| Self::open(config, &searched);
+        let full = || open(&experiment.evaluator);
+        match (part, &experiment.predictor) {
+            (SearchPart::Predictor | SearchPart::Verify | SearchPart::Baseline, _) | (SearchPart::Search, None) => {
+                full()
+            }
+            (SearchPart::Search, Some(section)) => Self::predicted(experiment, section, run),
+            (SearchPart::Honesty, predictor) => {
+                let truth = experiment.honesty.as_ref().and_then(|honesty| honesty.evaluator.as_ref());
+                match (predictor, truth) {
+                    (None, None) => full(),
+                    (Some(section), None) => Ok(Self::both(Self::predicted(experiment, section, run)?, full()?)),
+                    (None, Some(truth)) => Ok(Self::both(full()?, open(truth)?)),
+                    (Some(_), Some(_)) => {
+                        bail!("honesty.evaluator: with [predictor], the truth is what it learns from")
+                    }
+                }
+            }
+        }
+    }
+
+    /// The evaluator of a trial in its folder, `RUN/trials/00007` or `RUN/baseline/trials/00007`.
+    pub fn of_trial(folder: &Path) -> Result<Self> {
+        let run = folder.ancestors().find(|folder| folder.join("config.toml").exists());
+        let run = run.with_context(|| format!("{}: no config.toml above this folder", folder.display()))?;
+        let experiment: SearchExperiment<T> = experiment::load(&run.join("config.toml"), &[])?;
+        let parts = [SearchPart::Predictor, SearchPart::Verify, SearchPart::Baseline, SearchPart::Honesty];
+        let part = parts.into_iter().find(|part| folder.starts_with(run.join(part.folder())));
+        Self::of_part(&experiment, part.unwrap_or(SearchPart::Search), run)
+    }
+
+    fn both(a: Self, b: Self) -> Self {
+        Self::Both(Box::new([a, b]))
+    }
+
+    /// Learns from the log of [`SearchPart::Predictor`].
+    fn predicted(experiment: &SearchExperiment<T>, section: &PredictorSection, run: &Path) -> Result<Self> {
+        let records = trial_log::read(&run.join(SearchPart::Predictor.folder()).join("trials.jsonl"))?;
+        let goals = Goals { objectives: experiment.objectives[..1].to_vec(), constraints: Vec::new() };
+        let value = |record: &Record| Some((record.trial.arch.clone(), goals.observe(record).values?[0]));
+        let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
+        let mut rng = rng::stream(experiment.seed, "predictor", 0);
+        let predictor = Predictor::fit(&section.model, &*experiment.space.choices()?, &evaluated, &mut rng)?;
+        let inner = Box::new(Self::open(&experiment.evaluator, &Searched::of(experiment))?);
+        Ok(Self::Predicted { space: experiment.space.clone(), predictor, inner })
+    }
+
+    /// Names of the metrics of a trial; `of_architecture` are those that need none, as [`Evaluator::cost`] gives them.
+    pub fn metrics(&self, of_architecture: &[String]) -> Vec<String> {
+        let owned = |names: &mut dyn Iterator<Item = &str>| names.map(String::from).collect::<Vec<_>>();
+        let mut names = match self {
+            Self::Table { table, .. } => table.columns().to_vec(),
+            Self::Command { metrics, .. } => metrics.clone(),
+            Self::ZeroCost(proxies) => proxies.metrics().into_iter().collect(),
+            Self::Predicted { inner, .. } => [vec![PREDICTED.to_string()], inner.metrics(&[])].concat(),
+            Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.metrics(&[])).collect(),
+            Self::Train(_) => owned(&mut T::METRICS.iter().map(|(key, _)| *key)),
+        };
+        let more = of_architecture.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>();
+        names.extend(more);
+        names
+    }
+
+    /// Metrics that need no trial.
+    pub fn cost(&self, arch: &Architecture) -> Values {
+        match self {
+            Self::Table { table, cost } => {
+                let value = |column: &usize| Some((table.columns()[*column].clone(), table.get(arch, *column)?));
+                cost.iter().filter_map(value).collect()
+            }
+            Self::Command { .. } => Values::new(),
+            Self::ZeroCost(proxies) => proxies.cost(arch).expect("an architecture of the space"),
+            Self::Predicted { inner, .. } => inner.cost(arch),
+            Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
+            Self::Train(train) => (train.costs)(arch).expect("as for the sample when the evaluator was opened"),
+        }
+    }
+
+    /// Runs a trial, whose own folder is `folder`.
+    pub fn evaluate(&self, trial: &Trial, folder: &Path, compute: Compute) -> Result<Values> {
+        match self {
+            Self::Table { table, .. } => table.values(&trial.arch),
+            Self::Command { space, command, metrics, seed } => {
+                run_program(command, metrics, &space.notation(&trial.arch)?, *seed, trial)
+            }
+            Self::ZeroCost(proxies) => proxies.evaluate(&trial.arch),
+            Self::Predicted { space, predictor, inner } => {
+                let mut values = inner.cost(&trial.arch);
+                values.insert(PREDICTED.into(), predictor.predict(&*space.choices()?, &trial.arch));
+                Ok(values)
+            }
+            Self::Both(both) => {
+                let mut values = both[0].evaluate(trial, folder, compute)?;
+                values.extend(both[1].evaluate(trial, folder, compute)?);
+                Ok(values)
+            }
+            Self::Train(train) => train.evaluate(trial, folder, compute),
+        }
+    }
+}
+
+fn run_program(command: &[String], metrics: &[String], notation: &str, seed: u64, trial: &Trial) -> Result<Values> {
+    let Budget { epochs, data, image, channels, cells } = trial.budget;
+    let optional = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
+    let names = [
+        ("{arch}", trial.arch.to_string()),
+        ("{notation}", notation.to_string()),
+        ("{id}", trial.id.to_string()),
+        ("{seed}", seed.to_string()),
+        ("{epochs}", optional(epochs.map(u64::from))),
+        ("{data}", data.to_string()),
+        ("{image}", image.to_string()),
+        ("{channels}", channels.to_string()),
+        ("{cells}", cells.to_string()),
+        ("{parent}", optional(trial.parent)),
+    ];
+    let replaced = |argument: &String| {
+        names.iter().fold(argument.clone(), |argument, (name, value)| argument.replace(name, value))
+    };
+    let mut program = Command::new(replaced(&command[0]));
+    program.args(command[1..].iter().map(replaced)).stderr(std::process::Stdio::inherit());
+    die_with_parent(&mut program);
+    let output = program.output().with_context(|| format!("cannot start {}", command[0]))?;
+    ensure!(output.status.success(), "{} ended with {}", command[0], output.status);
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    let values: Values = serde_json::from_str(last)
+        .with_context(|| format!("{}: the last line is {last:?}, expected a JSON object of numbers", command[0]))?;
+    let missing = metrics.iter().find(|metric| !values.contains_key(*metric));
+    ensure!(missing.is_none(), "{} printed no {}", command[0], missing.map_or("", String::as_str));
+    Ok(values)
+}
+
+/// A trial is a training of the architecture's network at the trial's budget, in the trial's folder.
+///
+/// A killed trial goes on where it was. A trial with a parent of the same architecture goes on from the parent's last
+/// checkpoint, optimizer included; the learning rate follows the schedule of the longer run from there on.
+pub struct TrainEvaluator<T: Task> {
+    searched: Searched<T>,
+    setting: Setting<T>,
+    held_out: f64,
+    costs: CostFunction,
+}
+
+impl<T: Task> TrainEvaluator<T> {
+    /// What cannot be trained is said now, not by every trial.
+    fn new(held_out: f64, searched: &Searched<T>) -> Result<Self> {
+        check_part("evaluator.held_out", held_out)?;
+        let setting = searched.setting()?.clone();
+        let sample = searched.space.choices()?.sample(&mut rng::stream(0, "check", 0));
+        training_at(searched, &setting, &sample, &searched.budget)?.check().context("evaluator")?;
+        let train = T::open(&setting.data, Split::Train)?;
+        let (num_classes, input) = (T::classes(&train).len(), cost_input::<T>(searched.cost_size, &setting, &train)?);
+        let costs = searched.space.costs(searched.model.as_ref(), num_classes, input)?;
+        costs(&sample).context("evaluator")?;
+        Ok(Self { searched: searched.clone(), setting, held_out, costs })
+    }
+
+    /// Trains in `folder`, the trial's own, and returns the metrics.
+    fn evaluate(&self, trial: &Trial, folder: &Path, compute: Compute) -> Result<Values> {
+        let run = folder.join("train");
+        let stored = run.join("config.toml");
+        // What a resumed trial started with: the best value so far may be another one by now.
+        let experiment: TrainExperiment<T> = match stored.exists() {
+            true => experiment::load(&stored, &[])?,
+            false => {
+                let experiment = training_at(&self.searched, &self.setting, &trial.arch, &trial.budget)?;
+                with_best(experiment, folder)?
+            }
+        };
+        let dir = RunDir::open(&run, &config::to_toml(&experiment), true, trial)?;
+        let result: TrainResult<T::Scores> = match dir.result()? {
+            Some(result) => result,
+            None => {
+                if let Some(parent) = trial.parent {
+                    let root = folder.parent().context("a trial's folder lies in the folder of all trials")?;
+                    go_on_from(&trial_folder(root, parent).join("train"), &run, &experiment)?;
+                }
+                train_on(&dir, experiment, self.sets(&trial.budget)?, compute)?
+            }
+        };
+        let mut values = (self.costs)(&trial.arch)?;
+        let scores: Vec<(&str, f64)> = metrics_of::<T>(&result.scores).collect();
+        ensure!(!scores.is_empty(), "the held-out samples have nothing to score");
+        values.extend(scores.into_iter().map(|(name, value)| (name.to_string(), value)));
+        Ok(values)
+    }
+
+    /// What a trial is trained on, and what it is scored on: parts of the train split.
+    fn sets(&self, budget: &Budget) -> Result<(T::Set, T::Set)> {
+        let train = T::open(&self.setting.data, Split::Train)?;
+        let (mut seen, held_out) = held_out_part(T::len(&train), self.held_out, self.searched.seed);
+        if budget.data < 1.0 {
+            let (_, part) = held_out_part(seen.len(), budget.data, self.searched.seed);
+            seen = part.into_iter().map(|i| seen[i]).collect();
+        }
+        Ok((T::subset(&train, seen), T::subset(&train, held_out)))
+    }
+}
+
+/// Shape of the image that a search counts costs for.
+pub fn cost_input<T: Task>(cost_size: Option<(i64, i64)>, setting: &Setting<T>, set: &T::Set) -> Result<Shape> {
+    match cost_size {
+        Some((h, w)) => {
+            ensure!(h > 0 && w > 0, "cost_size = [{h}, {w}]; expected height and width of an image");
+            Ok(Shape::new(3, h, w))
+        }
+        None => T::input(setting, set),
+    }
+}
+
+/// The training of an architecture at a budget.
+fn training_at<T: Task>(
+    searched: &Searched<T>,
+    setting: &Setting<T>,
+    arch: &Architecture,
+    budget: &Budget,
+) -> Result<TrainExperiment<T>> {
+    let Searched { seed, space, model, train, .. } = searched;
+    let mut setting = setting.clone();
+    if budget.image != 1.0 {
+        (setting.augment, setting.eval) = T::resized(&setting.augment, &setting.eval, budget.image);
+    }
+    let train = Recipe { epochs: budget.epochs.map_or(train.epochs, |epochs| epochs as usize), ..train.clone() };
+    Ok(TrainExperiment::new(*seed, reduced::<T>(space.derive(model.as_ref(), arch)?, budget)?, train, setting))
+}
+
+/// A network reduced to a budget.
+fn reduced<T: Task>(model: T::Model, budget: &Budget) -> Result<T::Model> {
+    let mut model = model;
+    for (name, keys, factor) in [("channels", T::REDUCED[0], budget.channels), ("cells", T::REDUCED[1], budget.cells)] {
+        if factor != 1.0 {
+            model = config::scaled(&model, keys, factor).with_context(|| format!("budget.{name}"))?;
+        }
+    }
+    Ok(model)
+}
+
+/// With early stopping: the best value that the log of the search holds is to be beaten.
+fn with_best<T: Task>(mut experiment: TrainExperiment<T>, folder: &Path) -> Result<TrainExperiment<T>> {
+    let Some(stop) = &mut experiment.train.early_stop else { return Ok(experiment) };
+    let log = folder.parent().and_then(Path::parent).map(|part| part.join("trials.jsonl"));
+    if let Some(log) = log.filter(|log| log.exists()) {
+        let values = trial_log::read(&log)?.into_iter().filter_map(|record| record.metric(T::METRICS[0].0));
+        stop.best = values.chain(stop.best).reduce(f64::max);
+    }
+    Ok(experiment)
+}
+
+/// Makes the parent's last checkpoint that of `run`, where `run` has none yet and both train the same network.
+fn go_on_from<T: Task>(parent: &Path, run: &Path, experiment: &TrainExperiment<T>) -> Result<()> {
+    let last = |run: &Path| -> PathBuf { run.join("checkpoints/last.safetensors") };
+    if last(run).exists() {
+        return Ok(());
+    }
+    let theirs: TrainExperiment<T> = experiment::load(&parent.join("config.toml"), &[])?;
+    if theirs.model != experiment.model {
+        return Ok(());
+    }
+    ensure!(last(parent).exists(), "{}: the parent's checkpoint is missing", last(parent).display());
+    // The checkpoint comes last: without it everything is copied again.
+    for file in ["metrics.jsonl".into(), last(Path::new(""))] {
+        let copy = |temporary: &Path| fs::copy(parent.join(&file), temporary).map(drop);
+        write_atomic_with(&run.join(&file), copy)?;
+    }
+    Ok(())
+}
+
+/// Says what an experiment's strategies, objectives and evaluators cannot serve together, before anything runs.
+pub fn check<T: Task>(experiment: &SearchExperiment<T>, evaluator: &Evaluator<T>) -> Result<()> {
+    let sample = experiment.space.choices()?.sample(&mut rng::stream(0, "check", 0));
+    let of_architecture: Vec<String> = evaluator.cost(&sample).into_keys().collect();
+    if let Some(honesty) = &experiment.honesty {
+        let other = honesty.evaluator.as_ref().map(|other| Evaluator::open(other, &Searched::of(experiment)));
+        let other = other.transpose().context("honesty.evaluator")?;
+        let evaluators = [Some(evaluator), other.as_ref()].into_iter().flatten();
+        honesty.check(&evaluators.flat_map(|evaluator| evaluator.metrics(&of_architecture)).collect::<Vec<_>>())?;
+        let batches = honesty.recalibration_batches;
+        ensure!(batches == 0, "honesty.recalibration_batches = {batches}: it is for searches on shared weights");
+    }
+    if let Some(PredictorSection { samples, verify, .. }) = &experiment.predictor {
+        ensure!(
+            *samples >= 2 && *verify >= 1,
+            "predictor: samples = {samples}, verify = {verify}; expected at least 2 and 1"
+        );
+        let others = experiment.objectives.iter().skip(1).map(|objective| &objective.metric);
+        let measured = others
+            .chain(experiment.constraints.iter().map(|constraint| &constraint.metric))
+            .find(|metric| !of_architecture.contains(metric));
+        ensure!(
+            measured.is_none(),
+            "predictor: it predicts the first objective, and {} is not known from the architecture alone ({})",
+            measured.map_or("", String::as_str),
+            of_architecture.join(", ")
+        );
+    }
+    for strategy in [Some(&experiment.strategy), experiment.baseline.as_ref()].into_iter().flatten() {
+        strategy.check()?;
+        check_fidelity(strategy, experiment)?;
+    }
+    let metrics = evaluator.metrics(&of_architecture);
+    let goals = experiment.goals(SearchPart::Verify);
+    goals.check(&experiment.strategy.info(), &text(&metrics), &text(&of_architecture))
+}
+
+fn text(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+fn check_fidelity<T: Task>(strategy: &StrategyConfig, experiment: &SearchExperiment<T>) -> Result<()> {
+    let info = strategy.info();
+    let trains = matches!(experiment.evaluator, EvaluatorConfig::Command { .. } | EvaluatorConfig::Train { .. });
+    let fixed = !trains || experiment.predictor.is_some();
+    ensure!(
+        !(info.multi_fidelity && fixed),
+        "strategy.kind = {}: it chooses the epochs of its trials, and a table, a proxy or a predictor knows none; use \
+         `bench --low-fidelity COLUMN` or an evaluator of kind command or train",
+        info.kind
+    );
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! The training of a supernet and the search on it, as a job of the training loop.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use nas_datasets::{Split, TrainLoader, disjoint_halves, hold_out, rng};
+use serde_json::{Value, json};
+use tch::{Tensor, nn::VarStore};
+
+use super::experiment::{OneShotExperiment, Setting, is_due};
+use super::supervised::{Batches, PartSums, metrics_of, next_batch};
+use super::{BatchOf, Pass, Task, TaskSpace};
+use crate::estimator::supernet::SupernetEvaluator;
+use crate::nn::{Mode, Shape, VarBuilder};
+use crate::one_shot::{self, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
+use crate::optim::{Named, named_parameters};
+use crate::run::cli::Compute;
+use crate::space::trial::Values;
+use crate::space::{Architecture, Mixture, WeightSharing};
+use crate::train::{At, Job, Metrics, Step, all_variables, copy_into};
+
+/// A supernet in search. The train split is divided once: weights see one part; the architecture parameters, or the candidates
+/// of a search over the trained supernet, the other. The val split is not opened.
+pub struct Shared<T: Task> {
+    experiment: OneShotExperiment<T>,
+    setting: Setting<T>,
+    method: Box<dyn OneShot>,
+    supernet: Supernet<T>,
+    weight_data: TrainLoader<T::Source>,
+    arch_data: Option<TrainLoader<T::Source>>,
+    seen: T::Set,
+    held_out: T::Set,
+}
+
+/// The supernet and the batches of the running epoch.
+struct Supernet<T: Task> {
+    space: T::Space,
+    model: Option<T::Model>,
+    loss: T::Loss,
+    weights: VarStore,
+    net: T::Net,
+    num_classes: usize,
+    compute: Compute,
+    /// Of the weights, of the architecture.
+    batches: [Option<Batches<T>>; 2],
+    current: [Option<BatchOf<T>>; 2],
+    parts: RefCell<PartSums>,
+}
+
+impl<T: Task> Shared<T> {
+    /// The supernet of `experiment` with the seed's initial weights, or those of `pretrained` where it has their names.
+    pub fn new(
+        experiment: OneShotExperiment<T>,
+        pretrained: &HashMap<String, Tensor>,
+        input: Shape,
+        compute: Compute,
+    ) -> Result<Self> {
+        let (section, seed, setting) = (&experiment.one_shot, experiment.seed, experiment.setting());
+        let train = T::open(&experiment.data, Split::Train)?;
+        let space: Rc<dyn WeightSharing> = Rc::from(experiment.space.shared()?);
+        let supernet = Supernet::new(&experiment, &*space, T::classes(&train).len(), compute)?;
+        T::fits(&setting, &supernet.net, supernet.num_classes)?;
+        let mut wanted = all_variables(&supernet.weights);
+        wanted.retain(|(name, _)| pretrained.contains_key(name));
+        copy_into(&wanted, pretrained).context("pretrain")?;
+        let weights = named_parameters(&supernet.weights);
+        let method =
+            section.method.build(Problem { space, weights, input, amp: compute.amp, seed }).context("one_shot")?;
+        check_epochs(&*method, section.epochs).context("one_shot")?;
+        let (purpose, (seen, held_out)) = match section.held_out {
+            None => ("train_a", disjoint_halves(T::len(&train), seed)),
+            Some(part) => ("train", held_out_part(T::len(&train), part, seed)),
+        };
+        let loader = |indices: &[usize], purpose| {
+            let config = setting.loading(section.batch_size, compute);
+            T::loader(&setting, &train, Some(indices.to_vec()), config, seed, purpose)
+        };
+        let weight_data = loader(&seen, purpose)?;
+        let of_method = section.method.second_stage().map(|stage| ("one_shot.method", stage.recalibration_batches));
+        let of_honesty = experiment.honesty.iter().map(|honesty| ("honesty", honesty.recalibration_batches));
+        for (section, batches) in of_method.into_iter().chain(of_honesty) {
+            check_recalibration(section, batches, weight_data.batches_per_epoch())?;
+        }
+        let arch_data = method.arch_start_epoch().map(|_| loader(&held_out, "train_b")).transpose()?;
+        let (seen, held_out) = (T::subset(&train, seen), T::subset(&train, held_out));
+        Ok(Self { experiment, setting, method, supernet, weight_data, arch_data, seen, held_out })
+    }
+
+    /// The architecture that the method has found so far.
+    pub fn derive(&self) -> Option<Architecture> {
+        self.method.derive()
+    }
+
+    /// Raw architecture parameters by name.
+    pub fn arch_parameters(&self) -> Vec<Named> {
+        self.method.arch_parameters()
+    }
+
+    /// Scores candidates on samples that the weights have not seen, with batch-norm statistics of `batches` of those they have.
+    pub fn candidates(&self, batches: usize) -> Result<Candidates<'_, T>> {
+        let batch_size = self.experiment.one_shot.batch_size;
+        let wanted = (batches, batch_size);
+        let (seed, compute) = (self.experiment.seed, self.supernet.compute);
+        let images = T::statistics_images(&self.setting, &self.weight_data, &self.seen, wanted, seed, compute)?;
+        let quick = T::quick_samples(&self.setting, batch_size).min(T::len(&self.held_out));
+        Ok(Candidates {
+            evaluator: SupernetEvaluator::new(&all_variables(&self.supernet.weights), images),
+            quick: T::subset(&self.held_out, (0..quick).collect()),
+            shared: self,
+        })
+    }
+
+    fn scores(&self, set: &T::Set, mixture: Mixture) -> Result<T::Scores> {
+        let validation = T::validate(self.supernet.pass(mixture), &self.setting, set, &mut || {})?;
+        Ok(T::scores(&validation, &T::classes(set)))
+    }
+
+    fn searches_arch(&self, epoch: usize) -> bool {
+        self.method.arch_start_epoch().is_some_and(|first| epoch >= first)
+    }
+}
+
+/// Samples of a train split of `len` that are trained on, and the part of them that candidates are scored on.
+pub fn held_out_part(len: usize, part: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    hold_out(len, ((len as f64 * part).round() as usize).clamp(1, len), seed)
+}
+
+/// Candidates of a trained supernet.
+pub struct Candidates<'a, T: Task> {
+    evaluator: SupernetEvaluator,
+    quick: T::Set,
+    shared: &'a Shared<T>,
+}
+
+impl<T: Task> Candidates<'_, T> {
+    /// Metrics of `arch` on the held-out samples or a few of them, under the names of [`candidate_metric`].
+    pub fn scores(&self, arch: &Architecture, images: Images) -> Result<Values> {
+        let Shared { supernet, held_out, .. } = self.shared;
+        let set = if images == one_shot::Images::All { held_out } else { &self.quick };
+        let path = Mixture::Path(arch);
+        let forward = |xs: &Tensor, mode: Mode| T::run(supernet.pass(path), xs, mode);
+        let scores = self.evaluator.evaluate(forward, || self.shared.scores(set, path))?;
+        let values: Values = metrics_of::<T>(&scores).map(|(name, value)| (candidate_metric(name), value)).collect();
+        anyhow::ensure!(
+            values.contains_key(&main_candidate_metric::<T>()),
+            "the held-out samples have nothing to score"
+        );
+        Ok(values)
+    }
+}
+
+/// Name of a metric by the weights of a supernet.
+pub fn candidate_metric(name: &str) -> String {
+    format!("supernet_{name}")
+}
+
+/// What candidates are compared by.
+pub fn main_candidate_metric<T: Task>() -> String {
+    candidate_metric(T::METRICS[0].0)
+}
+
+impl<T: Task> Supernet<T> {
+    fn new(
+        experiment: &OneShotExperiment<T>,
+        space: &dyn WeightSharing,
+        num_classes: usize,
+        compute: Compute,
+    ) -> Result<Self> {
+        tch::manual_seed(rng::torch_seed(experiment.seed, "init", 0));
+        let weights = VarStore::new(compute.device);
+        let OneShotExperiment { space: config, model, loss, .. } = experiment;
+        Ok(Self {
+            net: config.supernet(space, model.as_ref(), &VarBuilder::new(&weights), num_classes)?,
+            space: config.clone(),
+            model: model.clone(),
+            loss: loss.clone(),
+            weights,
+            num_classes,
+            compute,
+            batches: [None, None],
+            current: [None, None],
+            parts: RefCell::default(),
+        })
+    }
+
+    fn pass<'a>(&'a self, mixture: Mixture<'a>) -> Pass<'a, T> {
+        Pass { net: &self.net, mixture: Some(mixture), compute: self.compute }
+    }
+
+    fn batch(&self, part: Part) -> &BatchOf<T> {
+        self.current[part as usize].as_ref().expect("the method took a batch")
+    }
+}
+
+impl<T: Task> Objective for Supernet<T> {
+    fn next(&mut self, part: Part) -> Result<usize> {
+        let (batch, images) = next_batch::<T>(&mut self.batches[part as usize], self.compute)?;
+        self.current[part as usize] = Some(batch);
+        Ok(images)
+    }
+
+    fn loss(&self, part: Part, mixture: Mixture, at: At) -> Tensor {
+        let mode = Mode::train(at.progress());
+        let losses = T::loss(self.pass(mixture), &self.loss, self.batch(part), mode);
+        let losses = losses.expect("a batch of the loader fits the network");
+        if part == Part::Weights {
+            self.parts.borrow_mut().add(&losses);
+        }
+        losses.total
+    }
+
+    fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {
+        T::score(self.pass(mixture), self.batch(part), self.num_classes, Mode::train(at.progress()))
+    }
+
+    fn rebuild(&mut self, space: &dyn WeightSharing) -> Result<Vec<Named>> {
+        self.weights = VarStore::new(self.compute.device);
+        let vb = VarBuilder::new(&self.weights);
+        self.net = self.space.supernet(space, self.model.as_ref(), &vb, self.num_classes)?;
+        Ok(named_parameters(&self.weights))
+    }
+}
+
+impl<T: Task> Job for Shared<T> {
+    fn steps_per_epoch(&self) -> usize {
+        let of_arch = self.arch_data.as_ref().map_or(usize::MAX, TrainLoader::batches_per_epoch);
+        self.weight_data.batches_per_epoch().min(of_arch)
+    }
+
+    fn start_epoch(&mut self, epoch: usize, step: usize) -> Result<()> {
+        let arch_data = self.arch_data.as_ref().filter(|_| self.searches_arch(epoch));
+        let arch = arch_data.map(|data| Box::new(data.epoch(epoch, step)) as Batches<T>);
+        self.supernet.batches = [Some(Box::new(self.weight_data.epoch(epoch, step))), arch];
+        Ok(())
+    }
+
+    fn step(&mut self, at: At) -> Result<Step> {
+        self.method.step(at, &mut self.supernet)
+    }
+
+    /// What the method would choose is scored on the held-out part: the val split chooses nothing and is not opened.
+    fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
+        self.supernet.batches = [None, None];
+        let mut metrics = self.supernet.parts.borrow_mut().take();
+        let due = is_due(self.experiment.one_shot.eval_every, epoch, last);
+        if let Some(chosen) = self.method.chosen().filter(|_| due) {
+            let scores = self.scores(&self.held_out, chosen.as_mixture())?;
+            metrics.extend(metrics_of::<T>(&scores).map(|(name, value)| (name.to_string(), json!(value))));
+        }
+        if let Some(arch) = self.derive().filter(|_| self.searches_arch(epoch)) {
+            metrics.insert("architecture".into(), json!(arch));
+        }
+        Ok(metrics)
+    }
+
+    fn best_metric(&self) -> &'static str {
+        T::METRICS[0].0
+    }
+
+    fn model(&self) -> Vec<Named> {
+        all_variables(&self.supernet.weights)
+    }
+
+    fn extra_state(&self) -> (Vec<Named>, Value) {
+        let (tensors, method) = self.method.state();
+        (tensors, json!({ "method": method, "parts": *self.supernet.parts.borrow() }))
+    }
+
+    fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        self.method.restore_form(&mut self.supernet, &json["method"])?;
+        copy_into(&self.model(), &tensors)?;
+        *self.supernet.parts.borrow_mut() = serde_json::from_value(json["parts"].take())?;
+        self.method.load_state(&tensors, json["method"].take())
+    }
+}

@@ -1,0 +1,381 @@
+//! The training of one network, as a job of the training loop.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use nas_datasets::{DataError, Split, TrainLoader, rng};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tch::{Tensor, nn::VarStore};
+
+use super::commands::report::{draw_curves, read_metrics};
+use super::commands::train::TrainResult;
+use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
+use super::{BatchOf, Losses, Pass, Scores, Task};
+use crate::estimator::learning_curve::{Curve, Stopped};
+use crate::nn::{Cost, Mode, Shape, VarBuilder};
+use crate::one_shot::descend;
+use crate::optim::{GradScaler, Named, Optimizer, named_parameters};
+use crate::run::cli::Compute;
+use crate::run::run_dir::RunDir;
+use crate::train::{self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, read_tensors, scalar};
+
+/// Prefix of the trained weights in a checkpoint whose plain names hold their average.
+const RAW: &str = "raw/";
+
+/// Batches of one epoch.
+pub(super) type Batches<T> = Box<dyn Iterator<Item = Result<BatchOf<T>, DataError>>>;
+
+/// A network in training.
+pub struct Supervised<T: Task> {
+    seed: u64,
+    recipe: Recipe<T>,
+    setting: Setting<T>,
+    compute: Compute,
+    vs: VarStore,
+    net: T::Net,
+    /// Averages of all variables, in the order of [`all_variables`].
+    averages: Option<Vec<Named>>,
+    optimizer: Box<dyn Optimizer>,
+    scaler: Option<GradScaler>,
+    loader: TrainLoader<T::Source>,
+    batches: Option<Batches<T>>,
+    val: T::Set,
+    state: State<T>,
+}
+
+/// What a checkpoint keeps besides tensors.
+#[derive(Serialize, Deserialize)]
+#[serde(bound = "T: Task")]
+struct State<T: Task> {
+    parts: PartSums,
+    validation: Option<T::Validation>,
+    /// The main metric after every validated epoch; 0 where there was nothing to score.
+    curve: Curve,
+}
+
+impl<T: Task> Supervised<T> {
+    /// The network of `experiment` with the seed's initial weights, trained and validated on the splits of its data.
+    pub fn new(experiment: TrainExperiment<T>, compute: Compute) -> Result<Self> {
+        let (train, val) = (T::open(&experiment.data, Split::Train)?, T::open(&experiment.data, Split::Val)?);
+        Self::on(experiment, train, val, compute)
+    }
+
+    /// The same, trained on `train` and validated on `val`.
+    pub fn on(experiment: TrainExperiment<T>, train: T::Set, val: T::Set, compute: Compute) -> Result<Self> {
+        experiment.check()?;
+        require_equal_classes(&T::classes(&train), &T::classes(&val))?;
+        let setting = experiment.setting();
+        let TrainExperiment { seed, model, train: recipe, .. } = experiment;
+        let (vs, net) = new_network::<T>(&model, T::classes(&val).len(), seed, compute)?;
+        T::fits(&setting, &net, T::classes(&val).len())?;
+        if let Some(from) = &recipe.init {
+            let left = T::inherit(from, &model, &vs)
+                .with_context(|| format!("train.init = {:?}", from.display().to_string()))?;
+            if !left.is_empty() {
+                eprintln!("{}: left at their initial weights: {}", from.display(), left.join(", "));
+            }
+        }
+        let loader = T::loader(&setting, &train, None, setting.loading(recipe.batch_size, compute), seed, "train")?;
+        let copy = |(name, tensor): Named| (name, tensor.detach().copy());
+        Ok(Self {
+            seed,
+            averages: (recipe.ema > 0.0).then(|| all_variables(&vs).into_iter().map(copy).collect()),
+            optimizer: recipe.optimizer.build(named_parameters(&vs)),
+            scaler: compute.amp.then(GradScaler::default),
+            recipe,
+            setting,
+            compute,
+            vs,
+            net,
+            loader,
+            batches: None,
+            val,
+            state: State { parts: PartSums::default(), validation: None, curve: Curve::default() },
+        })
+    }
+
+    /// What the last validation found.
+    pub fn validation(&self) -> Option<&T::Validation> {
+        self.state.validation.as_ref()
+    }
+
+    /// Why and when the run ended early, if it did.
+    pub fn stopped(&self) -> Option<Stopped> {
+        self.state.curve.stopped()
+    }
+
+    /// The network.
+    pub fn net(&self) -> &T::Net {
+        &self.net
+    }
+
+    fn pass(&self) -> Pass<'_, T> {
+        Pass { net: &self.net, mixture: None, compute: self.compute }
+    }
+
+    /// Validates, with the averaged weights where there are some.
+    fn validate(&self) -> Result<T::Validation> {
+        let validate = || T::validate(self.pass(), &self.setting, &self.val, &mut || {});
+        let Some(averages) = &self.averages else { return validate() };
+        let variables = all_variables(&self.vs);
+        let trained: Vec<Tensor> = variables.iter().map(|(_, tensor)| tensor.detach().copy()).collect();
+        assign(&variables, averages.iter().map(|(_, average)| average));
+        let validation = validate();
+        assign(&variables, trained.iter());
+        validation
+    }
+
+    fn average(&mut self) {
+        let Some(averages) = &mut self.averages else { return };
+        let decay = self.recipe.ema;
+        tch::no_grad(|| {
+            for ((_, average), (_, variable)) in averages.iter_mut().zip(all_variables(&self.vs)) {
+                let _ = average.g_mul_scalar_(decay).g_add_(&(variable * (1.0 - decay)));
+            }
+        });
+    }
+}
+
+/// Copies tensors into variables of the same order.
+fn assign<'a>(variables: &[Named], sources: impl Iterator<Item = &'a Tensor>) {
+    tch::no_grad(|| variables.iter().zip(sources).for_each(|((_, to), from)| to.shallow_clone().copy_(from)));
+}
+
+/// The network of a model with its random initial weights.
+pub fn new_network<T: Task>(
+    model: &T::Model,
+    num_classes: usize,
+    seed: u64,
+    compute: Compute,
+) -> Result<(VarStore, T::Net)> {
+    tch::manual_seed(rng::torch_seed(seed, "init", 0));
+    let vs = VarStore::new(compute.device);
+    let net = T::build(model, &VarBuilder::new(&vs), num_classes)?;
+    Ok((vs, net))
+}
+
+/// The network of a model with the weights of a file.
+pub fn trained_network<T: Task>(
+    model: &T::Model,
+    num_classes: usize,
+    weights: &Path,
+    compute: Compute,
+) -> Result<(VarStore, T::Net)> {
+    let (vs, net) = new_network::<T>(model, num_classes, 0, compute)?;
+    let saved = read_tensors(weights)?;
+    copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
+    Ok((vs, net))
+}
+
+/// Copies the weights of a run that has ended, or of a safetensors file, by name, as `select` gives them. A variable below one of
+/// `class_layers` that has another shape keeps its initial values; whatever else has no counterpart of its shape is an error
+/// that names it. Returns what was left out.
+pub fn inherit(
+    from: &Path,
+    to: &VarStore,
+    class_layers: &[&str],
+    select: impl FnOnce(HashMap<String, Tensor>) -> Result<HashMap<String, Tensor>>,
+) -> Result<Vec<String>> {
+    let is_run = from.is_dir();
+    ensure!(
+        !is_run || from.join("result.json").exists(),
+        "{}: no run that has ended (result.json is missing)",
+        from.display()
+    );
+    let file = if is_run { from.join("checkpoints/last.safetensors") } else { from.to_path_buf() };
+    let trained = select(read_tensors(&file)?)?;
+    let of_other_classes = |(name, tensor): &Named| {
+        class_layers.iter().any(|layer| name.starts_with(layer))
+            && trained.get(name).is_some_and(|trained| trained.size() != tensor.size())
+    };
+    let (left_out, wanted): (Vec<Named>, Vec<Named>) = all_variables(to).into_iter().partition(of_other_classes);
+    copy_into(&wanted, &trained).with_context(|| format!("{}: other network", from.display()))?;
+    Ok(left_out.into_iter().map(|(name, _)| name).collect())
+}
+
+/// Class indices of one split mean nothing in another that has other classes.
+pub fn require_equal_classes(train: &[String], val: &[String]) -> Result<()> {
+    ensure!(train == val, "the splits have different classes: {train:?} in train, {val:?} in val");
+    Ok(())
+}
+
+/// Cost of the network of a model, counted without weights.
+pub fn cost_of<T: Task>(model: &T::Model, num_classes: usize, input: Shape) -> Result<Cost> {
+    T::cost(&T::build(model, &VarBuilder::dry(), num_classes)?, input)
+}
+
+/// Trains to the end in `dir`, on the splits of the experiment's data, and writes the result.
+pub fn train<T: Task>(
+    dir: &RunDir,
+    experiment: TrainExperiment<T>,
+    compute: Compute,
+) -> Result<TrainResult<T::Scores>> {
+    let setting = experiment.setting();
+    let (train, val) = (setting.open_sound(Split::Train)?, setting.open_sound(Split::Val)?);
+    train_on(dir, experiment, (train, val), compute)
+}
+
+/// The same on other sets.
+pub fn train_on<T: Task>(
+    dir: &RunDir,
+    experiment: TrainExperiment<T>,
+    (train, val): (T::Set, T::Set),
+    compute: Compute,
+) -> Result<TrainResult<T::Scores>> {
+    let settings = LoopConfig::new(experiment.train.epochs, experiment.seed);
+    let (classes, input) = (T::classes(&val), T::input(&experiment.setting(), &val)?);
+    let mut training = Supervised::on(experiment, train, val, compute)?;
+    let summary = train::run(&mut training, "train", dir, settings)?;
+    let validation = training.validation().context("the last epoch has no validation")?;
+    T::write_validation(dir, validation, &classes)?;
+    let cost = T::cost(training.net(), input)?;
+    let result = TrainResult::new(T::scores(validation, &classes), cost, training.stopped(), &summary, dir);
+    draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
+    dir.finish(&result)?;
+    Ok(result)
+}
+
+/// The metrics of scores, as an epoch's line or a trial's record holds them.
+pub fn metrics_of<T: Task>(scores: &T::Scores) -> impl Iterator<Item = (&'static str, f64)> {
+    T::METRICS.iter().filter_map(|(key, _)| Some((*key, scores.metric(key)?)))
+}
+
+/// The next batch of an epoch, on the device, and its number of images.
+pub(super) fn next_batch<T: Task>(batches: &mut Option<Batches<T>>, compute: Compute) -> Result<(BatchOf<T>, usize)> {
+    let next = batches.as_mut().and_then(Iterator::next);
+    let batch = T::place(next.context("the loader ended before the epoch")??, compute);
+    let images = T::images(&batch).size()[0] as usize;
+    Ok((batch, images))
+}
+
+impl<T: Task> Job for Supervised<T> {
+    fn steps_per_epoch(&self) -> usize {
+        self.loader.batches_per_epoch()
+    }
+
+    fn start_epoch(&mut self, epoch: usize, step: usize) -> Result<()> {
+        self.batches = Some(Box::new(self.loader.epoch(epoch, step)));
+        Ok(())
+    }
+
+    fn step(&mut self, at: At) -> Result<Step> {
+        let (batch, images) = next_batch::<T>(&mut self.batches, self.compute)?;
+        let losses = T::loss(self.pass(), &self.setting.loss, &batch, Mode::train(at.progress()))?;
+        let recipe = &self.recipe;
+        let lr = recipe.schedule.lr(recipe.optimizer.lr(), at.global_step, at.total_steps);
+        descend(&losses.total, self.optimizer.as_mut(), lr, recipe.grad_clip, self.scaler.as_mut());
+        self.average();
+        self.state.parts.add(&losses);
+        Ok(Step { loss: scalar(losses.shown.as_ref().unwrap_or(&losses.total)), images })
+    }
+
+    fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
+        self.batches = None;
+        let mut metrics = self.state.parts.take();
+        if !is_due(T::eval_every(&self.setting.eval), epoch, last) {
+            return Ok(metrics);
+        }
+        let validation = self.validate()?;
+        let scores = T::scores(&validation, &T::classes(&self.val));
+        metrics.extend(metrics_of::<T>(&scores).map(|(name, value)| (name.to_string(), json!(value))));
+        let Recipe { epochs, early_stop, .. } = &self.recipe;
+        let main = scores.metric(T::METRICS[0].0).unwrap_or(0.0);
+        self.state.curve.record(main, early_stop.as_ref(), (epoch, *epochs), self.seed)?;
+        self.state.validation = Some(validation);
+        if let Some(Stopped { probability, .. }) = self.stopped() {
+            metrics.insert("stopped_at_probability".into(), json!(probability));
+        }
+        Ok(metrics)
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopped().is_some()
+    }
+
+    fn best_metric(&self) -> &'static str {
+        T::METRICS[0].0
+    }
+
+    /// With averaging, the averages: they are what is used.
+    fn model(&self) -> Vec<Named> {
+        match &self.averages {
+            Some(averages) => averages.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect(),
+            None => all_variables(&self.vs),
+        }
+    }
+
+    fn extra_state(&self) -> (Vec<Named>, Value) {
+        let mut tensors = self.optimizer.state();
+        if self.averages.is_some() {
+            tensors.extend(all_variables(&self.vs).into_iter().map(|(name, tensor)| (format!("{RAW}{name}"), tensor)));
+        }
+        (tensors, json!({ "scaler": self.scaler, "training": self.state }))
+    }
+
+    fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        copy_into(&self.model(), &tensors)?;
+        if self.averages.is_some() {
+            let raw = tensors.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(RAW)?, tensor)));
+            let raw = raw.map(|(name, tensor)| (name.to_string(), tensor.shallow_clone())).collect();
+            copy_into(&all_variables(&self.vs), &raw)?;
+        }
+        self.optimizer.load_state(&tensors);
+        self.scaler = serde_json::from_value(json["scaler"].take())?;
+        self.state = serde_json::from_value(json["training"].take())?;
+        Ok(())
+    }
+}
+
+/// Parts of the loss, summed over the steps of an epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct PartSums {
+    steps: usize,
+    /// In the order in which they came.
+    names: Vec<String>,
+    sums: BTreeMap<String, f64>,
+}
+
+impl PartSums {
+    pub fn add(&mut self, losses: &Losses) {
+        self.steps += 1;
+        for (name, part) in &losses.parts {
+            if !self.sums.contains_key(*name) {
+                self.names.push(name.to_string());
+            }
+            *self.sums.entry(name.to_string()).or_default() += scalar(part);
+        }
+    }
+
+    /// Means over the steps; the sums are 0 again.
+    pub fn take(&mut self) -> Metrics {
+        let Self { steps, names, sums } = std::mem::take(self);
+        names.into_iter().map(|name| (name.clone(), json!(sums[&name] / steps as f64))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_loss_are_means_and_begin_anew() {
+        let part = |value: f64| Tensor::from(value);
+        let losses = |value: f64| Losses {
+            total: part(3.0 * value),
+            shown: None,
+            parts: vec![("regression_loss", part(2.0 * value)), ("classification_loss", part(value))],
+        };
+        let mut sums = PartSums::default();
+        sums.add(&losses(1.0));
+        // A checkpoint within an epoch keeps them.
+        let mut sums: PartSums = serde_json::from_value(json!(sums)).unwrap();
+        sums.add(&losses(3.0));
+        let metrics = sums.take();
+        let found: Vec<(&str, f64)> =
+            metrics.iter().map(|(name, mean)| (name.as_str(), mean.as_f64().unwrap())).collect();
+        assert_eq!(found, [("regression_loss", 4.0), ("classification_loss", 2.0)]);
+        assert_eq!(sums, PartSums::default());
+    }
+}

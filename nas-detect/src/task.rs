@@ -1,0 +1,382 @@
+//! Object detection as a task: its data, networks, loss and scores.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
+use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::run::cli::Compute;
+use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::run_dir::RunDir;
+use nas_core::space::Mixture;
+use nas_core::task::experiment::{self, OneShotExperiment, Recipe, Setting};
+use nas_core::task::{self, Pass, Task, supervised};
+use nas_datasets::det::loader::Boxes;
+use nas_datasets::det::{DetBatch, DetDataConfig, DetDataset, DetTransform, check, det_train_loader};
+use nas_datasets::{LoaderConfig, Problem, Size, Split, Subset, TrainLoader, hold_out};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor, nn::VarStore};
+
+use crate::backbone::{BackboneConfig, total};
+use crate::detnas::path_weights;
+use crate::eval::coco::MAX_DETS;
+use crate::eval::report::CocoReport;
+use crate::evaluation::{Found, Reading, evaluate};
+use crate::head::{Detections, Predictions};
+use crate::model::{Detector, ModelConfig, SuperDetector, Top};
+use crate::picture::{Marked, draw, marked};
+use crate::pretraining::{PretrainConfig, pretrain};
+use crate::space::SpaceConfig;
+
+/// Object detection.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Detection;
+
+/// A detector, fixed or on a supernet.
+#[derive(Debug)]
+pub enum Net {
+    /// One architecture.
+    Fixed(Detector),
+    /// All of DetNAS' space.
+    Shared(SuperDetector),
+}
+
+impl Net {
+    /// Predictions for images `[B, 3, H, W]`; a supernet's are those of `mixture`.
+    ///
+    /// # Panics
+    /// If a supernet gets no mixture.
+    pub fn forward(&self, images: &Tensor, mixture: Option<Mixture>, mode: Mode) -> Predictions {
+        match self {
+            Self::Fixed(net) => net.forward(images, mode),
+            Self::Shared(net) => net.forward(images, mixture.expect("a supernet runs a mixture"), mode),
+        }
+    }
+
+    /// What is found in each of the images `[B, 3, H, W]`, in pixels of these images.
+    pub fn detect(&self, images: &Tensor, mixture: Option<Mixture>) -> Vec<Detections> {
+        let (_, _, h, w) = images.size4().expect("images have four dimensions");
+        tch::no_grad(|| self.top().detect(&self.forward(images, mixture, Mode::EVAL), (h, w)))
+    }
+
+    /// Neck and head.
+    pub fn top(&self) -> &Top {
+        match self {
+            Self::Fixed(net) => &net.top,
+            Self::Shared(net) => &net.top,
+        }
+    }
+
+    /// The detector of one architecture.
+    ///
+    /// # Panics
+    /// If it is a supernet.
+    pub fn fixed(&self) -> &Detector {
+        match self {
+            Self::Fixed(net) => net,
+            Self::Shared(_) => panic!("a supernet in the place of a detector"),
+        }
+    }
+}
+
+/// `[loss]`: the head's own, without settings here.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossConfig {}
+
+/// `[eval]`: how average precision is measured; always in pixels of the original image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Epochs between validations; the last epoch always has one. 0: only the last.
+    pub every: usize,
+    /// Images per forward pass. Images of several sizes are padded to the largest, which group norms of a head see: 1 gives
+    /// every image's own result.
+    pub batch_size: usize,
+    /// Least score of a box that a comparison draws.
+    pub min_score: f64,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { every: 0, batch_size: 1, min_score: 0.3 }
+    }
+}
+
+impl task::Scores for CocoReport {
+    fn metric(&self, key: &str) -> Option<f64> {
+        let value = match key {
+            "ap" => self.ap,
+            "ap50" => self.ap50,
+            "ap75" => self.ap75,
+            _ => return None,
+        };
+        // -1 stands for "there was nothing to find".
+        (value >= 0.0).then_some(value)
+    }
+}
+
+type Set = Arc<dyn DetDataset>;
+
+/// Images of a batch on `device`.
+pub fn images_on(images: &Tensor, device: Device) -> Tensor {
+    let images = images.to_device(device);
+    if device.is_cuda() { channels_last(&images) } else { images }
+}
+
+/// How a setting's images reach a network that is not trained.
+pub fn reading(setting: &Setting<Detection>, compute: Compute) -> Reading {
+    Reading::new(&setting.augment, &setting.loader, &setting.eval, compute)
+}
+
+impl Task for Detection {
+    const PROGRAM: &'static str = "nas-detect";
+    const METRICS: &'static [(&'static str, &'static str)] = &[("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")];
+    const CURVES: &'static [&'static str] = &["loss", "ap", "ap50"];
+    const REDUCED: [&'static [&'static str]; 2] = [&["channels"], &["layers"]];
+    const SPEED_INCLUDES: &'static str = ", boxes included";
+    const CLASS_LAYERS: &'static [&'static str] = &["head.logits."];
+
+    type Space = SpaceConfig;
+    type Model = ModelConfig;
+    type Loss = LossConfig;
+    type Data = DetDataConfig;
+    type Augment = DetTransform;
+    type Eval = EvalConfig;
+    type Pretrain = PretrainConfig;
+    type Set = Set;
+    type Source = Boxes;
+    type Net = Net;
+    type Validation = CocoReport;
+    type Scores = CocoReport;
+
+    /// The usual one on COCO (Lin et al. 2017), its step decay replaced by a cosine, and its gradients clipped.
+    fn recipe() -> Recipe<Self> {
+        let sgd = SgdConfig { lr: 0.01, weight_decay: 1e-4, ..Default::default() };
+        let schedule = Schedule { warmup_steps: 500, decay: Decay::Cosine { min_lr: 0.0 } };
+        Recipe::new(12, 16, OptimizerConfig::Sgd(sgd), schedule, 10.0)
+    }
+
+    fn eval_every(eval: &EvalConfig) -> usize {
+        eval.every
+    }
+
+    fn check(setting: &Setting<Self>) -> Result<()> {
+        ensure!(setting.eval.batch_size > 0, "eval.batch_size = 0; expected at least 1");
+        Ok(())
+    }
+
+    fn preset(name: &str) -> Result<ModelConfig> {
+        ModelConfig::preset(name)
+    }
+
+    fn open(data: &DetDataConfig, split: Split) -> Result<Set> {
+        Ok(data.open(split)?)
+    }
+
+    fn len(set: &Set) -> usize {
+        set.len()
+    }
+
+    fn classes(set: &Set) -> Vec<String> {
+        set.classes().names().to_vec()
+    }
+
+    fn subset(set: &Set, indices: Vec<usize>) -> Set {
+        Arc::new(Subset::new(set.clone(), indices))
+    }
+
+    fn problems(set: &Set) -> Vec<Problem> {
+        check(&**set)
+    }
+
+    fn warnings(set: &Set) -> Vec<String> {
+        set.warnings().to_vec()
+    }
+
+    fn loader(
+        setting: &Setting<Self>,
+        set: &Set,
+        indices: Option<Vec<usize>>,
+        config: LoaderConfig,
+        seed: u64,
+        purpose: &str,
+    ) -> Result<TrainLoader<Boxes>> {
+        Ok(det_train_loader(set.clone(), indices, setting.augment.clone(), config, seed, purpose)?)
+    }
+
+    fn resized(augment: &DetTransform, eval: &EvalConfig, factor: f64) -> (DetTransform, EvalConfig) {
+        let side = |side: u32| ((f64::from(side) * factor).round() as u32).max(1);
+        let crop = augment.crop.map(|size| Size::new(side(size.height()), side(size.width())));
+        let augment = DetTransform { short: side(augment.short), long: side(augment.long), crop, ..augment.clone() };
+        (augment, eval.clone())
+    }
+
+    /// That of the first image as the network sees it.
+    fn input(setting: &Setting<Self>, set: &Set) -> Result<Shape> {
+        let (h, w) = reading(setting, Compute { device: Device::Cpu, threads: 1, amp: false }).image_size(set)?;
+        Ok(Shape::new(3, h, w))
+    }
+
+    fn build(model: &ModelConfig, vb: &VarBuilder, num_classes: usize) -> Result<Net> {
+        Ok(Net::Fixed(model.build(vb, num_classes as i64)?))
+    }
+
+    fn cost(net: &Net, input: Shape) -> Result<Cost> {
+        let net = net.fixed();
+        net.top.check_size(input.size())?;
+        Ok(total(&net.cost_parts(input.size()).concat()))
+    }
+
+    /// A neck may not take the sizes that images are padded to.
+    fn fits(setting: &Setting<Self>, net: &Net, _num_classes: usize) -> Result<()> {
+        let pad = i64::from(setting.augment.pad_multiple);
+        net.top().check_size((pad, pad)).map_err(|error| error.context(format!("augment.pad_multiple = {pad}")))
+    }
+
+    /// Of a search it is the backbone's path through the supernet.
+    fn inherit(from: &Path, model: &ModelConfig, to: &VarStore) -> Result<Vec<String>> {
+        supervised::inherit(from, to, Self::CLASS_LAYERS, |trained| {
+            let config = from.join("config.toml");
+            if !config.exists() || experiment::kind_at(&config, &[])? != experiment::Kind::OneShot {
+                return Ok(trained);
+            }
+            let BackboneConfig::Detnas(backbone) = &model.backbone else {
+                anyhow::bail!("the run of a search serves model.backbone.kind = \"detnas\" alone");
+            };
+            Ok(path_weights(&trained, &backbone.arch()?, "backbone"))
+        })
+    }
+
+    fn pretrain(
+        config: &PretrainConfig,
+        experiment: &OneShotExperiment<Self>,
+        dir: &RunDir,
+        compute: Compute,
+    ) -> Result<HashMap<String, Tensor>> {
+        pretrain(config, experiment, dir, compute)
+    }
+
+    fn place(batch: DetBatch, compute: Compute) -> DetBatch {
+        DetBatch { images: images_on(&batch.images, compute.device), ..batch }
+    }
+
+    fn images(batch: &DetBatch) -> &Tensor {
+        &batch.images
+    }
+
+    fn loss(pass: Pass<Self>, _loss: &LossConfig, batch: &DetBatch, mode: Mode) -> Result<task::Losses> {
+        let (_, _, h, w) = batch.images.size4()?;
+        let predictions = pass.autocast(|| pass.net.forward(&batch.images, pass.mixture, mode));
+        let losses = pass.net.top().loss(&predictions, (h, w), &batch.targets);
+        let total = losses.total();
+        let mut parts = vec![("classification_loss", losses.classification), ("regression_loss", losses.regression)];
+        // The loss of centre-ness stands beside the least that it can be.
+        parts.extend(losses.centerness.map(|part| ("centerness_loss", part)));
+        parts.extend(losses.centerness_floor.map(|part| ("centerness_floor", part)));
+        Ok(task::Losses { total, shown: None, parts })
+    }
+
+    /// What is larger when the loss is smaller: average precision of a batch says little.
+    fn score(pass: Pass<Self>, batch: &DetBatch, _num_classes: usize, mode: Mode) -> Result<f64> {
+        let losses = tch::no_grad(|| Self::loss(pass, &LossConfig {}, batch, mode))?;
+        Ok((-nas_core::train::scalar(&losses.total)).exp())
+    }
+
+    fn run(pass: Pass<Self>, images: &Tensor, mode: Mode) {
+        pass.autocast(|| _ = pass.net.forward(images, pass.mixture, mode));
+    }
+
+    fn run_once(pass: Pass<Self>, image: &Tensor) {
+        let _ = pass.autocast(|| pass.net.detect(image, pass.mixture));
+    }
+
+    fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<CocoReport> {
+        let detect = |images: &Tensor| pass.net.detect(images, pass.mixture);
+        let files = evaluate(&detect, set, &reading(setting, pass.compute), pass.compute, |_, _| {
+            tick();
+            Ok(())
+        })?;
+        Ok(CocoReport::new(&files, &MAX_DETS))
+    }
+
+    fn scores(validation: &CocoReport, _classes: &[String]) -> CocoReport {
+        validation.clone()
+    }
+
+    /// One sheet per image: ground truth, then every network.
+    fn draw(dir: &RunDir, nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, count: usize) -> Result<()> {
+        let count = count.min(set.len());
+        let indices = (0..count).map(|i| i * set.len() / count).collect();
+        let shown = Self::subset(set, indices);
+        let mut found: Vec<Vec<Vec<Found>>> = Vec::new();
+        for pass in nets {
+            let mut of_model = Vec::new();
+            let detect = |images: &Tensor| pass.net.detect(images, pass.mixture);
+            evaluate(&detect, &shown, &reading(setting, pass.compute), pass.compute, |_, found| {
+                of_model.push(found.to_vec());
+                Ok(())
+            })?;
+            found.push(of_model);
+        }
+        let classes = shown.classes();
+        for i in 0..shown.len() {
+            let sample = shown.load(i)?;
+            let truth = sample.objects.iter().map(|object| Marked {
+                bbox: object.bbox,
+                class: object.class,
+                text: classes.names()[object.class].clone(),
+            });
+            let truth = draw(&sample.image, &truth.collect::<Vec<_>>());
+            let min_score = setting.eval.min_score;
+            let of_models = found.iter().map(|found| draw(&sample.image, &marked(&found[i], classes, min_score)));
+            let sheet: Vec<_> = std::iter::once(truth).chain(of_models).collect();
+            write_png(&dir.path(&format!("pictures/{}.png", shown.name(i))), &side_by_side(&sheet))?;
+        }
+        Ok(())
+    }
+
+    /// The same images, without augmentation, for all candidates.
+    fn statistics_images(
+        setting: &Setting<Self>,
+        _loader: &TrainLoader<Boxes>,
+        seen: &Set,
+        (batches, batch_size): (usize, usize),
+        seed: u64,
+        compute: Compute,
+    ) -> Result<Vec<Tensor>> {
+        if batches == 0 {
+            return Ok(Vec::new());
+        }
+        let (_, chosen) = hold_out(seen.len(), batches * batch_size, seed);
+        let loader = setting.loading(batch_size, compute);
+        let batches = Reading { loader, ..reading(setting, compute) }.batches(&Self::subset(seen, chosen))?;
+        batches.map(|batch| Ok(images_on(&batch?.images, compute.device))).collect()
+    }
+
+    /// Logits are means of the backbone's last map: a head's depend on the number of objects.
+    fn probe(net: &Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let last = net.fixed().backbone.features(&channels_last(images), mode).pop();
+        let last = last.expect("a backbone has a last map");
+        (last.mean_dim([2i64, 3].as_slice(), false, None::<Kind>), last)
+    }
+
+    /// The class of an image is that of its largest object.
+    fn probe_batch(setting: &Setting<Self>, set: &Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)> {
+        let augment = DetTransform { short: side, long: side, pad_multiple: side, ..setting.augment.clone() };
+        let setting = Setting { augment, ..setting.clone() };
+        let reading = reading(&setting, Compute { device: Device::Cpu, threads: 1, amp: false });
+        let (mut images, mut labels) = (Vec::new(), Vec::new());
+        for batch in reading.batches(&Self::subset(set, indices.to_vec()))? {
+            let batch = batch?;
+            images.push(batch.images);
+            labels.extend(batch.samples.iter().map(|sample| {
+                let largest = sample.objects.iter().max_by(|a, b| a.area.total_cmp(&b.area));
+                largest.map_or(0, |object| object.class as i64)
+            }));
+        }
+        Ok((Tensor::cat(&images, 0), Tensor::from_slice(&labels)))
+    }
+}

@@ -1,0 +1,74 @@
+//! `[space]` of a search: what segmentation networks can be searched.
+
+use anyhow::{Context, Result, bail};
+use nas_core::nn::VarBuilder;
+use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
+use nas_core::task::TaskSpace;
+use serde::{Deserialize, Serialize};
+
+use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace, SearchNet};
+use crate::model::ModelConfig;
+use crate::task::{Net, Segmentation};
+
+/// A space of segmentation networks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum SpaceConfig {
+    /// Auto-DeepLab's two levels: a path through strides, and a cell.
+    AutoDeeplab(AutoDeepLabSpace),
+}
+
+impl TaskSpace<Segmentation> for SpaceConfig {
+    fn choices(&self) -> Result<Box<dyn ChoiceSpace>> {
+        match self {
+            Self::AutoDeeplab(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
+        }
+    }
+
+    fn shared(&self) -> Result<Box<dyn WeightSharing>> {
+        match self {
+            Self::AutoDeeplab(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
+        }
+    }
+
+    fn derive(&self, model: Option<&ModelConfig>, arch: &Architecture) -> Result<ModelConfig> {
+        match self {
+            Self::AutoDeeplab(space) => {
+                space.validate(arch)?;
+                let AutoDeepLabSpace { layers, filters, stem, .. } = *space;
+                let of_space = AutoDeepLabConfig { arch: arch.clone(), layers, filters, stem, ..Default::default() };
+                match model {
+                    None => Ok(ModelConfig::AutoDeeplab(of_space)),
+                    Some(ModelConfig::AutoDeeplab(config)) => {
+                        Ok(ModelConfig::AutoDeeplab(AutoDeepLabConfig { arch: arch.clone(), ..config.clone() }))
+                    }
+                    Some(_) => bail!("model: an architecture of this space needs kind = \"auto_deeplab\""),
+                }
+            }
+        }
+    }
+
+    fn supernet(
+        &self,
+        _space: &dyn WeightSharing,
+        _model: Option<&ModelConfig>,
+        vb: &VarBuilder,
+        num_classes: usize,
+    ) -> Result<Net> {
+        match self {
+            Self::AutoDeeplab(space) => Ok(Net::AutoDeeplab(SearchNet::new(vb, space, num_classes as i64))),
+        }
+    }
+
+    fn notation(&self, arch: &Architecture) -> Result<String> {
+        match self {
+            Self::AutoDeeplab(space) => Ok(space.genotype(arch).context("space")?.to_string()),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! Semantic segmentation as a task: its data, networks, loss and scores.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use image::GrayImage;
+use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
+use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use nas_core::run::cli::Compute;
+use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::run_dir::RunDir;
+use nas_core::space::Mixture;
+use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
+use nas_core::task::{Losses, NoPretrain, Pass, Task};
+use nas_datasets::seg::loader::Pairs;
+use nas_datasets::{
+    Batch, DataConfig, EvalTransform, LoaderConfig, Problem, SegDataset, Size, Split, Subset, TrainLoader,
+    TrainTransform, check, eval_samples,
+};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::auto_deeplab::SearchNet;
+use crate::evaluation::{evaluate, predict};
+use crate::loss::cross_entropy;
+use crate::metric::{ConfusionMatrix, Scores};
+use crate::model::{ModelConfig, SegNet};
+use crate::picture::overlay;
+use crate::space::SpaceConfig;
+
+/// Semantic segmentation.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Segmentation;
+
+/// A network, fixed or a supernet.
+#[derive(Debug)]
+pub enum Net {
+    /// One architecture.
+    Fixed(SegNet),
+    /// All of Auto-DeepLab's space.
+    AutoDeeplab(SearchNet),
+}
+
+impl Net {
+    /// Logits `[B, K, H, W]` of images `[B, 3, H, W]`; a supernet's are those of `mixture`.
+    ///
+    /// # Panics
+    /// If a supernet gets no mixture.
+    pub fn forward(&self, xs: &Tensor, mixture: Option<Mixture>, mode: Mode) -> Tensor {
+        match self {
+            Self::Fixed(net) => net.forward(xs, mode),
+            Self::AutoDeeplab(net) => net.forward(xs, mixture.expect("a supernet runs a mixture"), mode),
+        }
+    }
+
+    /// The network of one architecture.
+    ///
+    /// # Panics
+    /// If it is a supernet.
+    pub fn fixed(&self) -> &SegNet {
+        match self {
+            Self::Fixed(net) => net,
+            Self::AutoDeeplab(_) => panic!("a supernet in the place of a network"),
+        }
+    }
+}
+
+/// `[loss]`: pixel cross entropy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of each class; empty for 1.
+    pub class_weights: Vec<f64>,
+}
+
+/// `[eval]`: how mIOU is measured; always at the label's own resolution.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Epochs between validations; the last epoch always has one. 0: only the last.
+    pub every: usize,
+    /// Size the images are resized to, `[height, width]`; absent for their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize: Option<Size>,
+    /// Scales whose probabilities are averaged.
+    pub scales: Vec<f64>,
+    /// Adds the mirrored image at every scale.
+    pub flip: bool,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { every: 0, resize: None, scales: vec![1.0], flip: false }
+    }
+}
+
+impl nas_core::task::Scores for Scores {
+    fn metric(&self, key: &str) -> Option<f64> {
+        match key {
+            "miou" => Some(self.miou),
+            "pixel_acc" => Some(self.pixel_acc),
+            _ => None,
+        }
+    }
+}
+
+type Set = Arc<dyn SegDataset>;
+
+fn transform(setting: &Setting<Segmentation>) -> EvalTransform {
+    EvalTransform::like(&setting.augment, setting.eval.resize)
+}
+
+fn ids(tensor: &Tensor) -> Result<Vec<u8>> {
+    Ok(Vec::<u8>::try_from(tensor.to_kind(Kind::Uint8).to_device(Device::Cpu).flatten(0, -1))?)
+}
+
+impl Task for Segmentation {
+    const PROGRAM: &'static str = "nas-segment";
+    const METRICS: &'static [(&'static str, &'static str)] = &[("miou", "mIOU"), ("pixel_acc", "pixel acc")];
+    const CURVES: &'static [&'static str] = &["loss", "miou", "pixel_acc"];
+    const REDUCED: [&'static [&'static str]; 2] = [&["filters"], &["layers"]];
+    const CLASS_LAYERS: &'static [&'static str] = &["head.logits."];
+
+    type Space = SpaceConfig;
+    type Model = ModelConfig;
+    type Loss = LossConfig;
+    type Data = DataConfig;
+    type Augment = TrainTransform;
+    type Eval = EvalConfig;
+    type Pretrain = NoPretrain;
+    type Set = Set;
+    type Source = Pairs;
+    type Net = Net;
+    type Validation = Scores;
+    type Scores = Scores;
+
+    /// Auto-DeepLab's retraining, except for its length.
+    fn recipe() -> Recipe<Self> {
+        let sgd = SgdConfig { lr: 0.05, weight_decay: 4e-5, ..Default::default() };
+        let schedule = Schedule { warmup_steps: 0, decay: Decay::Poly { power: 0.9 } };
+        Recipe::new(100, 8, OptimizerConfig::Sgd(sgd), schedule, 0.0)
+    }
+
+    fn eval_every(eval: &EvalConfig) -> usize {
+        eval.every
+    }
+
+    fn check(setting: &Setting<Self>) -> Result<()> {
+        let scales = &setting.eval.scales;
+        let sensible = |scale: &f64| (0.05..=8.0).contains(scale);
+        ensure!(
+            !scales.is_empty() && scales.iter().all(sensible),
+            "eval.scales = {scales:?}; expected at least one, each of 0.05 to 8"
+        );
+        let weights = &setting.loss.class_weights;
+        let positive = weights.iter().all(|weight| *weight > 0.0 && weight.is_finite());
+        ensure!(positive, "loss.class_weights = {weights:?}; expected positive numbers");
+        Ok(())
+    }
+
+    fn preset(name: &str) -> Result<ModelConfig> {
+        ModelConfig::preset(name)
+    }
+
+    fn open(data: &DataConfig, split: Split) -> Result<Set> {
+        Ok(data.open(split)?)
+    }
+
+    fn len(set: &Set) -> usize {
+        set.len()
+    }
+
+    fn classes(set: &Set) -> Vec<String> {
+        set.classes().names.clone()
+    }
+
+    fn subset(set: &Set, indices: Vec<usize>) -> Set {
+        Arc::new(Subset::new(set.clone(), indices))
+    }
+
+    fn problems(set: &Set) -> Vec<Problem> {
+        check(&**set)
+    }
+
+    fn loader(
+        setting: &Setting<Self>,
+        set: &Set,
+        indices: Option<Vec<usize>>,
+        config: LoaderConfig,
+        seed: u64,
+        purpose: &str,
+    ) -> Result<TrainLoader<Pairs>> {
+        Ok(TrainLoader::new(set.clone(), indices, setting.augment.clone(), config, seed, purpose)?)
+    }
+
+    fn resized(augment: &TrainTransform, eval: &EvalConfig, factor: f64) -> (TrainTransform, EvalConfig) {
+        let side = |side: u32| ((f64::from(side) * factor).round() as u32).max(1);
+        let size = |size: Size| Size::new(side(size.height()), side(size.width()));
+        // Scales that refer to a size shrink with it.
+        let (rest, scales) = match eval.resize {
+            Some(_) => (eval.resize.map(size), eval.scales.clone()),
+            None => (None, eval.scales.iter().map(|scale| scale * factor).collect()),
+        };
+        let scale = if augment.resize.is_some() { augment.scale } else { augment.scale.map(|scale| scale * factor) };
+        let step = if augment.resize.is_some() { augment.scale_step } else { augment.scale_step * factor };
+        let augment = TrainTransform {
+            resize: augment.resize.map(size),
+            scale,
+            scale_step: step,
+            crop: size(augment.crop),
+            ..augment.clone()
+        };
+        (augment, EvalConfig { resize: rest, scales, ..eval.clone() })
+    }
+
+    fn input(setting: &Setting<Self>, _set: &Set) -> Result<Shape> {
+        let crop = setting.augment.crop;
+        Ok(Shape::new(3, crop.height().into(), crop.width().into()))
+    }
+
+    fn eval_input(setting: &Setting<Self>, set: &Set) -> Result<Shape> {
+        let (h, w) = match setting.eval.resize {
+            Some(size) => (size.height(), size.width()),
+            None => {
+                let image = set.load(0)?.image;
+                (image.height(), image.width())
+            }
+        };
+        Ok(Shape::new(3, h.into(), w.into()))
+    }
+
+    fn build(model: &ModelConfig, vb: &VarBuilder, num_classes: usize) -> Result<Net> {
+        Ok(Net::Fixed(model.build(vb, num_classes as i64)?))
+    }
+
+    fn cost(net: &Net, input: Shape) -> Result<Cost> {
+        Ok(net.fixed().cost(input.size()))
+    }
+
+    fn fits(setting: &Setting<Self>, _net: &Net, num_classes: usize) -> Result<()> {
+        let weights = &setting.loss.class_weights;
+        ensure!(
+            weights.is_empty() || weights.len() == num_classes,
+            "loss.class_weights = {weights:?}: expected one positive number for each of the {num_classes} classes"
+        );
+        Ok(())
+    }
+
+    fn pretrain(
+        pretrain: &NoPretrain,
+        _experiment: &OneShotExperiment<Self>,
+        _dir: &RunDir,
+        _compute: Compute,
+    ) -> Result<HashMap<String, Tensor>> {
+        match *pretrain {}
+    }
+
+    fn place(batch: Batch, compute: Compute) -> Batch {
+        let images = batch.images.to_device(compute.device);
+        let images = if compute.device.is_cuda() { channels_last(&images) } else { images };
+        Batch { images, labels: batch.labels.to_device(compute.device), ..batch }
+    }
+
+    fn images(batch: &Batch) -> &Tensor {
+        &batch.images
+    }
+
+    fn loss(pass: Pass<Self>, loss: &LossConfig, batch: &Batch, mode: Mode) -> Result<Losses> {
+        let logits = pass.autocast(|| pass.net.forward(&batch.images, pass.mixture, mode));
+        let weights = (!loss.class_weights.is_empty()).then(|| {
+            let weights = Tensor::from_slice(&loss.class_weights).to_kind(Kind::Float);
+            weights.to_device(pass.compute.device)
+        });
+        Ok(cross_entropy(&logits, &batch.labels, weights.as_ref()).into())
+    }
+
+    fn score(pass: Pass<Self>, batch: &Batch, num_classes: usize, mode: Mode) -> Result<f64> {
+        let logits = tch::no_grad(|| pass.autocast(|| pass.net.forward(&batch.images, pass.mixture, mode)));
+        let mut matrix = ConfusionMatrix::new(num_classes);
+        matrix.add(&ids(&batch.labels)?, &ids(&logits.argmax(1, false))?);
+        Ok(matrix.scores().miou)
+    }
+
+    fn run(pass: Pass<Self>, images: &Tensor, mode: Mode) {
+        pass.autocast(|| _ = pass.net.forward(images, pass.mixture, mode));
+    }
+
+    fn run_once(pass: Pass<Self>, image: &Tensor) {
+        let logits = pass.autocast(|| pass.net.forward(image, pass.mixture, Mode::EVAL));
+        // Reading a value waits for the device.
+        logits.double_value(&[0, 0, 0, 0]);
+    }
+
+    fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<Scores> {
+        let net = |xs: &Tensor, mode| pass.net.forward(xs, pass.mixture, mode);
+        evaluate(&net, set, &transform(setting), &setting.eval, pass.compute, tick)
+    }
+
+    fn scores(validation: &Scores, _classes: &[String]) -> Scores {
+        validation.clone()
+    }
+
+    /// One sheet per image: photo, ground truth, then every network.
+    fn draw(dir: &RunDir, nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, count: usize) -> Result<()> {
+        let Some(first) = nets.first() else { return Ok(()) };
+        let step = (set.len() / count.max(1)).max(1);
+        for sample in eval_samples(set.clone(), transform(setting), first.compute.threads, 1) {
+            let sample = sample?;
+            if sample.index % step != 0 || sample.index / step >= count {
+                continue;
+            }
+            let photo = set.load(sample.index)?.image;
+            let truth = sample.label.map(|label| overlay(&photo, &label, set.classes()));
+            let (h, w) = sample.size;
+            let predictions = nets.iter().map(|pass| {
+                let net = |xs: &Tensor, mode| pass.net.forward(xs, pass.mixture, mode);
+                let ids = predict(&net, &sample.image, (h.into(), w.into()), &setting.eval, pass.compute);
+                overlay(&photo, &GrayImage::from_raw(w, h, ids).expect("one id per pixel"), set.classes())
+            });
+            let sheet: Vec<_> = [Some(photo.clone()), truth].into_iter().flatten().chain(predictions).collect();
+            write_png(&dir.path(&format!("pictures/{}.png", set.name(sample.index))), &side_by_side(&sheet))?;
+        }
+        Ok(())
+    }
+
+    /// Logits are means over pixels.
+    fn probe(net: &Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let net = net.fixed();
+        let (_, _, h, w) = images.size4().expect("images have four dimensions");
+        let mut features = net.backbone.features(&channels_last(images), mode);
+        let logits = net.head.forward(&features, (h, w), mode).mean_dim([2i64, 3].as_slice(), false, None::<Kind>);
+        (logits, features.pop().expect("a backbone has a last map"))
+    }
+
+    /// The class of an image is its most frequent one.
+    fn probe_batch(setting: &Setting<Self>, set: &Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)> {
+        let transform = EvalTransform { resize: Some(Size::new(side, side)), ..transform(setting) };
+        let (mut images, mut labels) = (Vec::new(), Vec::new());
+        for i in indices {
+            let sample = set.load(*i)?;
+            let mut counts = vec![0usize; set.classes().len()];
+            let pixels = sample.label.iter().flat_map(|label| label.as_raw());
+            pixels.for_each(|id| counts.get_mut(usize::from(*id)).into_iter().for_each(|count| *count += 1));
+            let most = (0..counts.len()).max_by_key(|class| (counts[*class], usize::MAX - class)).unwrap_or(0);
+            images.push(transform.apply(&sample.image));
+            labels.push(most as i64);
+        }
+        Ok((Tensor::cat(&images, 0), Tensor::from_slice(&labels)))
+    }
+}
+
+/// Reads one trained network: its experiment's model with the weights of a file.
+pub fn trained(model: &ModelConfig, num_classes: usize, weights: &Path, compute: Compute) -> Result<Net> {
+    // The store of the weights is shared by the tensors that the network holds.
+    Ok(nas_core::task::supervised::trained_network::<Segmentation>(model, num_classes, weights, compute)?.1)
+}
