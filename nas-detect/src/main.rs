@@ -78,7 +78,6 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(args),
         Command::Compare(args) => compare::run::<Detection>(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
-        Command::Report(args) => report::run(args, &commands::CURVES, "ap"),
         Command::Import(args) => import::run(args),
         Command::Report(args) => report::run::<Detection>(args),
         Command::Data(args) => commands::data::run(args),
