@@ -6,6 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use nas_classify::commands;
 use nas_classify::task::Classification;
 use nas_core::run::cli;
+use nas_core::task::commands::analyse::{self, AnalyseArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -48,6 +49,11 @@ enum Command {
     Report(ReportArgs),
     Export(commands::export::ExportArgs),
     Import(ImportArgs),
+    #[command(after_help = "Examples:
+  nas-classify analyse nasbench201.csv.gz --metric cifar10_test_200 --transfer cifar100_test_200 --html insight.html
+  nas-classify analyse nasbench201.csv.gz --metric cifar10_test_200 --where connected --transform ln-error
+  nas-classify analyse runs/nb201/trials.jsonl --metric cifar10_valid_200 --format json")]
+    Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     BenchStep(commands::bench_step::BenchStepArgs),
@@ -72,6 +78,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run::<Classification>(args),
         Command::Export(args) => commands::export::run(args),
         Command::Import(args) => import::run(args),
+        Command::Analyse(args) => analyse::run(args, &commands::analyse::ClassifySpaces),
         Command::Data(args) => commands::data::run(args),
         Command::Trial(args) => trial::run::<Classification>(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),

@@ -1,4 +1,4 @@
-//! Rank correlations and the few pieces of the normal distribution that searches need.
+//! Rank correlations, tests of two-by-two tables, and the few pieces of the normal distribution that searches need.
 
 use statrs::distribution::{Continuous, ContinuousCDF, Normal};
 
@@ -8,6 +8,17 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+}
+
+/// The middle value, or the mean of the two in the middle; NaN of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (sorted.len(), sorted.len() / 2) {
+        (0, _) => f64::NAN,
+        (n, middle) if n % 2 == 1 => sorted[middle],
+        (_, middle) => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
 }
 
 /// Kendall's tau-b of two equally long lists; NaN where one of them is constant.
@@ -46,7 +57,8 @@ pub fn regret(estimate: &[f64], truth: &[f64]) -> f64 {
     best(1, estimate).first().map_or(f64::NAN, |pick| top - truth[*pick])
 }
 
-fn best(k: usize, values: &[f64]) -> Vec<usize> {
+/// Places of the `k` largest values, the largest first; of equal ones the earlier comes first.
+pub fn best(k: usize, values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
     order.truncate(k);
@@ -65,6 +77,44 @@ pub fn ranks(values: &[f64]) -> Vec<f64> {
         start += tied.len();
     }
     ranks
+}
+
+/// Two-sided p-value of Fisher's exact test: the probability, rows and columns given, of the tables that are no more probable
+/// than `[[a, b], [c, d]]`.
+pub fn fisher_exact(a: u64, b: u64, c: u64, d: u64) -> f64 {
+    /// Tables are equally probable within this, relative to their probability: sums are rounded.
+    const TIE: f64 = 1e-7;
+    let (row, column, all) = (a + b, a + c, a + b + c + d);
+    let (low, high) = ((row + column).saturating_sub(all), row.min(column));
+    // From the mode outwards by the ratio of neighbours: no factorial overflows or loses digits.
+    let mode = (((row + 1) as f64 * (column + 1) as f64 / (all + 2) as f64) as u64).clamp(low, high);
+    let ratio =
+        |k: u64| ((row - k) as f64 * (column - k) as f64) / ((k + 1) as f64 * ((all + k + 1 - row) - column) as f64);
+    let mut weights = vec![0.0; (high - low + 1) as usize];
+    let place = |k: u64| (k - low) as usize;
+    weights[place(mode)] = 1.0;
+    (mode..high).for_each(|k| weights[place(k + 1)] = weights[place(k)] * ratio(k));
+    (low..mode).rev().for_each(|k| weights[place(k)] = weights[place(k + 1)] / ratio(k));
+    let observed = weights[place(a)] * (1.0 + TIE);
+    // Small ones first.
+    weights.sort_by(f64::total_cmp);
+    let total: f64 = weights.iter().sum();
+    weights.iter().filter(|weight| **weight <= observed).sum::<f64>() / total
+}
+
+/// Benjamini and Hochberg's adjusted p-values, in the order of `p`: rejecting all of at most `q` keeps the expected share of false
+/// discoveries at most `q`.
+pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
+    let n = p.len() as f64;
+    let mut order: Vec<usize> = (0..p.len()).collect();
+    order.sort_by(|a, b| p[*b].total_cmp(&p[*a]));
+    let mut adjusted = vec![0.0; p.len()];
+    let mut least = 1.0f64;
+    for (before, i) in order.into_iter().enumerate() {
+        least = least.min(p[i] * n / (n - before as f64));
+        adjusted[i] = least;
+    }
+    adjusted
 }
 
 /// Each value replaced by the normal quantile of its rank, which tames long tails and keeps the order.
@@ -89,6 +139,17 @@ pub fn expected_improvement(mean: f64, deviation: f64, best: f64) -> f64 {
 mod tests {
     use super::*;
 
+    const FISHER: [([u64; 4], f64); 7] = [
+        ([3, 1, 1, 3], 0.48571428571428565),
+        ([8, 2, 1, 5], 0.034965034965034975),
+        ([0, 5, 10, 3], 0.006535947712418302),
+        ([140, 16, 5000, 10469], 3.7869368151430337e-50),
+        ([40, 116, 3085, 12384], 0.08663562908119556),
+        ([1, 0, 0, 0], 1.0),
+        ([7, 3, 3, 7], 0.1788954079975752),
+    ];
+    const ADJUSTED: [f64; 7] = [0.035, 0.5833333333333334, 0.0525, 0.0525, 0.27999999999999997, 0.9, 0.007];
+
     #[test]
     fn rank_correlations_equal_scipys() {
         // tests/golden/stats/make.py: scipy.stats.kendalltau and spearmanr
@@ -97,6 +158,26 @@ mod tests {
         assert!((kendall_tau(&a, &b) - 0.566_138_517_072_297_9).abs() < 1e-12);
         assert!((spearman(&a, &b) - 0.672_739_628_022_143_7).abs() < 1e-12);
         assert!(kendall_tau(&[1.0, 1.0], &[1.0, 2.0]).is_nan());
+    }
+
+    #[test]
+    fn fishers_test_and_false_discovery_rates_equal_scipys() {
+        // tests/golden/stats/make.py: scipy.stats.fisher_exact and false_discovery_control
+        for ([a, b, c, d], expected) in FISHER {
+            let found = fisher_exact(a, b, c, d);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{a} {b} {c} {d}: {found}, scipy says {expected}");
+        }
+        let p = [0.01, 0.5, 0.03, 0.03, 0.2, 0.9, 0.001];
+        for (found, expected) in benjamini_hochberg(&p).into_iter().zip(ADJUSTED) {
+            assert!((found - expected).abs() < 1e-12, "{found} {expected}");
+        }
+        assert!(benjamini_hochberg(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_median_is_in_the_middle() {
+        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0, 3.0, 2.0])), (2.0, 2.5));
+        assert!(median(&[]).is_nan());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
+use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -59,6 +60,9 @@ Examples:
   nas-detect report runs/shapes")]
     Report(ReportArgs),
     Import(ImportArgs),
+    #[command(after_help = "Example:
+  nas-detect analyse runs/search/trials.jsonl --metric ap --html insight.html")]
+    Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
     Strategies(StrategiesArgs),
     /// Print a completion script for a shell
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run::<Detection>(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Import(args) => import::run(args),
+        Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Report(args) => report::run::<Detection>(args),
         Command::Data(args) => commands::data::run(args),
         Command::Strategies(args) => strategies::run(args),

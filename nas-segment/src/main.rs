@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
+use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -54,6 +55,9 @@ enum Command {
   nas-segment report runs/search")]
     Report(ReportArgs),
     Import(ImportArgs),
+    #[command(after_help = "Example:
+  nas-segment analyse runs/search/trials.jsonl --metric miou --html insight.html")]
+    Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
     Bench(commands::bench::BenchArgs),
     GpuCheck(commands::gpu_check::GpuCheckArgs),
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => report::run::<Segmentation>(args),
         Command::Import(args) => import::run(args),
+        Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),

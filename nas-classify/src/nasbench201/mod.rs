@@ -4,6 +4,7 @@ mod network;
 mod space;
 mod supernet;
 mod table;
+mod vocabulary;
 
 pub use network::{Network, NetworkConfig, Trunk};
 pub use space::{EDGES, NasBench201, OPS, ParseCellError};

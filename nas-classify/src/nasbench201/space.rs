@@ -12,6 +12,9 @@ pub const EDGES: [(usize, usize); 6] = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), 
 const NODES: usize = 4;
 const NONE: u16 = 0;
 
+/// Label of the first operator in a graph.
+pub(super) const FIRST_OP: u16 = 2;
+
 /// The space of 15,625 cells: one operator for each edge, in the order 0->1, 0->2, 1->2, 0->3, 1->3, 2->3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NasBench201;
@@ -97,7 +100,6 @@ impl ChoiceSpace for NasBench201 {
     /// influence on the network's function.
     fn graph(&self, arch: &Architecture) -> Option<Graph> {
         const OUTPUT: u16 = 1;
-        const FIRST_OP: u16 = 2;
         let present = |edge: usize| arch.choices()[edge] != NONE;
         let (mut reached, mut leads) = ([false; NODES], [false; NODES]);
         reached[0] = true;

@@ -1,5 +1,6 @@
 //! Commands that all tasks share.
 
+pub mod analyse;
 pub mod compare;
 pub mod cost;
 pub mod import;
