@@ -70,6 +70,13 @@ impl Tool {
         unreachable!("the loop has no end")
     }
 
+    /// Runs the tool and kills it by SIGKILL after a while, if it is still at work then.
+    pub fn kill_once(self, args: &[&str], after: Duration) {
+        let mut child = self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
+        sleep(after);
+        child.kill().and_then(|()| child.wait()).expect("the child is ours");
+    }
+
     /// Runs the tool, which must fail with exit code 1; returns its stderr.
     pub fn fail(self, args: &[&str]) -> String {
         let Output { status, stderr, .. } = self.command(args).output().expect("the tool runs");

@@ -1,0 +1,105 @@
+//! The experiment files of the repository, and what every search by trials must serve in every task.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use nas_classify::task::Classification;
+use nas_core::strategy::StrategyConfig;
+use nas_core::task::Task;
+use nas_core::task::experiment::{
+    CompareExperiment, Kind, OneShotExperiment, SearchExperiment, TrainExperiment, kind_at, load,
+};
+use nas_detect::task::Detection;
+use nas_segment::task::Segmentation;
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool, root};
+
+/// Reads a file as its kind says. Architectures that searches have found are replaced: their run folders are not here.
+fn read<T: Task>(path: &Path, model: &str) -> Result<()> {
+    let text = fs::read_to_string(path)?;
+    let found = text.contains("\"runs/") || text.contains("'runs/");
+    match kind_at(path, &[])? {
+        Kind::Train if found => load::<TrainExperiment<T>>(path, &[format!("model={model}")]).map(drop),
+        Kind::Train => load::<TrainExperiment<T>>(path, &[]).map(drop),
+        Kind::Compare if found => {
+            load::<CompareExperiment<T>>(path, &[format!("models=[{{name='x', model={model}}}]")]).map(drop)
+        }
+        Kind::Compare => load::<CompareExperiment<T>>(path, &[]).map(drop),
+        Kind::Search => load::<SearchExperiment<T>>(path, &[]).map(drop),
+        Kind::OneShot => load::<OneShotExperiment<T>>(path, &[]).map(drop),
+    }
+}
+
+#[test]
+fn the_committed_experiments_are_read() {
+    let mut read_files = 0;
+    for (task, reader, model) in [
+        ("classify", read::<Classification> as fn(&Path, &str) -> Result<()>, "{preset='resnet20'}"),
+        ("segment", read::<Segmentation>, "{preset='auto_deeplab_s'}"),
+        ("detect", read::<Detection>, "{preset='fcos_detnas_tiny'}"),
+    ] {
+        for entry in fs::read_dir(root().join("configs").join(task)).unwrap() {
+            let path = entry.unwrap().path();
+            reader(&path, model).unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
+            read_files += 1;
+        }
+    }
+    assert!(read_files >= 36, "{read_files} experiments");
+}
+
+#[test]
+fn a_file_of_another_kind_is_refused_with_both_kinds() {
+    let error = SEGMENT.fail(&["train", "--config", "configs/segment/camvid_compare.toml"]);
+    assert!(error.contains("kind = \"compare\"; this command takes kind = \"train\""), "{error}");
+}
+
+/// The sections of a search by trials that do not depend on the task.
+const TRIALS: &str = "kind = 'search'\nnum_trials = 6\n[evaluator]\nkind = 'command'\nmetrics = ['score', 'cost']\n\
+     command = ['sh', '-c', 'n=$(echo {arch} | cksum | cut -c1-4); echo \"{\\\"score\\\": 0.$n, \\\"cost\\\": $n}\"']\n\
+     [executor]\nkind = 'processes'\nworkers = 2\n";
+
+fn search_file(folder: &Path, strategy: &StrategyConfig, space: &str) -> PathBuf {
+    let info = strategy.info();
+    let budget = if info.multi_fidelity { ", min_epochs = 1, max_epochs = 3" } else { "" };
+    let second = if info.kind == "nsga2" { "[[objectives]]\nmetric = 'cost'\ngoal = 'minimize'\n" } else { "" };
+    let path = folder.join(format!("{}.toml", info.kind));
+    let text = format!(
+        "{TRIALS}[strategy]\nkind = '{}'{}\n[[objectives]]\nmetric = 'score'\n{second}[space]\n{space}\n",
+        info.kind,
+        budget.replace(", ", "\n"),
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// One experiment file serves the three tools, but for `[space]`: each strategy runs six trials with two workers and, killed and
+/// resumed, ends with the log of a search that was not.
+#[test]
+fn every_strategy_searches_in_every_task_and_survives_kills() {
+    let tools: [(Tool, &str); 3] = [
+        (CLASSIFY, "kind = 'nasbench201'"),
+        (SEGMENT, "kind = 'auto_deeplab'\nlayers = 3\nblocks = 1"),
+        (DETECT, "kind = 'bifpn'\nlevels = { min = 3, max = 5 }"),
+    ];
+    let temp = tempfile::tempdir().unwrap();
+    for strategy in StrategyConfig::all() {
+        let kind = strategy.info().kind;
+        for (i, (tool, space)) in tools.iter().enumerate() {
+            let folder = temp.path().join(i.to_string());
+            fs::create_dir_all(&folder).unwrap();
+            let config = search_file(&folder, &strategy, space);
+            let [straight, killed] = ["straight", "killed"].map(|name| folder.join(format!("{kind}_{name}")));
+            let args = |out: &Path| {
+                let args = ["search", "--config", config.to_str().unwrap(), "--resume", "--out", out.to_str().unwrap()];
+                args.map(String::from)
+            };
+            let run = |out: &Path| tool.succeed(&args(out).each_ref().map(String::as_str));
+            run(&straight);
+            tool.kill_once(&args(&killed).each_ref().map(String::as_str), std::time::Duration::from_millis(700));
+            run(&killed);
+            let log = |run: &Path| fs::read_to_string(run.join("trials.jsonl")).unwrap();
+            assert_eq!(log(&straight).lines().count(), 6, "{kind}");
+            assert_eq!(log(&straight), log(&killed), "{kind}");
+        }
+    }
+}
