@@ -96,7 +96,7 @@ impl TaskSpace<Detection> for SpaceConfig {
     ) -> Result<Net> {
         let Self::Detnas(config) = self else { bail!("space.kind: necks have no supernet") };
         let model = ModelConfig { backbone: BackboneConfig::Detnas(config.clone()), ..template(model)?.clone() };
-        Ok(Net::Shared(model.build_supernet(vb, num_classes as i64)?))
+        Ok(Net::Shared(Box::new(model.build_supernet(vb, num_classes as i64)?)))
     }
 
     fn inherits(&self) -> bool {

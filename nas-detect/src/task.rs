@@ -38,9 +38,9 @@ pub struct Detection;
 #[derive(Debug)]
 pub enum Net {
     /// One architecture.
-    Fixed(Detector),
+    Fixed(Box<Detector>),
     /// All of DetNAS' space.
-    Shared(SuperDetector),
+    Shared(Box<SuperDetector>),
 }
 
 impl Net {
@@ -221,7 +221,7 @@ impl Task for Detection {
     }
 
     fn build(model: &ModelConfig, vb: &VarBuilder, num_classes: usize) -> Result<Net> {
-        Ok(Net::Fixed(model.build(vb, num_classes as i64)?))
+        Ok(Net::Fixed(Box::new(model.build(vb, num_classes as i64)?)))
     }
 
     fn cost(net: &Net, input: Shape) -> Result<Cost> {

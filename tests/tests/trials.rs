@@ -270,10 +270,16 @@ fn within_bands(data_set: &str, strategy: &str, more: &[&str], bands: [(f64, f64
     }
 }
 
+/// Options of the command line.
+type Options = &'static [&'static str];
+
+/// Mean and deviation at 100, 200 and 500 evaluations.
+type Band = [(f64, f64); 3];
+
 /// What a strategy must show on the table, by its name.
 enum Evidence {
     /// Bands on CIFAR-10 and CIFAR-100, for every set of options.
-    Bands(Vec<(&'static [&'static str], [[(f64, f64); 3]; 2])>),
+    Bands(Vec<(Options, [Band; 2])>),
     /// More than random search by three standard errors of the difference, at 200 evaluations on this many seeds.
     BeatsRandom { seeds: u64 },
 }
