@@ -175,7 +175,9 @@ impl<'a, T: Task> Search<'a, T> {
             search_secs: summary.train_secs,
             run: dir.root().display().to_string(),
         };
-        write_atomic(&dir.path("architecture.txt"), format!("{result}\n").as_bytes())?;
+        let OneShotResult { architecture, notation, .. } = &result;
+        write_atomic(&dir.path("architecture.txt"), format!("{architecture}\n{notation}\n").as_bytes())?;
+        write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
         dir.finish(&result)?;
         Ok(result)
     }
