@@ -1,7 +1,6 @@
 //! What can be wrong with a data set. Every message names the file or the key.
 
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// One thing that is wrong with one file or folder.
@@ -53,6 +52,9 @@ pub enum DataError {
         /// What is possible.
         expected: &'static str,
     },
+    /// Two lists of classes are not the same.
+    #[error(transparent)]
+    Classes(#[from] crate::classes::ClassesDiffer),
     /// There are not enough samples for a single batch.
     #[error("{samples} training samples do not fill one batch of {batch_size}: lower the batch size or add images")]
     SmallerThanBatch {
@@ -83,13 +85,5 @@ pub enum DataError {
 impl DataError {
     pub(crate) fn write(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Write { path: path.to_owned(), source: source.into() }
-    }
-
-    pub(crate) fn unreadable(path: &Path, error: &io::Error, expected: impl Into<String>) -> Self {
-        let found = match error.kind() {
-            io::ErrorKind::NotFound => "missing".to_owned(),
-            _ => format!("unreadable ({error})"),
-        };
-        Problem::new(path, found, expected).into()
     }
 }

@@ -1,55 +1,147 @@
-//! Reading of folders, images and label files, with errors that name the file.
+//! Reading of folders and files, with errors that name the file. Only regular files are opened, and none is read beyond its limit.
 
-use std::fs;
-use std::io::Cursor;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use image::{GrayImage, RgbImage};
-use png::{BitDepth, ColorType, Transformations};
 
 use crate::error::{DataError, Problem};
 
-/// Entries of a folder in the order of their names.
+/// Largest list, table of names or annotation of one image.
+pub const MAX_TEXT_BYTES: u64 = 64 << 20;
+
+/// Endings of image files, in any case.
+pub const IMAGE_EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+
+/// Entries of a folder in the order of their names, without those that are hidden or that an operating system leaves behind.
 pub fn list(folder: &Path, expected: &str) -> Result<Vec<PathBuf>, DataError> {
-    let unreadable = |error| DataError::unreadable(folder, &error, expected);
-    let entries = fs::read_dir(folder).map_err(unreadable)?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    let problem = |error| unreadable(folder, &error, expected);
+    let entries = fs::read_dir(folder).map_err(problem)?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(problem)?;
+    paths.retain(|path| !is_of_the_system(path));
     paths.sort();
     Ok(paths)
 }
 
-/// A text file.
-pub fn read_text(path: &Path, expected: &str) -> Result<String, DataError> {
-    fs::read_to_string(path).map_err(|error| DataError::unreadable(path, &error, expected))
+/// Whether a file or folder was put there by a system, such as `.DS_Store`, `._a.png`, `.ipynb_checkpoints` or `Thumbs.db`.
+pub fn is_of_the_system(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
+    name.starts_with('.') || matches!(&*name, "thumbs.db" | "ehthumbs.db" | "desktop.ini" | "__macosx")
 }
 
-/// An RGB image from a PNG or JPEG file. Grey images become RGB; an alpha channel is dropped.
-pub fn read_image(path: &Path) -> Result<RgbImage, DataError> {
-    const EXPECTED: &str = "a PNG or JPEG image";
-    let bytes = fs::read(path).map_err(|error| DataError::unreadable(path, &error, EXPECTED))?;
-    if bytes.starts_with(&[0xff, 0xd8]) && is_cut(&bytes) {
-        return Err(Problem::new(path, "a JPEG that ends in the middle", EXPECTED).into());
-    }
-    match image::load_from_memory(&bytes) {
-        Ok(image) => Ok(image.into_rgb8()),
-        Err(error) => Err(Problem::new(path, format!("cannot be decoded ({error})"), EXPECTED).into()),
-    }
+/// Whether a file's name ends in one of `extensions` (lower case), in any case.
+pub fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    extensions.contains(&&*extension)
 }
 
-/// Whether a JPEG ends before its end marker. The decoder would fill the rest of the image with grey.
-fn is_cut(jpeg: &[u8]) -> bool {
-    let mut at = 2;
-    while let Some(&[first, marker]) = jpeg.get(at..at + 2) {
-        let in_scan = first != 0xff || matches!(marker, 0x00 | 0xd0..=0xd7 | 0xff);
-        if !in_scan && marker == 0xd9 {
-            return false;
+/// Opens a regular file for reading; a device, pipe or socket, which may have no end, is an error and is not waited for.
+///
+/// # Errors
+/// Also if there is no such file or it may not be read.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    let found = match () {
+        () if kind.is_file() => return Ok(file),
+        () if kind.is_dir() => "a folder",
+        () if kind.is_fifo() => "a pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{found} is no file")))
+}
+
+/// The bytes of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// If it is missing, cannot be read, is no regular file or larger.
+pub fn read_bytes(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let length = file.metadata()?.len();
+    let too_large =
+        |length: u64| io::Error::new(io::ErrorKind::FileTooLarge, format!("{length} bytes, at most {limit} are taken"));
+    if length > limit {
+        return Err(too_large(length));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// A UTF-8 text file without byte-order mark.
+///
+/// # Errors
+/// As [`read_bytes`], and if it is no UTF-8.
+pub fn read_utf8(path: &Path, limit: u64) -> io::Result<String> {
+    let invalid = |found: String| io::Error::new(io::ErrorKind::InvalidData, found);
+    let bytes = without_mark(read_bytes(path, limit)?).map_err(invalid)?;
+    String::from_utf8(bytes).map_err(|error| invalid(format!("byte {} is no UTF-8", error.utf8_error().valid_up_to())))
+}
+
+/// Takes the byte-order mark off; `Err` tells of UTF-16.
+pub(crate) fn without_mark(mut bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    match &*bytes {
+        [0xef, 0xbb, 0xbf, ..] => {
+            bytes.drain(..3);
+            Ok(bytes)
         }
-        at += match jpeg.get(at + 2..at + 4) {
-            Some(&[high, low]) if !in_scan => 2 + usize::from(u16::from_be_bytes([high, low])),
-            _ => 1,
-        };
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Err("UTF-16 found, UTF-8 expected".into()),
+        _ => Ok(bytes),
     }
-    true
+}
+
+/// Why a file cannot be read, as a problem with it.
+pub(crate) fn unreadable(path: &Path, error: &io::Error, expected: &str) -> Problem {
+    let found = match error.kind() {
+        io::ErrorKind::NotFound => "missing".to_owned(),
+        _ => format!("unreadable ({error})"),
+    };
+    Problem::new(path, found, expected)
+}
+
+/// A text file of a data set.
+pub(crate) fn read_text(path: &Path, expected: &str) -> Result<String, DataError> {
+    read_utf8(path, MAX_TEXT_BYTES).map_err(|error| unreadable(path, &error, expected).into())
+}
+
+/// A binary file of a data set, of at most `limit` bytes.
+pub(crate) fn read_data(path: &Path, limit: u64, expected: &str) -> Result<Vec<u8>, DataError> {
+    read_bytes(path, limit).map_err(|error| unreadable(path, &error, expected).into())
+}
+
+/// Files of some folders by stem, whatever the case of their endings. A folder is read when it is first asked about.
+pub(crate) struct Stems {
+    extensions: &'static [&'static str],
+    folders: HashMap<PathBuf, HashMap<String, Vec<PathBuf>>>,
+}
+
+impl Stems {
+    /// Looks for files with these endings.
+    pub fn new(extensions: &'static [&'static str]) -> Self {
+        Self { extensions, folders: HashMap::new() }
+    }
+
+    /// The files `stem` with any of the endings, in the order of their names; the ending is no part of `stem`.
+    pub fn find(&mut self, stem: &Path) -> &[PathBuf] {
+        let folder = stem.parent().unwrap_or(Path::new("")).to_owned();
+        let files = self.folders.entry(folder).or_insert_with_key(|folder| {
+            let mut files: HashMap<String, Vec<PathBuf>> = HashMap::new();
+            // A folder that cannot be read has no files; what is missing is told of each file.
+            for path in list(folder, "").unwrap_or_default() {
+                if has_extension(&path, self.extensions) {
+                    files
+                        .entry(path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+                        .or_default()
+                        .push(path);
+                }
+            }
+            files
+        });
+        let name = stem.file_name().unwrap_or_default().to_string_lossy();
+        files.get(&*name).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The image files among `paths`: files as they are, and what folders hold of PNG and JPEG files.
@@ -60,11 +152,8 @@ pub fn image_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
             files.push(path.clone());
             continue;
         }
-        let is_image = |file: &PathBuf| {
-            let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-            ["png", "jpg", "jpeg"].contains(&&*extension)
-        };
         let before = files.len();
+        let is_image = |file: &PathBuf| has_extension(file, &IMAGE_EXTENSIONS);
         files.extend(list(path, "a folder of images")?.into_iter().filter(is_image));
         if files.len() == before {
             return Err(Problem::new(path, "no image", "PNG or JPEG files").into());
@@ -73,95 +162,46 @@ pub fn image_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-/// Raw pixel values of a one-channel PNG file: grey levels, or palette indices as annotation tools write them. Values
-/// are not scaled, whatever the bit depth (1 to 8).
-pub fn read_label(path: &Path, expected: &str) -> Result<GrayImage, DataError> {
-    let bytes = fs::read(path).map_err(|error| DataError::unreadable(path, &error, expected))?;
-    decode_label(&bytes).map_err(|found| Problem::new(path, found, expected).into())
-}
-
-fn decode_label(bytes: &[u8]) -> Result<GrayImage, String> {
-    let undecodable = |error| format!("cannot be decoded ({error})");
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    decoder.set_transformations(Transformations::IDENTITY);
-    let mut reader = decoder.read_info().map_err(undecodable)?;
-    let (color, depth) = reader.output_color_type();
-    if !matches!(color, ColorType::Grayscale | ColorType::Indexed) || depth == BitDepth::Sixteen {
-        return Err(format!("a PNG of {}-bit {color:?} pixels", depth as u8));
-    }
-    let mut packed = vec![0; reader.output_buffer_size().ok_or("an image too large for memory")?];
-    let frame = reader.next_frame(&mut packed).map_err(undecodable)?;
-    let pixels = if depth == BitDepth::Eight {
-        packed.truncate(frame.buffer_size());
-        packed
-    } else {
-        let rows = packed.chunks_exact(frame.line_size).take(frame.height as usize);
-        rows.flat_map(|row| unpack(row, depth as usize).take(frame.width as usize)).collect()
-    };
-    Ok(GrayImage::from_raw(frame.width, frame.height, pixels).expect("one value per pixel"))
-}
-
-/// The values of a row in which each takes `bits` bits, the leftmost pixel in the highest bits.
-fn unpack(row: &[u8], bits: usize) -> impl Iterator<Item = u8> {
-    let mask = u8::MAX >> (8 - bits);
-    row.iter().flat_map(move |byte| (0..8 / bits).rev().map(move |slot| (byte >> (slot * bits)) & mask))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn encode(color: ColorType, depth: BitDepth, width: u32, rows: &[u8], height: u32) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, width, height);
-        encoder.set_color(color);
-        encoder.set_depth(depth);
-        if color == ColorType::Indexed {
-            encoder.set_palette([10, 20, 30].repeat(1 << depth as usize));
-        }
-        encoder.write_header().unwrap().write_image_data(rows).unwrap();
-        bytes
-    }
-
     #[test]
-    fn a_jpeg_without_its_end_is_refused() {
+    fn marks_are_no_text_and_utf_16_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.jpg");
-        let noise = RgbImage::from_fn(64, 64, |x, y| image::Rgb([(x * y) as u8, (x * 7) as u8, (y * 5) as u8]));
-        noise.save(&path).unwrap();
-        let whole = fs::read(&path).unwrap();
-        assert_eq!(read_image(&path).unwrap().dimensions(), (64, 64));
-        let trailer = [&*whole, b"\xff\xda and more"].concat();
-        fs::write(&path, trailer).unwrap();
-        assert!(read_image(&path).is_ok(), "what comes after the end does not matter");
-        for length in [3, whole.len() / 2, whole.len() - 2] {
-            fs::write(&path, &whole[..length]).unwrap();
-            let error = read_image(&path).unwrap_err().to_string();
-            assert!(error.contains("a.jpg: a JPEG that ends in the middle"), "{error}");
+        let path = dir.path().join("classes.txt");
+        fs::write(&path, b"\xef\xbb\xbfsky\r\n").unwrap();
+        assert_eq!(read_text(&path, "names").unwrap(), "sky\r\n");
+        fs::write(&path, b"\xff\xfes\0k\0").unwrap();
+        assert!(read_text(&path, "names").unwrap_err().to_string().contains("UTF-16 found, UTF-8 expected"));
+        fs::write(&path, b"sk\xe4").unwrap();
+        assert!(read_text(&path, "names").unwrap_err().to_string().contains("byte 2 is no UTF-8"));
+    }
+
+    #[test]
+    fn devices_pipes_folders_and_large_files_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let name = std::ffi::CString::new(pipe.to_str().unwrap()).unwrap();
+        // SAFETY: the name ends in a zero byte.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        for (path, found) in [("/dev/zero".as_ref(), "a device"), (&*pipe, "a pipe"), (dir.path(), "a folder")] {
+            let error = read_bytes(path, 10).unwrap_err().to_string();
+            assert!(error.contains(found), "{error}");
         }
+        let path = dir.path().join("x");
+        fs::write(&path, [0; 11]).unwrap();
+        assert!(read_bytes(&path, 10).unwrap_err().to_string().contains("11 bytes, at most 10"));
+        assert_eq!(read_bytes(&path, 11).unwrap().len(), 11);
     }
 
     #[test]
-    fn palette_masks_of_every_depth_give_their_indices() {
-        let four = encode(ColorType::Indexed, BitDepth::Four, 3, &[0x1f, 0x20, 0x34, 0x50], 2);
-        assert_eq!(decode_label(&four).unwrap().as_raw(), &[1, 15, 2, 3, 4, 5]);
-        let two = encode(ColorType::Indexed, BitDepth::Two, 5, &[0b00_01_10_11, 0b10_00_00_00], 1);
-        assert_eq!(decode_label(&two).unwrap().as_raw(), &[0, 1, 2, 3, 2]);
-        let eight = encode(ColorType::Indexed, BitDepth::Eight, 2, &[7, 255], 1);
-        assert_eq!(decode_label(&eight).unwrap().as_raw(), &[7, 255]);
-    }
-
-    #[test]
-    fn grey_masks_of_one_bit_are_not_stretched_to_255() {
-        let mask = encode(ColorType::Grayscale, BitDepth::One, 4, &[0b0110_0000], 1);
-        assert_eq!(decode_label(&mask).unwrap().as_raw(), &[0, 1, 1, 0]);
-    }
-
-    #[test]
-    fn colour_and_16_bit_masks_are_refused() {
-        let rgb = encode(ColorType::Rgb, BitDepth::Eight, 1, &[1, 2, 3], 1);
-        assert_eq!(decode_label(&rgb).unwrap_err(), "a PNG of 8-bit Rgb pixels");
-        let deep = encode(ColorType::Grayscale, BitDepth::Sixteen, 1, &[0, 3], 1);
-        assert_eq!(decode_label(&deep).unwrap_err(), "a PNG of 16-bit Grayscale pixels");
+    fn what_systems_leave_in_folders_is_not_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [".DS_Store", "Thumbs.db", "._a.png", "desktop.ini", "a.png"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        fs::create_dir(dir.path().join(".ipynb_checkpoints")).unwrap();
+        assert_eq!(list(dir.path(), "a folder").unwrap(), [dir.path().join("a.png")]);
     }
 }

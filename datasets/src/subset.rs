@@ -1,12 +1,13 @@
 //! A part of a data set of any kind.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use image::RgbImage;
 
 use crate::classify::ClassifyDataset;
-use crate::det::{DetClasses, DetDataset, DetSample};
+use crate::det::{CocoId, DetClasses, DetDataset, DetSample};
 use crate::error::{DataError, Problem};
 use crate::seg::{Classes, Sample, SegDataset};
 
@@ -44,6 +45,14 @@ impl SegDataset for Subset<dyn SegDataset> {
     fn has_labels(&self) -> bool {
         self.of.has_labels()
     }
+
+    fn warnings(&self) -> &[String] {
+        self.of.warnings()
+    }
+
+    fn image_path(&self, i: usize) -> Option<&Path> {
+        self.of.image_path(self.indices[i])
+    }
 }
 
 impl ClassifyDataset for Subset<dyn ClassifyDataset> {
@@ -70,6 +79,14 @@ impl ClassifyDataset for Subset<dyn ClassifyDataset> {
     fn orphans(&self) -> &[Problem] {
         self.of.orphans()
     }
+
+    fn warnings(&self) -> &[String] {
+        self.of.warnings()
+    }
+
+    fn image_path(&self, i: usize) -> Option<&Path> {
+        self.of.image_path(self.indices[i])
+    }
 }
 
 impl DetDataset for Subset<dyn DetDataset> {
@@ -81,7 +98,7 @@ impl DetDataset for Subset<dyn DetDataset> {
         self.of.name(self.indices[i])
     }
 
-    fn image_id(&self, i: usize) -> i64 {
+    fn image_id(&self, i: usize) -> CocoId {
         self.of.image_id(self.indices[i])
     }
 
@@ -91,5 +108,13 @@ impl DetDataset for Subset<dyn DetDataset> {
 
     fn classes(&self) -> &DetClasses {
         self.of.classes()
+    }
+
+    fn warnings(&self) -> &[String] {
+        self.of.warnings()
+    }
+
+    fn image_path(&self, i: usize) -> Option<&Path> {
+        self.of.image_path(self.indices[i])
     }
 }

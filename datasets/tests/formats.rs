@@ -264,8 +264,14 @@ mod folder {
         assert_eq!(names(&*train), ["one", "deep/two", "three"]);
         let problems = check(&*train);
         assert!(problems.len() == 1 && problems[0].path.ends_with("images/three.png"), "{problems:?}");
-        let twice = refusal(&DataConfig::Folder { root: dir.path().into() }, Split::Val);
-        assert!(twice.contains("val.txt: one twice"), "{twice}");
+        let val = open(dir.path(), Split::Val);
+        assert_eq!((names(&*val), val.warnings().len()), (vec!["one"], 1));
+        assert!(val.warnings()[0].starts_with("1 samples are listed a second time"), "{:?}", val.warnings());
+        for name in ["/etc/passwd", "../one", "a/../../one"] {
+            write_text(&dir.path().join("val.txt"), name);
+            let refused = refusal(&DataConfig::Folder { root: dir.path().into() }, Split::Val);
+            assert!(refused.contains("val.txt: line 1: the name") && refused.contains(name), "{refused}");
+        }
     }
 
     #[test]

@@ -68,7 +68,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = cli::parse::<Cli>().command;
     cli::run(move || match &command {
         Command::Search(args) => search::run::<Classification>(args),
         Command::Train(args) => train::run::<Classification>(args),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use nas_datasets::DataError;
+use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -111,18 +111,6 @@ impl ConfusionMatrix {
             image::Rgb([fade(1.0), fade(0.7), fade(0.3)])
         })
     }
-
-    /// Refuses a data set of other classes than the network's.
-    pub fn matches(&self, names: &[String]) -> Result<(), DataError> {
-        match names.len() == self.num_classes {
-            true => Ok(()),
-            false => Err(DataError::Setting {
-                key: "data",
-                found: format!("{} classes", names.len()),
-                expected: "the number of classes of the network",
-            }),
-        }
-    }
 }
 
 impl fmt::Display for Scores {
@@ -130,8 +118,10 @@ impl fmt::Display for Scores {
         let percent = |value: f64| format!("{:.2} %", 100.0 * value);
         write!(f, "top-1 {}, top-5 {}, {} images", percent(self.top1), percent(self.top5), self.images)?;
         const SHOWN: usize = 20;
-        let width = self.classes.iter().map(|class| class.name.chars().count()).max().unwrap_or(0);
+        let names = self.classes.iter().map(|class| words::name(&class.name));
+        let width = names.map(|name| name.chars().count()).max().unwrap_or(0);
         for ClassScore { name, acc, images } in self.classes.iter().take(SHOWN) {
+            let name = words::name(name);
             write!(f, "\n  {name:width$} {:>8} of {images}", acc.map_or("-".into(), percent))?;
         }
         match self.classes.len().saturating_sub(SHOWN) {

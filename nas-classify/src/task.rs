@@ -192,6 +192,10 @@ impl Task for Classification {
         check(&**set)
     }
 
+    fn warnings(set: &Set) -> Vec<String> {
+        set.warnings().to_vec()
+    }
+
     fn loader(
         setting: &Setting<Self>,
         set: &Set,

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use nas_datasets::rng;
+use anyhow::{Context, Result, bail, ensure};
+use nas_datasets::{open_regular, rng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
@@ -17,7 +17,7 @@ use tch::{Kind, Tensor};
 use crate::optim::Named;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
-use crate::run::run_dir::{JsonLines, RunDir, pretty, write_atomic, write_atomic_with};
+use crate::run::run_dir::{JsonLines, RunDir, pretty, read_text, write_atomic, write_atomic_with};
 
 /// Named numbers, in the order they are printed.
 pub type Metrics = Map<String, Value>;
@@ -74,6 +74,11 @@ pub trait Job {
     /// measure it.
     fn best_metric(&self) -> &'static str;
 
+    /// Names of the classes that the model's outputs stand for, in their order; none where outputs are no classes.
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Weights and statistics: what is saved to use the model.
     fn model(&self) -> Vec<Named>;
 
@@ -104,6 +109,7 @@ impl LoopConfig {
 
 /// Everything of the loop itself that a checkpoint holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct LoopState {
     epoch: usize,
     step: usize,
@@ -112,6 +118,28 @@ struct LoopState {
     best: Option<f64>,
     train_secs: f64,
     images: usize,
+}
+
+impl LoopState {
+    /// Says what is outside the job: the numbers come from a file.
+    fn check(&self, config: LoopConfig, steps: usize) -> Result<()> {
+        let Self { epoch, step, loss_sum, train_secs, .. } = *self;
+        ensure!(epoch <= config.epochs, "epoch {epoch} found, expected at most {}", config.epochs);
+        ensure!(step <= steps, "step {step} found, expected at most {steps}");
+        ensure!(
+            loss_sum.is_finite() && train_secs.is_finite(),
+            "loss {loss_sum} and {train_secs} s found, expected numbers"
+        );
+        Ok(())
+    }
+}
+
+/// The readable part of a checkpoint.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    r#loop: LoopState,
+    job: Value,
 }
 
 /// What the loop did, over all processes that worked on the run.
@@ -130,7 +158,12 @@ const LAST: &str = "checkpoints/last.safetensors";
 
 /// Runs `job` to its end in `dir`, from the last checkpoint where there is one.
 pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> Result<Summary> {
+    let classes = job.classes();
+    if !classes.is_empty() {
+        dir.record_classes(&classes)?;
+    }
     let mut state = load(job, &dir.path(LAST))?.unwrap_or_default();
+    state.check(config, job.steps_per_epoch()).with_context(|| format!("{}: {STATE}", dir.path(LAST).display()))?;
     let mut lines = JsonLines::open(dir.path("metrics.jsonl"), state.metrics_bytes)?;
     let steps = job.steps_per_epoch();
     let total_steps = config.epochs * steps;
@@ -166,11 +199,11 @@ fn train_epoch(
         let Step { loss, images } = job.step(at)?;
         if !loss.is_finite() {
             bail!(
-                "the loss is {loss} at epoch {}, step {}; {} holds the last good state. A lower learning rate, a \
-                 warm-up or gradient clipping usually cures this",
+                "the loss is {loss} at epoch {}, step {}; {}. A lower learning rate, a warm-up or gradient clipping usually \
+                 cures this",
                 at.epoch + 1,
                 at.step,
-                dir.path(LAST).display()
+                last_good(dir)
             );
         }
         state.step += 1;
@@ -191,6 +224,15 @@ fn train_epoch(
     Ok(())
 }
 
+/// Where the last good state is.
+fn last_good(dir: &RunDir) -> String {
+    let path = dir.path(LAST);
+    match path.exists() {
+        true => format!("{} holds the last good state", path.display()),
+        false => "no state was saved yet".into(),
+    }
+}
+
 fn finish_epoch(
     job: &mut dyn Job,
     dir: &RunDir,
@@ -198,6 +240,9 @@ fn finish_epoch(
     state: &mut LoopState,
     lines: &mut JsonLines,
 ) -> Result<Metrics> {
+    require_finite(&job.model())
+        .and_then(|()| require_finite(&job.extra_state().0))
+        .with_context(|| format!("after epoch {}; {}", state.epoch + 1, last_good(dir)))?;
     let mut metrics = Metrics::new();
     metrics.insert("epoch".into(), json!(state.epoch + 1));
     metrics.insert("loss".into(), json!(state.loss_sum / state.step as f64));
@@ -229,15 +274,16 @@ fn load(job: &mut dyn Job, path: &Path) -> Result<Option<LoopState>> {
     }
     let mut tensors = read_tensors(path)?;
     let json = tensors.remove(STATE).with_context(|| format!("{}: not a checkpoint of a run", path.display()))?;
-    let bytes = Vec::<u8>::try_from(&json)?;
-    let mut json: Value = serde_json::from_slice(&bytes).with_context(|| format!("{}: {STATE}", path.display()))?;
-    let extra = json["job"].take();
+    let bytes = Vec::<u8>::try_from(&json).with_context(|| format!("{}: {STATE} is no text", path.display()))?;
+    let mut json = serde_json::Deserializer::from_slice(&bytes);
+    let State { r#loop, job: extra } =
+        serde_path_to_error::deserialize(&mut json).with_context(|| format!("{}: {STATE}", path.display()))?;
     job.load_state(tensors, extra).with_context(|| format!("{}: cannot resume from it", path.display()))?;
-    Ok(Some(serde_json::from_value(json["loop"].take())?))
+    Ok(Some(r#loop))
 }
 
 fn last_metrics(path: &Path) -> Result<Metrics> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = read_text(path)?;
     let last = text.lines().last().map(serde_json::from_str).transpose();
     Ok(last.with_context(|| format!("{}: the last line is no JSON object", path.display()))?.unwrap_or_default())
 }
@@ -252,6 +298,7 @@ pub fn write_tensors(path: &Path, mut tensors: Vec<Named>) -> Result<()> {
 
 /// Reads a safetensors file; a file that is none is an error that names it.
 pub fn read_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    open_regular(path).with_context(|| format!("{}: cannot read", path.display()))?;
     let tensors = Tensor::read_safetensors(path);
     Ok(tensors.with_context(|| format!("{}: cannot read it as safetensors", path.display()))?.into_iter().collect())
 }
@@ -264,6 +311,23 @@ pub fn copy_into(variables: &[Named], saved: &HashMap<String, Tensor>) -> Result
             bail!("tensor {name} has shape {:?}, expected {:?}", source.size(), variable.size());
         }
         tch::no_grad(|| variable.shallow_clone().copy_(source));
+    }
+    Ok(())
+}
+
+/// Copies the weights of a file into all variables of a network; another network's, and numbers that are none, are errors.
+pub fn load_weights(path: &Path, vs: &tch::nn::VarStore) -> Result<()> {
+    let saved = read_tensors(path)?;
+    let variables = all_variables(vs);
+    copy_into(&variables, &saved).with_context(|| format!("{}: other network", path.display()))?;
+    require_finite(&variables).with_context(|| path.display().to_string())
+}
+
+/// An error that names the first tensor with NaN or infinite numbers.
+pub fn require_finite(tensors: &[Named]) -> Result<()> {
+    for (name, tensor) in tensors.iter().filter(|(_, tensor)| tensor.is_floating_point()) {
+        let all = tch::no_grad(|| tensor.isfinite().all().int64_value(&[]) == 1);
+        ensure!(all, "tensor {name} holds numbers that are NaN or infinite");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use nas_core::run::cli::Compute;
 use nas_core::task::experiment::LoaderSection;
 use nas_datasets::LoaderConfig;
 use nas_datasets::det::coco_json::CocoResult;
-use nas_datasets::det::{DetDataset, DetEvalBatch, DetEvalSample, DetTransform, Object, det_eval_batches};
+use nas_datasets::det::{CocoId, DetDataset, DetEvalBatch, DetEvalSample, DetTransform, Object, det_eval_batches};
 use tch::Tensor;
 
 use crate::eval::files::{Category, EvalFiles};
@@ -83,7 +83,7 @@ pub fn evaluate(
     mut each: impl FnMut(&DetEvalSample, &[Found]) -> Result<()>,
 ) -> Result<EvalFiles> {
     let classes = dataset.classes();
-    let category = |(id, name): (&i64, &String)| Category { id: *id, name: name.clone() };
+    let category = |(id, name): (&CocoId, &String)| Category { id: id.clone(), name: name.clone() };
     let mut files = EvalFiles {
         images: (0..dataset.len()).map(|i| dataset.image_id(i)).collect(),
         categories: classes.ids().iter().zip(classes.names()).map(category).collect(),
@@ -116,8 +116,8 @@ fn truth(image: usize, object: &Object) -> Truth {
 /// Detections as COCO's results file has them.
 pub fn results(files: &EvalFiles) -> Vec<CocoResult> {
     let result = |found: &Detection| CocoResult {
-        image_id: files.images[found.image],
-        category_id: files.categories[found.class].id,
+        image_id: files.images[found.image].clone(),
+        category_id: files.categories[found.class].id.clone(),
         bbox: found.bbox,
         score: found.score,
     };

@@ -73,7 +73,7 @@ Examples:
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = cli::parse::<Cli>().command;
     cli::run(move || match &command {
         Command::Search(args) => search::run::<Detection>(args),
         Command::Trial(args) => trial::run::<Detection>(args),

@@ -1,9 +1,9 @@
 //! Predictions of a network and their score on a labelled set.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use nas_core::nn::{Mode, channels_last, resize_bilinear};
 use nas_core::run::cli::Compute;
-use nas_datasets::{EvalTransform, SegDataset, eval_samples};
+use nas_datasets::{EvalTransform, IGNORE, SegDataset, eval_samples};
 use std::sync::Arc;
 use tch::{Kind, Tensor, no_grad};
 
@@ -34,6 +34,10 @@ pub fn evaluate(
         matrix.add(label.as_raw(), &predicted);
         tick();
     }
+    ensure!(
+        matrix.labelled_pixels() > 0,
+        "no pixel of the split has a label that counts (all are {IGNORE}, ignored); there is no score"
+    );
     Ok(Scores { classes: dataset.classes().names.clone(), ..matrix.scores() })
 }
 

@@ -70,7 +70,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = cli::parse::<Cli>().command;
     cli::run(move || match &command {
         Command::Search(args) => search::run::<Segmentation>(args),
         Command::Trial(args) => trial::run::<Segmentation>(args),

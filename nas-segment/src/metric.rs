@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 
 /// Pixel counts by (ground truth, prediction).
@@ -63,6 +64,11 @@ impl ConfusionMatrix {
     pub fn stray_id(&self) -> Option<u8> {
         let outside = self.num_classes as u8..=u8::MAX;
         outside.filter(|id| self.ignored != Some(*id)).find(|id| self.labelled(*id) > 0)
+    }
+
+    /// Pixels that count.
+    pub fn labelled_pixels(&self) -> u64 {
+        (0..self.num_classes as u8).filter(|class| self.ignored != Some(*class)).map(|class| self.labelled(class)).sum()
     }
 
     /// Pixels of class `gt`, whatever was predicted there.
@@ -138,7 +144,7 @@ impl fmt::Display for Scores {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         for (class, iou) in self.iou.iter().enumerate() {
             let number = class.to_string();
-            let name = self.classes.get(class).unwrap_or(&number);
+            let name = words::name(self.classes.get(class).unwrap_or(&number));
             match iou {
                 Some(iou) => writeln!(f, "{name:<14} IoU {:6.2} %", 100.0 * iou)?,
                 None => writeln!(f, "{name:<14} absent")?,

@@ -184,6 +184,10 @@ impl Task for Segmentation {
         check(&**set)
     }
 
+    fn warnings(set: &Set) -> Vec<String> {
+        set.warnings().to_vec()
+    }
+
     fn loader(
         setting: &Setting<Self>,
         set: &Set,

@@ -36,6 +36,16 @@ impl Tool {
         profile_dir.join(self.0)
     }
 
+    /// Runs a line of a shell in `folder`, in which the tool is called by its name.
+    pub fn shell(self, folder: &Path, line: &str) -> Output {
+        let tools = self.path();
+        let tools = tools.parent().expect("a binary lies in a folder").display().to_string();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("bash");
+        command.args(["-c", line]).current_dir(folder).env("PATH", format!("{tools}:{path}")).env("REPO", root());
+        command.env_remove("LD_LIBRARY_PATH").output().expect("bash runs")
+    }
+
     /// A command, run in the workspace's folder.
     pub fn command(self, args: &[&str]) -> Command {
         let mut command = Command::new(self.path());

@@ -134,7 +134,7 @@ fn trials_that_go_wrong_are_records_and_the_search_goes_on() {
     let expected = [
         "0.5",
         "exit status: 3",
-        "expected a JSON object",
+        "valid: \"no number\" found, expected a number",
         "longer than 20 s",
         "signal: 9",
         "300 MiB",

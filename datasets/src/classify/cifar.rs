@@ -1,13 +1,15 @@
 //! CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their official binary layout (<https://www.cs.toronto.edu/~kriz/cifar.html>):
 //! a record is one label (CIFAR-100: coarse and fine) and 3 x 32 x 32 bytes, planes of red, green and blue.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{ClassifyDataset, InMemory};
 use crate::error::{DataError, Problem};
 use crate::files;
 use crate::split::Split;
+
+/// Largest batch file; the official ones have 30 MB (CIFAR-100: 154 MB).
+const MAX_BYTES: u64 = 1 << 30;
 
 const SIDE: u32 = 32;
 const PLANE: usize = (SIDE * SIDE) as usize;
@@ -67,7 +69,7 @@ fn read(layout: &Layout, folder: &Path, paths: &[PathBuf]) -> Result<InMemory, D
 fn append(layout: &Layout, path: &Path, set: &mut InMemory) -> Result<(), DataError> {
     let record = layout.label_bytes + 3 * PLANE;
     let expected = format!("records of {record} bytes");
-    let bytes = fs::read(path).map_err(|error| DataError::unreadable(path, &error, &expected))?;
+    let bytes = files::read_data(path, MAX_BYTES, &expected)?;
     if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
         return Err(Problem::new(path, format!("{} bytes", bytes.len()), expected).into());
     }

@@ -69,6 +69,16 @@ fn default_side() -> u32 {
 }
 
 impl ClassifyDataConfig {
+    /// What the classes are read from, for messages.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Cifar10 { root, .. } | Self::Cifar100 { root, .. } => root.display().to_string(),
+            Self::Folder { root, .. } => root.join("train").display().to_string(),
+            Self::Mnist { .. } => "MNIST".into(),
+            Self::Synth { .. } => "the synthetic shapes".into(),
+        }
+    }
+
     /// Opens one split. CIFAR's and MNIST's test files are both val and test split. A split without images is an error.
     pub fn open(&self, split: Split) -> Result<Arc<dyn ClassifyDataset>, DataError> {
         let part = self.part();

@@ -8,10 +8,9 @@ use image::RgbImage;
 
 use super::ClassifyDataset;
 use crate::error::{DataError, Problem};
-use crate::files;
+use crate::files::{self, IMAGE_EXTENSIONS};
+use crate::images;
 use crate::split::Split;
-
-const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
 /// Images on disk.
 struct ImageFolder {
@@ -36,8 +35,7 @@ pub fn open(root: &Path, split: Split) -> Result<impl ClassifyDataset + use<>, D
             return Err(Problem::new(&path, "an unknown class", expected).into());
         };
         for file in files::list(&path, "a folder of images")? {
-            let extension = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-            match EXTENSIONS.contains(&&*extension) {
+            match files::has_extension(&file, &IMAGE_EXTENSIONS) {
                 true => images.push((file, class as u16)),
                 false => orphans.push(Problem::new(&file, "no image by its extension", "png, jpg or jpeg")),
             }
@@ -68,7 +66,7 @@ impl ClassifyDataset for ImageFolder {
     }
 
     fn image(&self, i: usize) -> Result<RgbImage, DataError> {
-        files::read_image(&self.images[i].0)
+        images::read_image(&self.images[i].0)
     }
 
     fn label(&self, i: usize) -> usize {
@@ -81,5 +79,9 @@ impl ClassifyDataset for ImageFolder {
 
     fn orphans(&self) -> &[Problem] {
         &self.orphans
+    }
+
+    fn image_path(&self, i: usize) -> Option<&Path> {
+        Some(&self.images[i].0)
     }
 }

@@ -19,6 +19,7 @@ pub use rand_augment::RandAugment;
 pub use transform::{ClassifyEvalTransform, ClassifyTransform, Crop, ResizedCrop};
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use image::RgbImage;
 use rayon::prelude::*;
@@ -50,6 +51,16 @@ pub trait ClassifyDataset: Send + Sync {
     /// Files that are no sample, such as a text among the images.
     fn orphans(&self) -> &[Problem] {
         &[]
+    }
+
+    /// What was left out or looks like a mistake though the set can be used, with counts, one sentence each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
+    /// The image file of sample `i`, where it has one of its own.
+    fn image_path(&self, _i: usize) -> Option<&Path> {
+        None
     }
 }
 

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::coco_json::{self, CocoAnnotation, CocoCategory, CocoFile, CocoImage};
+use super::coco_json::{self, CocoAnnotation, CocoCategory, CocoFile, CocoId, CocoImage};
 use super::file_set::{FileSet, Item};
-use super::tally::Tally;
 use super::{DetClasses, DetDataset, Object};
+use crate::classes::twin;
 use crate::error::{DataError, Problem};
-
-const EXPECTED: &str = "COCO annotations {\"images\", \"annotations\", \"categories\"}";
+use crate::names;
+use crate::tally::Tally;
 
 /// Opens the images of an annotation file; file names in it are relative to `images`.
 pub fn open(annotations: &Path, images: &Path) -> Result<impl DetDataset + use<>, DataError> {
-    let file: CocoFile = coco_json::read(annotations, EXPECTED)?;
+    let file = coco_json::read_annotations(annotations)?;
     let invalid = |found: String, expected: &str| DataError::from(Problem::new(annotations, found, expected));
     if file.images.is_empty() {
         return Err(invalid("no images".into(), "at least one"));
@@ -28,43 +28,44 @@ pub fn open(annotations: &Path, images: &Path) -> Result<impl DetDataset + use<>
         let Some(file_name) = file_name else {
             return Err(invalid(format!("images[{i}] without file_name"), "a file below the folder of images"));
         };
+        let image = names::below(images, &file_name);
+        let image = image.map_err(|found| invalid(format!("images[{i}].file_name: {found}"), names::EXPECTED))?;
         items.push(Item {
-            name: name(&file_name),
+            name: names::flat(&file_name),
             image_id: id,
-            image: images.join(file_name),
+            image,
             source: annotations.to_owned(),
             size: width.zip(height).filter(|(w, h)| *w > 0 && *h > 0),
             objects: Ok(Vec::new()),
         });
     }
-    items.sort_by_key(|item| item.image_id);
+    items.sort_by(|a, b| a.image_id.cmp(&b.image_id));
     if let Some(pair) = items.windows(2).find(|pair| pair[0].image_id == pair[1].image_id) {
         return Err(invalid(format!("image id {} twice", pair[0].image_id), "every id once"));
     }
-    let warnings = distribute(&file.annotations, &classes, &mut items);
+    let mut warnings = distribute(&file.annotations, &classes, &mut items);
+    if let Some(name) = twin(classes.names()) {
+        warnings.push(format!("two categories are called {name:?}; they count as two classes"));
+    }
     Ok(FileSet::new(classes, items, warnings))
-}
-
-/// A file name without ending, as one component.
-fn name(file: &str) -> String {
-    Path::new(file).with_extension("").to_string_lossy().replace(['/', '\\'], "_")
 }
 
 /// Gives every image its boxes; returns warnings about those that belong to none.
 fn distribute(annotations: &[CocoAnnotation], classes: &DetClasses, items: &mut [Item]) -> Vec<String> {
-    let places: HashMap<i64, usize> = items.iter().enumerate().map(|(place, item)| (item.image_id, place)).collect();
+    let places: HashMap<CocoId, usize> =
+        items.iter().enumerate().map(|(place, item)| (item.image_id.clone(), place)).collect();
     let (mut lost, mut zero, mut warnings) = (Tally::default(), Tally::default(), Vec::new());
     for (i, annotation) in annotations.iter().enumerate() {
-        let &CocoAnnotation { id, image_id, category_id, bbox: [x, y, w, h], iscrowd: crowd, .. } = annotation;
-        let (Some(place), Some(class)) = (places.get(&image_id), classes.index(category_id)) else {
+        let CocoAnnotation { id, image_id, category_id, bbox: [x, y, w, h], iscrowd: crowd, .. } = annotation;
+        let (Some(place), Some(class)) = (places.get(image_id), classes.index(category_id)) else {
             lost.add(|| format!("annotations[{i}] with image_id {image_id} and category_id {category_id}"));
             continue;
         };
-        if id == Some(0) {
+        if *id == Some(CocoId::Number(0)) {
             zero.add(|| format!("annotations[{i}]"));
         }
         let difficult = annotation.difficult || annotation.ignore;
-        let object = Object { bbox: [x, y, x + w, y + h], class, area: annotation.area(), crowd, difficult };
+        let object = Object { bbox: [*x, *y, x + w, y + h], class, area: annotation.area(), crowd: *crowd, difficult };
         items[*place].objects.as_mut().expect("no item is broken yet").push(object);
     }
     lost.report("annotations of an unknown image or category were left out", &mut warnings);
@@ -80,12 +81,12 @@ pub fn annotations(dataset: &dyn DetDataset, file_name: impl Fn(&str) -> String)
         let sample = dataset.load(i)?;
         let (image_id, (width, height)) = (dataset.image_id(i), sample.image.dimensions());
         let file_name = Some(file_name(dataset.name(i)));
-        file.images.push(CocoImage { id: image_id, width: Some(width), height: Some(height), file_name });
+        file.images.push(CocoImage { id: image_id.clone(), width: Some(width), height: Some(height), file_name });
         for Object { bbox: [x0, y0, x1, y1], class, area, crowd, difficult } in sample.objects {
             file.annotations.push(CocoAnnotation {
-                id: Some(file.annotations.len() as i64 + 1),
-                image_id,
-                category_id: classes.ids()[class],
+                id: Some((file.annotations.len() as i64 + 1).into()),
+                image_id: image_id.clone(),
+                category_id: classes.ids()[class].clone(),
                 bbox: [x0, y0, x1 - x0, y1 - y0],
                 area: Some(area),
                 iscrowd: crowd,
@@ -95,6 +96,6 @@ pub fn annotations(dataset: &dyn DetDataset, file_name: impl Fn(&str) -> String)
         }
     }
     let categories = classes.ids().iter().zip(classes.names());
-    file.categories = categories.map(|(id, name)| CocoCategory { id: *id, name: name.clone() }).collect();
+    file.categories = categories.map(|(id, name)| CocoCategory { id: id.clone(), name: name.clone() }).collect();
     Ok(file)
 }

@@ -56,6 +56,27 @@ pub struct CocoSplit {
 }
 
 impl DetDataConfig {
+    /// What a split's classes are read from, for messages.
+    pub fn place(&self, split: Split) -> String {
+        match self {
+            Self::Coco { root } => root.join(format!("annotations/instances_{split}2017.json")).display().to_string(),
+            Self::CocoFiles { train, val } => {
+                let part = if split == Split::Train { train } else { val };
+                part.annotations.display().to_string()
+            }
+            Self::Voc { root, .. } => root.join("Annotations").display().to_string(),
+            Self::Shapes { .. } => format!("the {split} split of shapes"),
+        }
+    }
+
+    /// Opens what is trained on and what is scored, whose classes must be the same.
+    pub fn open_both(&self) -> Result<[Arc<dyn DetDataset>; 2], DataError> {
+        let (train, val) = (self.open(Split::Train)?, self.open(Split::Val)?);
+        let (place, other) = (self.place(Split::Train), self.place(Split::Val));
+        train.classes().require_same(&place, val.classes(), &other)?;
+        Ok([train, val])
+    }
+
     /// Opens one split. Boxes are read, images are not yet; a split without images is an error.
     pub fn open(&self, split: Split) -> Result<Arc<dyn DetDataset>, DataError> {
         Ok(match self {

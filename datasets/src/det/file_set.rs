@@ -1,16 +1,18 @@
 //! The data set behind every format on disk: image files with boxes that are known from the start.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
-use super::tally::Tally;
-use super::{DetClasses, DetDataset, DetSample, Object};
+use super::{CocoId, DetClasses, DetDataset, DetSample, Object};
 use crate::error::{DataError, Problem};
-use crate::files;
+use crate::images;
+use crate::names::Unique;
+use crate::tally::Tally;
 
 /// An image file and what is known about it.
 pub struct Item {
     pub name: String,
-    pub image_id: i64,
+    pub image_id: CocoId,
     pub image: PathBuf,
     /// Where the boxes come from.
     pub source: PathBuf,
@@ -28,8 +30,14 @@ pub struct FileSet {
 }
 
 impl FileSet {
-    /// Leaves out boxes that cannot be used, with a warning.
+    /// Leaves out boxes that cannot be used and numbers samples of one name, with a warning.
     pub fn new(classes: DetClasses, mut items: Vec<Item>, mut warnings: Vec<String>) -> Self {
+        if let Some(place) = in_shares(&items) {
+            warnings.push(format!(
+                "all boxes lie within 0..1, as shares of the image's sides; expected pixels (first: {place})"
+            ));
+        }
+        number_names(&mut items, &mut warnings);
         let (mut flat, mut outside, mut beyond) = <(Tally, Tally, Tally)>::default();
         for Item { name, size, objects, .. } in &mut items {
             let Ok(objects) = objects else { continue };
@@ -55,21 +63,42 @@ impl FileSet {
     }
 }
 
+/// The first box, if none of the set reaches beyond the first pixel.
+fn in_shares(items: &[Item]) -> Option<String> {
+    let all = || items.iter().flat_map(|item| item.objects.iter().flatten().map(move |object| (item, object.bbox)));
+    let (item, bbox) = all().next()?;
+    let is_share = |bbox: [f64; 4]| bbox.iter().all(|edge| *edge <= 1.0) && bbox[2] > 0.0 && bbox[3] > 0.0;
+    all().all(|(_, bbox)| is_share(bbox)).then(|| format!("{}, box {bbox:?}", item.name))
+}
+
+fn number_names(items: &mut [Item], warnings: &mut Vec<String>) {
+    let (mut names, mut numbered) = (Unique::default(), Tally::default());
+    for item in items {
+        let name = names.claim(&item.name);
+        if name != item.name {
+            numbered.add(|| format!("{} as {name}", item.image.display()));
+            item.name = name;
+        }
+    }
+    numbered.report("samples have the name of another one and got a number", warnings);
+}
+
 /// Image files without boxes, their ids from 1 in this order.
 ///
 /// # Errors
 /// If there is none, or two would have the same name.
 pub fn unlabelled(classes: DetClasses, images: &[PathBuf]) -> Result<impl DetDataset + use<>, DataError> {
     let mut items: Vec<Item> = Vec::new();
+    let mut places: HashMap<String, &PathBuf> = HashMap::new();
     for (image, image_id) in images.iter().zip(1..) {
         let name = image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if let Some(other) = items.iter().find(|item| item.name == name) {
-            let expected = format!("another name than {}", other.image.display());
+        if let Some(other) = places.insert(name.clone(), image) {
+            let expected = format!("another name than {}", other.display());
             return Err(Problem::new(image, format!("a second image called {name}"), expected).into());
         }
         items.push(Item {
             name,
-            image_id,
+            image_id: CocoId::Number(image_id),
             image: image.clone(),
             source: image.clone(),
             size: None,
@@ -96,21 +125,21 @@ impl DetDataset for FileSet {
         &self.items[i].name
     }
 
-    fn image_id(&self, i: usize) -> i64 {
-        self.items[i].image_id
+    fn image_id(&self, i: usize) -> CocoId {
+        self.items[i].image_id.clone()
     }
 
     fn load(&self, i: usize) -> Result<DetSample, DataError> {
         let Item { image, source, size, objects, .. } = &self.items[i];
         let objects = objects.as_ref().map_err(Clone::clone)?;
-        let image = files::read_image(image).map_err(|error| add_source(error, source))?;
-        let (w, h) = image.dimensions();
+        let read = images::read_turned(image).map_err(|error| add_source(error, source))?;
+        let (w, h) = read.image.dimensions();
         if let Some((told_w, told_h)) = size.filter(|size| *size != (w, h)) {
             let expected = format!("{told_w}x{told_h} pixels as in {}", source.display());
-            return Err(Problem::new(&self.items[i].image, format!("{w}x{h} pixels"), expected).into());
+            return Err(Problem::new(image, read.size(), expected).into());
         }
         let objects = objects.iter().filter(|object| object.is_inside(w, h)).copied().collect();
-        Ok(DetSample { image, objects })
+        Ok(DetSample { image: read.image, objects })
     }
 
     fn classes(&self) -> &DetClasses {
@@ -119,6 +148,10 @@ impl DetDataset for FileSet {
 
     fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    fn image_path(&self, i: usize) -> Option<&Path> {
+        Some(&self.items[i].image)
     }
 }
 

@@ -4,22 +4,27 @@
 //! Boxes are `[left, top, right, bottom]` in pixels, continuous: the left edge of the first pixel is 0, the right edge
 //! of the last one is the image's width.
 
+use std::path::Path;
+
 use image::RgbImage;
 use rayon::prelude::*;
 
+use crate::classes::{ClassesDiffer, require_same_classes};
 use crate::error::{DataError, Problem};
 
 pub mod coco;
+mod coco_id;
 pub mod coco_json;
 pub mod config;
 pub mod loader;
 pub mod shapes;
-pub mod tally;
 pub mod transform;
 pub mod voc;
 
 mod file_set;
+mod xml;
 
+pub use coco_id::CocoId;
 pub use config::{CocoSplit, DetDataConfig};
 pub use file_set::unlabelled;
 pub use loader::{
@@ -31,17 +36,17 @@ pub use transform::DetTransform;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetClasses {
     names: Vec<String>,
-    ids: Vec<i64>,
+    ids: Vec<CocoId>,
 }
 
 impl DetClasses {
     /// Classes by (id in the set's files, name); the class index is the place in the order of ids. `Err` is an id that
     /// is given twice.
-    pub fn new(classes: impl IntoIterator<Item = (i64, String)>) -> Result<Self, i64> {
+    pub fn new(classes: impl IntoIterator<Item = (CocoId, String)>) -> Result<Self, CocoId> {
         let mut classes: Vec<_> = classes.into_iter().collect();
-        classes.sort_by_key(|(id, _)| *id);
+        classes.sort();
         match classes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            Some(pair) => Err(pair[0].0),
+            Some(pair) => Err(pair[0].0.clone()),
             None => {
                 let (ids, names) = classes.into_iter().unzip();
                 Ok(Self { names, ids })
@@ -51,7 +56,7 @@ impl DetClasses {
 
     /// Classes whose ids in files are 1, 2, ... in this order.
     pub fn numbered(names: impl IntoIterator<Item = String>) -> Self {
-        let (ids, names) = (1..).zip(names).unzip();
+        let (ids, names) = (1..).map(CocoId::Number).zip(names).unzip();
         Self { names, ids }
     }
 
@@ -71,13 +76,28 @@ impl DetClasses {
     }
 
     /// Ids in files by class index, rising, maybe with gaps.
-    pub fn ids(&self) -> &[i64] {
+    pub fn ids(&self) -> &[CocoId] {
         &self.ids
     }
 
     /// The class index of an id in files.
-    pub fn index(&self, id: i64) -> Option<usize> {
-        self.ids.binary_search(&id).ok()
+    pub fn index(&self, id: &CocoId) -> Option<usize> {
+        self.ids.binary_search(id).ok()
+    }
+
+    /// Refuses another list of classes, whose indices or ids would mean something else. The places say whose lists they are.
+    ///
+    /// # Errors
+    /// The first difference in words.
+    pub fn require_same(&self, place: &str, others: &Self, other_place: &str) -> Result<(), ClassesDiffer> {
+        require_same_classes(place, &self.names, other_place, &others.names)?;
+        let mut ids = self.names.iter().zip(self.ids.iter().zip(&others.ids));
+        match ids.find(|(_, (id, other))| id != other) {
+            Some((name, (id, other))) => Err(ClassesDiffer::new(format!(
+                "the ids of classes differ: {place}: class {name} has id {id}; {other_place}: id {other}"
+            ))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -129,11 +149,11 @@ pub trait DetDataset: Send + Sync {
         self.len() == 0
     }
 
-    /// Name of sample `i`, unique in the set and fit for a file name.
+    /// Name of sample `i`, unique in the set and fit for the name of a file.
     fn name(&self, i: usize) -> &str;
 
     /// What results files call sample `i`. Samples are in the order of these ids.
-    fn image_id(&self, i: usize) -> i64;
+    fn image_id(&self, i: usize) -> CocoId;
 
     /// Decodes sample `i`.
     fn load(&self, i: usize) -> Result<DetSample, DataError>;
@@ -144,6 +164,11 @@ pub trait DetDataset: Send + Sync {
     /// What was left out or looks like a mistake though the set can be used, with counts, one sentence each.
     fn warnings(&self) -> &[String] {
         &[]
+    }
+
+    /// The image file of sample `i`, where it has one of its own.
+    fn image_path(&self, _i: usize) -> Option<&Path> {
+        None
     }
 }
 

@@ -11,7 +11,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{DetClasses, DetDataset, DetSample, Object, coco};
+use super::{CocoId, DetClasses, DetDataset, DetSample, Object, coco};
 use crate::canvas::{Area, Canvas, Color, blend, shade};
 use crate::error::{DataError, Problem};
 use crate::rng;
@@ -55,8 +55,8 @@ impl DetDataset for ShapesDataset {
         &self.names[i]
     }
 
-    fn image_id(&self, i: usize) -> i64 {
-        i as i64 + 1
+    fn image_id(&self, i: usize) -> CocoId {
+        (i as i64 + 1).into()
     }
 
     fn load(&self, i: usize) -> Result<DetSample, DataError> {

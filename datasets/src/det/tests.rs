@@ -55,10 +55,13 @@ fn error(result: Result<Arc<dyn DetDataset>, DataError>) -> String {
 fn coco_files_give_boxes_by_class_index_and_images_without_boxes() {
     let (_dir, dataset) = coco_with("info", "info");
     let dataset = dataset.unwrap();
-    assert_eq!((dataset.len(), dataset.image_id(0), dataset.image_id(1)), (2, 7, 90));
+    assert_eq!((dataset.len(), dataset.image_id(0), dataset.image_id(1)), (2, 7.into(), 90.into()));
     assert_eq!((dataset.name(0), dataset.name(1)), ("sub_a", "b"));
-    assert_eq!((dataset.classes().names(), dataset.classes().ids()), (&["car".into(), "dog".into()][..], &[3, 18][..]));
-    assert_eq!((dataset.classes().index(18), dataset.classes().index(4)), (Some(1), None));
+    assert_eq!(
+        (dataset.classes().names(), dataset.classes().ids()),
+        (&["car".into(), "dog".into()][..], &[3.into(), 18.into()][..])
+    );
+    assert_eq!((dataset.classes().index(&18.into()), dataset.classes().index(&4.into())), (Some(1), None));
     assert!(dataset.load(0).unwrap().objects.is_empty());
     let plain = Object { bbox: [0.0, 0.0, 5.0, 5.0], class: 0, area: 25.0, crowd: false, difficult: false };
     let dog = Object { bbox: [1.5, 2.0, 11.5, 22.25], class: 1, area: 150.5, ..plain };
@@ -67,7 +70,7 @@ fn coco_files_give_boxes_by_class_index_and_images_without_boxes() {
     assert!(dataset.warnings().is_empty() && check(&*dataset).is_empty());
     let file = coco::annotations(&*dataset, |name| format!("{name}.png")).unwrap();
     assert_eq!(file.annotations[0].bbox, [1.5, 2.0, 10.0, 20.25]);
-    assert_eq!((file.annotations[0].id, file.annotations[0].category_id), (Some(1), 18));
+    assert_eq!((&file.annotations[0].id, &file.annotations[0].category_id), (&Some(1.into()), &18.into()));
     assert_eq!(file.images[0].file_name.as_deref(), Some("sub_a.png"));
 }
 
@@ -98,7 +101,9 @@ fn what_coco_files_get_wrong_is_counted_or_refused() {
     refused("\"id\": 90", "\"id\": 7", "image id 7 twice");
     refused("{\"id\": 18", "{\"id\": 3", "category id 3 twice");
     refused("[1.5, 2, 10, 20.25]", "[1.5, 2, 10]", "annotations[0].bbox");
-    refused("[1.5, 2, 10, 20.25]", "[1.5, NaN, 10, 1]", "annotations[0].bbox");
+    refused("[1.5, 2, 10, 20.25]", "[1.5, NaN, 10, 1]", "annotations[0].bbox[1]: NaN found, expected a number");
+    refused("sub/a.png", "../a.png", "images[1].file_name: the name \"../a.png\"");
+    refused("sub/a.png", "/etc/a.png", "images[1].file_name: the name \"/etc/a.png\"");
     refused("\"file_name\": \"sub/a.png\"", "\"name\": \"a\"", "images[1] without file_name");
     refused("\"categories\"", "\"kinds\"", "categories");
 
@@ -222,7 +227,7 @@ fn files_without_boxes_and_parts_of_sets_are_sets() {
     let classes = DetClasses::numbered(["cat".to_string()]);
     let set: Arc<dyn DetDataset> = Arc::new(unlabelled(classes.clone(), &paths).unwrap());
     let part = crate::Subset::new(set, vec![1]);
-    assert_eq!((part.len(), part.name(0), part.image_id(0)), (1, "y", 2));
+    assert_eq!((part.len(), part.name(0), part.image_id(0)), (1, "y", 2.into()));
     assert_eq!(part.load(0).unwrap().objects, []);
     let twice = [paths[0].clone(), temp.path().join("c/x.png")];
     let error = unlabelled(classes.clone(), &twice).map(drop).unwrap_err().to_string();

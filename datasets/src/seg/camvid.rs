@@ -10,8 +10,11 @@ use super::file_set::{FileSet, Label, LabelIds, Pair};
 use super::palette;
 use super::{IGNORE, SegDataset};
 use crate::error::{DataError, Problem};
-use crate::files;
 use crate::split::Split;
+use crate::{files, names};
+
+/// What a line of a list holds.
+const LINE: &str = "FOLDER/IMAGE.png FOLDER/LABEL.png";
 
 /// Label value of void pixels.
 const VOID: u8 = 11;
@@ -26,31 +29,36 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
     );
     let mut pairs = Vec::new();
     for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let Some((name, image, label)) = parse(root, line) else {
-            let expected = "FOLDER/IMAGE.png FOLDER/LABEL.png";
-            return Err(Problem::new(&list, format!("line {number} is {line:?}"), expected).into());
-        };
-        pairs.push(Pair { name, image, label: Some(Label { path: label, ids: ids.clone() }) });
+        let parsed = parse(line).ok_or_else(|| format!("{line:?}"));
+        let pair = parsed.and_then(|(image, label)| {
+            let name = names::flat(image.rsplit('/').next().unwrap_or(image));
+            let label = Label { path: below(root, label)?, ids: ids.clone() };
+            Ok(Pair { name, image: below(root, image)?, label: Some(label) })
+        });
+        pairs.push(pair.map_err(|found| Problem::new(&list, format!("line {number} is {found}"), LINE))?);
     }
     if pairs.is_empty() {
         return Err(Problem::new(&list, "an empty list", "one image and its label per line").into());
     }
-    Ok(FileSet { classes: palette::camvid(), pairs, orphans: Vec::new() })
+    Ok(FileSet::new(palette::camvid(), pairs, Vec::new()))
 }
 
-/// Name, image and label of a line.
-fn parse(root: &Path, line: &str) -> Option<(String, PathBuf, PathBuf)> {
-    let mut words = line.split_whitespace();
-    let (image, label, None) = (words.next()?, words.next()?, words.next()) else {
-        return None;
-    };
-    let name = Path::new(image).file_stem()?.to_str()?.to_owned();
-    Some((name, below(root, image)?, below(root, label)?))
+/// Image and label of a line. Names may hold spaces: the line is cut behind the image's ending.
+fn parse(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim();
+    let spaces = line.match_indices(char::is_whitespace).map(|(at, _)| line.split_at(at));
+    let mut cuts = spaces.map(|(image, label)| (image.trim(), label.trim()));
+    if line.split_whitespace().count() == 2 {
+        return cuts.next();
+    }
+    cuts.find(|(image, _)| files::has_extension(Path::new(image), &files::IMAGE_EXTENSIONS))
 }
 
 /// The last two components of a listed path, below the root.
-fn below(root: &Path, listed: &str) -> Option<PathBuf> {
-    let (rest, file) = listed.rsplit_once('/')?;
-    let folder = rest.rsplit('/').next()?;
-    Some(root.join(folder).join(file))
+fn below(root: &Path, listed: &str) -> Result<PathBuf, String> {
+    let mut parts = listed.rsplit('/');
+    match (parts.next(), parts.next()) {
+        (Some(file), Some(folder)) => names::below(root, &format!("{folder}/{file}")),
+        _ => Err(format!("{listed:?} without a folder")),
+    }
 }

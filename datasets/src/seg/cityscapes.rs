@@ -4,13 +4,13 @@
 //! where somebody has made them, else the `*_gtFine_labelIds.png` of the download, whose 34 ids are mapped to the 19
 //! train ids. The labels of the test split are dummies and are not read.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file_set::{FileSet, Label, LabelIds, Pair};
 use super::palette;
-use super::{IGNORE, SegDataset};
+use super::{Classes, IGNORE, SegDataset};
 use crate::error::{DataError, Problem};
 use crate::files;
 use crate::split::Split;
@@ -28,22 +28,43 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
     let images = root.join("leftImg8bit").join(split.as_str());
     let labels = root.join("gtFine").join(split.as_str());
     let decoders = (LabelIds::identity(classes.len()), label_ids(&classes.file_ids));
-    let pairs: Vec<Pair> = find(&images, &[IMAGE_SUFFIX])?
-        .into_iter()
-        .map(|Found { city, base, path }| {
-            let file = |suffix| labels.join(&city).join(format!("{base}{suffix}"));
-            let label = (split != Split::Test).then(|| match file(TRAIN_IDS_SUFFIX) {
-                path if path.exists() => Label { path, ids: decoders.0.clone() },
-                _ => Label { path: file(LABEL_IDS_SUFFIX), ids: decoders.1.clone() },
-            });
-            Pair { name: base, image: path, label }
-        })
-        .collect();
-    if pairs.is_empty() {
+    let found = find(&images, IMAGE_SUFFIX)?;
+    if found.is_empty() {
         return Err(Problem::new(&images, "no image", format!("CITY/*{IMAGE_SUFFIX}")).into());
     }
-    let orphans = if split == Split::Test { Vec::new() } else { labels_without_image(&labels, &pairs)? };
-    Ok(FileSet { classes, pairs, orphans })
+    if split == Split::Test {
+        let pairs = found.into_iter().map(|Found { base, path, .. }| Pair { name: base, image: path, label: None });
+        return Ok(FileSet::new(classes, pairs.collect(), Vec::new()));
+    }
+    let (mut train_ids, mut label_ids) =
+        (by_place(find(&labels, TRAIN_IDS_SUFFIX)?), by_place(find(&labels, LABEL_IDS_SUFFIX)?));
+    let pairs = found.into_iter().map(|Found { city, base, path }| {
+        let missing = labels.join(&city).join(format!("{base}{LABEL_IDS_SUFFIX}"));
+        let place = (city, base);
+        let (ready, official) = (train_ids.remove(&place), label_ids.remove(&place));
+        let label = match ready {
+            Some(path) => Label { path, ids: decoders.0.clone() },
+            None => Label { path: official.unwrap_or(missing), ids: decoders.1.clone() },
+        };
+        Pair { name: place.1, image: path, label: Some(label) }
+    });
+    let pairs = pairs.collect();
+    let orphans = train_ids.into_iter().chain(label_ids).map(|((city, base), path)| {
+        Problem::new(&path, "a label without image", format!("an image {city}/{base}{IMAGE_SUFFIX}"))
+    });
+    Ok(FileSet::new(classes, pairs, orphans.collect()))
+}
+
+/// Files by city and base.
+fn by_place(found: Vec<Found>) -> BTreeMap<(String, String), PathBuf> {
+    found.into_iter().map(|Found { city, base, path }| ((city, base), path)).collect()
+}
+
+/// What each value of a labelIds file is, by value: a train id, [`IGNORE`] for void, nothing for values that no such file
+/// holds; and the classes.
+pub fn cityscapes_label_ids() -> ([Option<u8>; 256], Classes) {
+    let classes = palette::cityscapes();
+    (*label_ids(&classes.file_ids).train_ids(), classes)
 }
 
 /// Meaning of labelIds files.
@@ -60,13 +81,13 @@ struct Found {
     path: PathBuf,
 }
 
-/// The files below a folder that end in one of the suffixes, in the order of cities and names.
-fn find(folder: &Path, suffixes: &[&str]) -> Result<Vec<Found>, DataError> {
+/// The files below a folder that end in a suffix, in the order of cities and names.
+fn find(folder: &Path, suffix: &str) -> Result<Vec<Found>, DataError> {
     let mut found = Vec::new();
     for city in files::list(folder, "a folder with one sub-folder per city")?.iter().filter(|path| path.is_dir()) {
         for path in files::list(city, "a readable folder")? {
             let name = file_name(&path);
-            if let Some(base) = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix)) {
+            if let Some(base) = base(&name, suffix) {
                 found.push(Found { city: file_name(city), base: base.to_owned(), path });
             }
         }
@@ -74,16 +95,12 @@ fn find(folder: &Path, suffixes: &[&str]) -> Result<Vec<Found>, DataError> {
     Ok(found)
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// A name without a suffix, whose case does not matter.
+fn base<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+    let (base, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
+    end.eq_ignore_ascii_case(suffix).then_some(base)
 }
 
-fn labels_without_image(labels: &Path, pairs: &[Pair]) -> Result<Vec<Problem>, DataError> {
-    let known: HashSet<&str> = pairs.iter().map(|pair| &*pair.name).collect();
-    let mut found = find(labels, &[TRAIN_IDS_SUFFIX, LABEL_IDS_SUFFIX])?;
-    found.retain(|label| !known.contains(&*label.base));
-    let problem = |Found { city, base, path }: Found| {
-        Problem::new(&path, "a label without image", format!("an image {city}/{base}{IMAGE_SUFFIX}"))
-    };
-    Ok(found.into_iter().map(problem).collect())
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }

@@ -47,6 +47,16 @@ pub enum DataConfig {
 }
 
 impl DataConfig {
+    /// What the classes are read from, for messages.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Cityscapes { .. } => "Cityscapes".into(),
+            Self::Camvid { .. } => "CamVid".into(),
+            Self::Folder { root } => root.join("classes.txt").display().to_string(),
+            Self::Synth { .. } => "the synthetic scenes".into(),
+        }
+    }
+
     /// Opens one split. Files are listed, not yet read; a split without images is an error.
     pub fn open(&self, split: Split) -> Result<Arc<dyn SegDataset>, DataError> {
         Ok(match self {

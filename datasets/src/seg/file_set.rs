@@ -1,13 +1,16 @@
 //! The data set behind every format on disk: pairs of an image file and a label file.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::GrayImage;
 
 use super::{Classes, IGNORE, Sample, SegDataset};
 use crate::error::{DataError, Problem};
-use crate::files;
+use crate::images::{self, LabelFile};
+use crate::names::Unique;
+use crate::tally::Tally;
 
 /// What the pixel values of a label file mean.
 pub struct LabelIds {
@@ -31,6 +34,11 @@ impl LabelIds {
         Self::new(pairs, format!("a class id 0..={} or {IGNORE} (ignore)", num_classes - 1))
     }
 
+    /// Train ids by value.
+    pub fn train_ids(&self) -> &[Option<u8>; 256] {
+        &self.train_ids
+    }
+
     /// Replaces values by train ids; the error says which value at which pixel has no meaning.
     fn apply(&self, label: &mut GrayImage) -> Result<(), String> {
         for (x, y, pixel) in label.enumerate_pixels_mut() {
@@ -44,6 +52,7 @@ impl LabelIds {
 }
 
 /// A label file and what its values mean.
+#[derive(Clone)]
 pub struct Label {
     pub path: PathBuf,
     pub ids: Arc<LabelIds>,
@@ -58,9 +67,33 @@ pub struct Pair {
 
 /// Samples on disk.
 pub struct FileSet {
-    pub classes: Classes,
-    pub pairs: Vec<Pair>,
-    pub orphans: Vec<Problem>,
+    classes: Classes,
+    pairs: Vec<Pair>,
+    orphans: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl FileSet {
+    /// Leaves out pairs that are listed again and numbers others of one name, both with a warning.
+    pub fn new(classes: Classes, mut pairs: Vec<Pair>, orphans: Vec<Problem>) -> Self {
+        let (mut names, mut seen) = (Unique::default(), HashSet::new());
+        let (mut again, mut numbered, mut warnings) = (Tally::default(), Tally::default(), Vec::new());
+        pairs.retain_mut(|pair| {
+            if !seen.insert((pair.image.clone(), pair.label.as_ref().map(|label| label.path.clone()))) {
+                again.add(|| pair.name.clone());
+                return false;
+            }
+            let name = names.claim(&pair.name);
+            if name != pair.name {
+                numbered.add(|| format!("{} as {name}", pair.image.display()));
+                pair.name = name;
+            }
+            true
+        });
+        again.report("samples are listed a second time and were left out there", &mut warnings);
+        numbered.report("samples have the name of another one and got a number", &mut warnings);
+        Self { classes, pairs, orphans, warnings }
+    }
 }
 
 impl SegDataset for FileSet {
@@ -74,20 +107,21 @@ impl SegDataset for FileSet {
 
     fn load(&self, i: usize) -> Result<Sample, DataError> {
         let pair = &self.pairs[i];
-        let image = files::read_image(&pair.image)?;
         let Some(label) = &pair.label else {
-            return Ok(Sample { image, label: None });
+            return Ok(Sample { image: images::read_image(&pair.image)?, label: None });
         };
+        let read = images::read_turned(&pair.image)?;
         let partner = format!("a one-channel PNG of class ids, the label of {}", pair.image.display());
-        let mut pixels = files::read_label(&label.path, &partner)?;
-        let ((w, h), (found_w, found_h)) = (image.dimensions(), pixels.dimensions());
-        if (w, h) != (found_w, found_h) {
-            let expected = format!("{w}x{h} pixels as in {}", pair.image.display());
+        let file = LabelFile::open(&label.path, &partner)?;
+        let (found_w, found_h) = file.dimensions();
+        if (found_w, found_h) != read.image.dimensions() {
+            let expected = format!("{} as in {}", read.size(), pair.image.display());
             return Err(Problem::new(&label.path, format!("{found_w}x{found_h} pixels"), expected).into());
         }
+        let mut pixels = file.decode(&label.path, &partner)?;
         let ids = &label.ids;
         ids.apply(&mut pixels).map_err(|found| Problem::new(&label.path, found, &*ids.expected))?;
-        Ok(Sample { image, label: Some(pixels) })
+        Ok(Sample { image: read.image, label: Some(pixels) })
     }
 
     fn classes(&self) -> &Classes {
@@ -100,5 +134,13 @@ impl SegDataset for FileSet {
 
     fn orphans(&self) -> &[Problem] {
         &self.orphans
+    }
+
+    fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    fn image_path(&self, i: usize) -> Option<&Path> {
+        Some(&self.pairs[i].image)
     }
 }

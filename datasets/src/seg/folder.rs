@@ -4,18 +4,20 @@
 //! class ids, `classes.txt` one name per line with an optional colour. Splits are either sub-folders `images/train`,
 //! `masks/train`, `images/val`, ... or lists of stems `train.txt`, `val.txt`. Masks of the test split are optional.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file_set::{FileSet, Label, LabelIds, Pair};
 use super::palette;
 use super::{Classes, IGNORE, SegDataset};
+use crate::classes::twin;
 use crate::error::{DataError, Problem};
-use crate::files;
+use crate::files::{self, IMAGE_EXTENSIONS, Stems};
+use crate::names;
 use crate::split::Split;
 
-const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+const MASK_EXTENSIONS: [&str; 1] = ["png"];
 
 /// Opens one split of the set below `root`.
 pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataError> {
@@ -27,19 +29,23 @@ pub fn open(root: &Path, split: Split) -> Result<impl SegDataset + use<>, DataEr
     } else {
         sub_folders(&root.join("images").join(split.as_str()), &root.join("masks").join(split.as_str()), split, &ids)?
     };
-    Ok(FileSet { classes, pairs, orphans })
+    Ok(FileSet::new(classes, pairs, orphans))
 }
 
 /// Pairs of a list of stems.
 fn listed(root: &Path, list: &Path, split: Split, ids: &Arc<LabelIds>) -> Result<Vec<Pair>, DataError> {
     let text = files::read_text(list, "a list of file stems")?;
-    let mut seen = HashSet::new();
+    let (mut images, mut masks) = (Stems::new(&IMAGE_EXTENSIONS), Stems::new(&MASK_EXTENSIONS));
     let mut pairs = Vec::new();
-    for stem in text.lines().map(str::trim).filter(|stem| !stem.is_empty()) {
-        if !seen.insert(stem) {
-            return Err(Problem::new(list, format!("{stem} twice"), "every stem once").into());
-        }
-        pairs.push(pair(stem, listed_image(&root.join("images"), stem), &root.join("masks"), split, ids));
+    for (number, stem) in (1..).zip(text.lines().map(str::trim)).filter(|(_, stem)| !stem.is_empty()) {
+        let place = |folder: &str| {
+            let refused = |found| Problem::new(list, format!("line {number}: {found}"), names::EXPECTED);
+            names::below(&root.join(folder), stem).map_err(refused)
+        };
+        let (image, mask) = (the_one(&mut images, &place("images")?)?, the_one(&mut masks, &place("masks")?)?);
+        let has_label = split != Split::Test || mask.exists();
+        let label = has_label.then(|| Label { path: mask, ids: ids.clone() });
+        pairs.push(Pair { name: stem.replace('\\', "/"), image, label });
     }
     if pairs.is_empty() {
         return Err(Problem::new(list, "an empty list", "one file stem per line").into());
@@ -47,16 +53,17 @@ fn listed(root: &Path, list: &Path, split: Split, ids: &Arc<LabelIds>) -> Result
     Ok(pairs)
 }
 
-/// The image file of a stem; where there is none, the PNG that should have been there.
-fn listed_image(images: &Path, stem: &str) -> PathBuf {
-    let candidates = EXTENSIONS.map(|extension| images.join(format!("{stem}.{extension}")));
-    candidates.iter().find(|path| path.exists()).unwrap_or(&candidates[0]).clone()
+/// The file of a stem; where there is none, the PNG that should have been there.
+fn the_one(stems: &mut Stems, stem: &Path) -> Result<PathBuf, Problem> {
+    match stems.find(stem) {
+        [] => Ok(PathBuf::from(format!("{}.png", stem.display()))),
+        [file] => Ok(file.clone()),
+        [file, twin, ..] => Err(twins(twin, file)),
+    }
 }
 
-fn pair(stem: &str, image: PathBuf, masks: &Path, split: Split, ids: &Arc<LabelIds>) -> Pair {
-    let path = masks.join(format!("{stem}.png"));
-    let has_label = split != Split::Test || path.exists();
-    Pair { name: stem.to_owned(), image, label: has_label.then(|| Label { path, ids: ids.clone() }) }
+fn twins(file: &Path, twin: &Path) -> Problem {
+    Problem::new(file, format!("the same stem as {}", twin.display()), "one file per stem")
 }
 
 /// Pairs of a folder of images and one of masks, and the masks that have no image.
@@ -67,35 +74,35 @@ fn sub_folders(
     ids: &Arc<LabelIds>,
 ) -> Result<(Vec<Pair>, Vec<Problem>), DataError> {
     let expected = format!("a folder of PNG or JPEG images (or a list {split}.txt of stems beside images/)");
-    let stems = stems(images, &expected, &EXTENSIONS)?;
+    let stems = stems(images, &expected, &IMAGE_EXTENSIONS)?;
     if stems.is_empty() {
         return Err(Problem::new(images, "no image", expected).into());
     }
-    let mut orphans = Vec::new();
+    let mut found = BTreeMap::new();
     if split != Split::Test || masks.exists() {
-        for (stem, mask) in self::stems(masks, "a folder of PNG masks", &EXTENSIONS[..1])? {
-            if !stems.contains_key(&stem) {
-                let partner = format!("an image {stem}.png or {stem}.jpg in {}", images.display());
-                orphans.push(Problem::new(&mask, "a mask without image", partner));
-            }
-        }
+        found = self::stems(masks, "a folder of PNG masks", &MASK_EXTENSIONS)?;
     }
-    let pairs = stems.into_iter().map(|(stem, image)| pair(&stem, image, masks, split, ids)).collect();
-    Ok((pairs, orphans))
+    let pairs = stems.into_iter().map(|(stem, image)| {
+        let mask = found.remove(&stem);
+        let missing = || (split != Split::Test).then(|| masks.join(format!("{stem}.png")));
+        let label = mask.or_else(missing).map(|path| Label { path, ids: ids.clone() });
+        Pair { name: stem, image, label }
+    });
+    let pairs = pairs.collect();
+    let orphan = |(stem, mask): (String, PathBuf)| {
+        let partner = format!("an image {stem}.png or {stem}.jpg in {}", images.display());
+        Problem::new(&mask, "a mask without image", partner)
+    };
+    Ok((pairs, found.into_iter().map(orphan).collect()))
 }
 
 /// The files of a folder that have one of the extensions, by stem.
 fn stems(folder: &Path, expected: &str, extensions: &[&str]) -> Result<BTreeMap<String, PathBuf>, DataError> {
     let mut found = BTreeMap::new();
-    for path in files::list(folder, expected)? {
-        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-        if !extensions.contains(&&*extension) {
-            continue;
-        }
+    for path in files::list(folder, expected)?.into_iter().filter(|path| files::has_extension(path, extensions)) {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(twin) = found.insert(stem, path.clone()) {
-            let same = format!("the same stem as {}", twin.display());
-            return Err(Problem::new(&path, same, "one file per stem").into());
+            return Err(twins(&path, &twin).into());
         }
     }
     Ok(found)
@@ -107,6 +114,9 @@ fn read_classes(path: &Path) -> Result<Classes, DataError> {
     let (names, colors): (Vec<_>, Vec<_>) = lines.enumerate().map(|(i, line)| parse_class(i, line)).unzip();
     if names.is_empty() || names.len() > usize::from(IGNORE) {
         return Err(Problem::new(path, format!("{} classes", names.len()), "1 to 255 class names, one per line").into());
+    }
+    if let Some(twin) = twin(&names) {
+        return Err(Problem::new(path, format!("the class {twin:?} twice"), "every name once").into());
     }
     let file_ids = (0..names.len() as u8).collect();
     Ok(Classes { names, colors, file_ids })

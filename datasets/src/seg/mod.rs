@@ -11,6 +11,8 @@ pub mod transform;
 mod file_set;
 mod palette;
 
+use std::path::Path;
+
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
@@ -61,7 +63,7 @@ pub trait SegDataset: Send + Sync {
         self.len() == 0
     }
 
-    /// Name of sample `i`, unique in the set and fit for a file name, such as `aachen_000000_000019`.
+    /// Name of sample `i`, unique in the set and fit for the name of a file below a folder, such as `aachen_000000_000019`.
     fn name(&self, i: usize) -> &str;
 
     /// Decodes sample `i`. An `Ok` sample is sound: sizes agree and every label value is a train id or [`IGNORE`].
@@ -76,6 +78,16 @@ pub trait SegDataset: Send + Sync {
     /// Files that belong to no sample, such as a label without image.
     fn orphans(&self) -> &[Problem] {
         &[]
+    }
+
+    /// What was left out or looks like a mistake though the set can be used, with counts, one sentence each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
+    /// The image file of sample `i`, where it has one of its own.
+    fn image_path(&self, _i: usize) -> Option<&Path> {
+        None
     }
 }
 

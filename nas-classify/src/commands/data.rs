@@ -1,14 +1,14 @@
 //! `nas-classify data`: check a data set.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use nas_core::run::cli::{Format, print};
 use nas_core::task::experiment;
-use nas_datasets::Split;
-use nas_datasets::classify::{ClassifyDataConfig, check};
+use nas_datasets::classify::{ClassifyDataConfig, ClassifyDataset, check};
+use nas_datasets::{Split, require_same_classes, shared_images};
 use serde::Serialize;
 
 /// Check a data set
@@ -42,6 +42,8 @@ struct CheckArgs {
 #[derive(Serialize)]
 struct CheckReport {
     splits: Vec<SplitReport>,
+    /// What the splits have in common though they should not.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -64,7 +66,7 @@ impl fmt::Display for CheckReport {
             write!(f, " of {least} to {most} samples")?;
             problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
         }
-        Ok(())
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -73,21 +75,27 @@ pub fn run(args: &DataArgs) -> Result<()> {
     let DataCommand::Check(args) = &args.command;
     let data: ClassifyDataConfig = experiment::load_section(&args.config, &args.sets, "data")?;
     let mut splits = Vec::new();
-    for split in [Split::Train, Split::Val] {
-        let dataset = data.open(split)?;
+    let (train, val) = (data.open(Split::Train)?, data.open(Split::Val)?);
+    require_same_classes("the train split", train.classes(), "the val split", val.classes())?;
+    for (split, dataset) in [(Split::Train, &train), (Split::Val, &val)] {
         let mut counts = vec![0; dataset.classes().len()];
         (0..dataset.len()).for_each(|i| counts[dataset.label(i)] += 1);
         splits.push(SplitReport {
             split: split.to_string(),
             samples: dataset.len(),
             classes: dataset.classes().iter().cloned().zip(counts).collect(),
-            problems: check(&*dataset).iter().map(ToString::to_string).collect(),
+            problems: check(&**dataset).iter().map(ToString::to_string).collect(),
         });
     }
     let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
-    print(&CheckReport { splits }, args.format)?;
+    let warnings = shared_images(paths(&*train), paths(&*val)).into_iter().collect();
+    print(&CheckReport { splits, warnings }, args.format)?;
     if broken > 0 {
         bail!("{broken} samples are broken");
     }
     Ok(())
+}
+
+fn paths(dataset: &dyn ClassifyDataset) -> impl Iterator<Item = Option<&Path>> {
+    (0..dataset.len()).map(|i| dataset.image_path(i))
 }

@@ -10,11 +10,10 @@ use nas_core::run::run_dir::write_atomic;
 use nas_core::task::experiment::{self, TrainExperiment};
 use nas_core::task::supervised::trained_network;
 use nas_core::task::{Pass, Task};
-use nas_datasets::classify::ClassifyEvalTransform;
-use nas_datasets::{LoaderConfig, Split};
+use nas_datasets::classify::{ClassifyDataset, ClassifyEvalTransform};
+use nas_datasets::{LoaderConfig, Split, require_same_classes};
 use tch::nn::VarStore;
 
-use crate::metric::ConfusionMatrix;
 use crate::task::{Classification, Net};
 
 /// Score a trained network: top-1, top-5, accuracy per class
@@ -57,7 +56,7 @@ impl Trained {
     pub fn open(args: &TrainedArgs) -> Result<Self> {
         let compute = args.compute.resolve()?;
         let experiment: TrainExperiment<Classification> = experiment::load(&args.config(), &args.sets)?;
-        let classes = experiment.data.open(Split::Val)?.classes().to_vec();
+        let classes = args.classes()?;
         let (vs, net) = trained_network::<Classification>(&experiment.model, classes.len(), &args.weights(), compute)?;
         let transform = ClassifyEvalTransform::like(&experiment.augment, experiment.eval.resize)?;
         Ok(Self { vs, net, experiment, transform, classes, compute })
@@ -66,6 +65,12 @@ impl Trained {
     /// The network at work.
     pub fn pass(&self) -> Pass<'_, Classification> {
         Pass { net: &self.net, mixture: None, compute: self.compute }
+    }
+
+    /// Refuses a data set whose classes are not those of the run.
+    pub fn require_classes(&self, dataset: &dyn ClassifyDataset) -> Result<()> {
+        let place = self.experiment.data.place();
+        Ok(require_same_classes("the run", &self.classes, &place, dataset.classes())?)
     }
 
     /// How images are read.
@@ -79,7 +84,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let trained = Trained::open(&args.trained)?;
     let setting = trained.experiment.setting();
     let dataset = setting.open_sound(args.split)?;
-    ConfusionMatrix::new(trained.classes.len()).matches(dataset.classes())?;
+    trained.require_classes(&*dataset)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
     let matrix =
         Classification::validate(trained.pass(), &setting, &dataset, &mut || progress.step(|| "images".into()))?;

@@ -103,7 +103,11 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     ensure!(args.top > 0, "--top 0: at least one class");
     let trained = Trained::open(&args.trained)?;
     let dataset: Arc<dyn ClassifyDataset> = match args.split {
-        Some(split) => trained.experiment.data.open(split)?,
+        Some(split) => {
+            let dataset = trained.experiment.data.open(split)?;
+            trained.require_classes(&*dataset)?;
+            dataset
+        }
         None => Arc::new(Files { paths: image_files(&args.images)?, classes: trained.classes.clone() }),
     };
     let top = args.top.min(trained.classes.len());

@@ -1,17 +1,35 @@
 //! A table of trained networks: one row for each of the 15,625 cells.
 
-use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use nas_core::space::Architecture;
 use nas_core::space::ChoiceSpace;
+use nas_datasets::open_regular;
 
 use super::space::{NasBench201, OPS};
 
 const ROWS: usize = 15_625;
+
+/// Largest table, unpacked. The published numbers of all data sets take a tenth of it.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A reader that fails beyond a number of bytes.
+struct Limited<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MAX_BYTES} bytes"));
+        self.left = self.left.checked_sub(length as u64).ok_or_else(too_large)?;
+        Ok(length)
+    }
+}
 
 /// Columns of numbers by architecture.
 #[derive(Clone, Debug)]
@@ -30,12 +48,12 @@ impl Table {
     /// Reads a CSV file, gzipped where its name ends in `.gz`, with a column `arch` in the benchmark's notation. Errors name
     /// the file, the line and the column: a cell that is none, appears twice or is missing; a value that is no number.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+        let file = open_regular(path).with_context(|| format!("{}: cannot open", path.display()))?;
         let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
             true => Box::new(MultiGzDecoder::new(file)),
             false => Box::new(file),
         };
-        Self::parse(reader).with_context(|| path.display().to_string())
+        Self::parse(Limited { reader, left: MAX_BYTES }).with_context(|| path.display().to_string())
     }
 
     fn parse(reader: impl Read) -> Result<Self> {

@@ -74,6 +74,15 @@ impl Conv2d {
 }
 
 impl Conv2d {
+    /// Whether oneDNN's gradient of the weights writes behind its buffers: `jit_avx2_1x1_convolution_bwd_weights` does for kernels
+    /// of one pixel with a stride and fewer input channels than a vector has places, in torch 2.11 to 2.13.
+    fn is_spoilt_by_onednn(&self, xs: &Tensor, mode: Mode) -> bool {
+        const PLACES: i64 = 8;
+        let [down, right] = self.stride;
+        let is_narrow = self.ksize == [1, 1] && down.max(right) > 1 && self.c_in / self.groups < PLACES;
+        is_narrow && mode.train && xs.device() == Device::Cpu
+    }
+
     fn convolve(&self, xs: &Tensor, stride: [i64; 2], dilation: i64, mode: Mode) -> Tensor {
         let (_, c, h, w) = xs.size4().expect("a feature map has four dimensions");
         let is_depthwise = self.groups == c && self.c_out == c;
@@ -104,11 +113,12 @@ impl Conv2d {
 impl Module for Conv2d {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let Self { stride: [down, right], dilation, .. } = *self;
-        let ys = match down == right && down > 1 && dilation % down == 0 {
-            // No tap meets a pixel between those that the stride keeps.
+        // No tap meets a pixel between those that the stride keeps.
+        let skips = down == right && down > 1 && dilation % down == 0;
+        let ys = match skips || self.is_spoilt_by_onednn(xs, mode) {
             true => {
-                let kept = xs.slice(2, None, None, down).slice(3, None, None, down);
-                self.convolve(&kept, [1, 1], dilation / down, mode)
+                let kept = xs.slice(2, None, None, down).slice(3, None, None, right);
+                self.convolve(&kept, [1, 1], if skips { dilation / down } else { dilation }, mode)
             }
             false => self.convolve(xs, self.stride, dilation, mode),
         };
@@ -241,6 +251,41 @@ mod tests {
             };
             for (found, expected) in grads(&found).iter().zip(grads(&expected)) {
                 assert!(found.allclose(&expected, 1e-4, 1e-4, false), "gradients of {case}");
+            }
+        }
+    }
+
+    /// The sizes at which oneDNN spoils the heap, in the memory in which it does, against sums in double precision.
+    #[test]
+    fn narrow_strided_convolutions_of_one_pixel_have_the_gradients_of_their_sums() {
+        tch::manual_seed(0);
+        let kind = |tensor: &Tensor| tensor.detach().to_kind(Kind::Double);
+        for (c_in, c_out, side) in [(4, 2, 16), (2, 1, 16), (4, 4, 16), (6, 3, 15), (1, 5, 9), (8, 4, 16), (7, 16, 12)]
+        {
+            let vs = VarStore::new(Device::Cpu);
+            let conv =
+                Conv2d::new(&VarBuilder::new(&vs), c_in, c_out, 1, ConvConfig { stride: 2, ..Default::default() });
+            for _ in 0..20 {
+                let xs = Tensor::randn([8, side, side, c_in], (Kind::Float, Device::Cpu)).permute([0, 3, 1, 2]);
+                let xs = xs.set_requires_grad(true);
+                let ys = conv.forward(&xs, Mode::train(0.0));
+                let direction = ys.rand_like();
+                let loss = (&ys * &direction).sum(Kind::Float);
+                let found = Tensor::run_backward(&[loss], &[&xs, &conv.weight], false, false);
+                let kept = kind(&xs).slice(2, None, None, 2).slice(3, None, None, 2);
+                let of_weight = Tensor::einsum("bohw,bihw->oi", &[kind(&direction), kept], None::<i64>);
+                let of_input = Tensor::zeros_like(&kind(&xs));
+                let each = Tensor::einsum(
+                    "bohw,oi->bihw",
+                    &[kind(&direction), kind(&conv.weight).flatten(1, -1)],
+                    None::<i64>,
+                );
+                of_input.slice(2, None, None, 2).slice(3, None, None, 2).copy_(&each);
+                assert!(kind(&found[0]).allclose(&of_input, 1e-5, 1e-5, false), "input of {c_in} {c_out} {side}");
+                assert!(
+                    kind(&found[1]).flatten(1, -1).allclose(&of_weight, 1e-4, 1e-4, false),
+                    "weight of {c_in} {c_out} {side}"
+                );
             }
         }
     }

@@ -7,12 +7,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use nas_datasets::require_same_classes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::run::device::{self, DeviceChoice};
 use crate::run::interrupt;
-use crate::run::run_dir::RunDir;
+use crate::run::run_dir::{self, RunDir};
+use crate::run::words;
 
 /// Options of every command that works on a run.
 #[derive(Clone, Debug, Args)]
@@ -125,6 +127,16 @@ impl TrainedArgs {
         self.run.join("config.toml")
     }
 
+    /// The classes of the run's network, in the order of its outputs.
+    pub fn classes(&self) -> Result<Vec<String>> {
+        run_dir::read_classes(&self.run)
+    }
+
+    /// Refuses a data set whose classes are not those of the run, in its order; `place` names it.
+    pub fn require_classes(&self, place: &str, names: &[String]) -> Result<()> {
+        Ok(require_same_classes("the run", &self.classes()?, place, names)?)
+    }
+
     /// The file of the weights.
     pub fn weights(&self) -> PathBuf {
         self.weights.clone().unwrap_or_else(|| self.run.join("checkpoints/last.safetensors"))
@@ -134,6 +146,8 @@ impl TrainedArgs {
 /// What is worth knowing about a run besides its config.
 #[derive(Serialize)]
 struct Meta {
+    /// Program and subcommand: what the folder is a run of.
+    job: String,
     command: Vec<String>,
     version: &'static str,
     commit: Option<String>,
@@ -149,7 +163,8 @@ impl Meta {
         let commit = git.filter(|output| output.status.success());
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
-            command: std::env::args().collect(),
+            job: job(),
+            command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
             version: env!("CARGO_PKG_VERSION"),
             commit: commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()),
             device: device::describe(compute.device),
@@ -158,6 +173,15 @@ impl Meta {
             started_unix_secs: since.map_or(0, |time| time.as_secs()),
         }
     }
+}
+
+/// The program and its subcommand, such as `nas-segment train`.
+pub fn job() -> String {
+    let mut args = std::env::args_os();
+    let program = args.next().map(PathBuf::from).unwrap_or_default();
+    let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let command = args.next().unwrap_or_default();
+    format!("{program} {}", command.to_string_lossy())
 }
 
 /// Opens a command's run folder, does its `work` there unless the run is done, and prints its result.
@@ -191,10 +215,24 @@ pub enum Format {
     Json,
 }
 
+/// Reads the command line. Ends the process where there is nothing to do: with 0 after `--help`, with 1 after a mistake.
+pub fn parse<C: clap::Parser>() -> C {
+    C::try_parse().unwrap_or_else(|error| {
+        // Nobody can be told that the terminal is gone.
+        let _ = error.print();
+        std::process::exit(error.exit_code().min(1))
+    })
+}
+
+/// Says on stderr what looks like a mistake.
+pub fn warn(warning: impl Display) {
+    eprintln!("warning: {}", words::text(&warning.to_string()));
+}
+
 /// Prints a report on stdout. A closed pipe (`| head`) is not an error.
 pub fn print<R: Display + Serialize>(report: &R, format: Format) -> Result<()> {
     let text = match format {
-        Format::Text => format!("{report}\n"),
+        Format::Text => words::text(&report.to_string()).into_owned() + "\n",
         Format::Json => serde_json::to_string(report)? + "\n",
     };
     match std::io::stdout().lock().write_all(text.as_bytes()) {
@@ -237,7 +275,7 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
     match outcome {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", words::text(&format!("{error:#}")));
             ExitCode::from(1)
         }
         Err(_) => {

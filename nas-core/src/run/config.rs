@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nas_datasets::read_utf8;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
@@ -51,10 +52,15 @@ pub enum ConfigError {
     },
 }
 
+/// Largest experiment file.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Most parts of the key of a `--set`.
+const MAX_PARTS: usize = 32;
+
 /// Reads `path`, applies `sets` in order and returns the table.
 pub fn read_table(path: &Path, sets: &[String]) -> Result<Table, ConfigError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
+    let text = read_utf8(path, MAX_BYTES).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
     let syntax = |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
     let mut table: Table = text.parse().map_err(syntax)?;
     apply_all(&mut table, sets)?;
@@ -115,7 +121,7 @@ pub fn to_toml<T: Serialize>(config: &T) -> String {
 fn apply(table: &mut Table, option: &str) -> Result<(), ConfigError> {
     let (key, text) = option.split_once('=').ok_or_else(|| ConfigError::Set { option: option.to_string() })?;
     let mut parts: Vec<&str> = key.trim().split('.').collect();
-    let last = parts.pop().filter(|last| !last.is_empty());
+    let last = parts.pop().filter(|last| !last.is_empty() && parts.len() < MAX_PARTS);
     let last = last.ok_or_else(|| ConfigError::Set { option: option.to_string() })?;
     let mut section = table;
     for part in parts {

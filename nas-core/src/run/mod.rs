@@ -9,3 +9,4 @@ pub mod picture;
 pub mod plot;
 pub mod progress;
 pub mod run_dir;
+pub mod words;

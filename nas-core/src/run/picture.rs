@@ -1,11 +1,14 @@
 //! Pictures that commands write.
 
 use std::fs;
+use std::io::Cursor;
 use std::ops::Deref;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use image::{ImageBuffer, PixelWithColorType, Rgb, RgbImage, imageops};
+use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage, imageops};
+
+use crate::run::run_dir::write_atomic;
 
 /// Pictures of one height side by side, with a white gap between them.
 pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
@@ -30,5 +33,7 @@ where
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("{}: cannot create", parent.display()))?;
     }
-    picture.save(path).with_context(|| format!("{}: cannot write", path.display()))
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).with_context(|| format!("{}: cannot encode", path.display()))?;
+    write_atomic(path, bytes.get_ref())
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Result, anyhow, ensure};
 use plotters::prelude::*;
 
+use crate::run::run_dir::write_atomic;
+
 /// A named line through points of (epoch, value).
 #[derive(Clone, Debug)]
 pub struct Series {
@@ -19,9 +21,9 @@ pub fn curves(path: &Path, title: &str, series: &[Series]) -> Result<()> {
     let drawn: Vec<&Series> = series.iter().filter(|series| !series.points.is_empty()).collect();
     ensure!(!drawn.is_empty(), "{}: there is nothing to draw", path.display());
     let height = 40 + 240 * drawn.len() as u32;
-    let root = SVGBackend::new(path, (720, height)).into_drawing_area();
-    let draw = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let root = root.titled(title, ("sans-serif", 20))?;
+    let mut svg = String::new();
+    let draw = |svg| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let root = SVGBackend::with_string(svg, (720, height)).into_drawing_area().titled(title, ("sans-serif", 20))?;
         root.fill(&WHITE)?;
         for (panel, series) in root.split_evenly((drawn.len(), 1)).iter().zip(&drawn) {
             let (x, y) = (range(series.points.iter().map(|p| p.0)), range(series.points.iter().map(|p| p.1)));
@@ -36,7 +38,8 @@ pub fn curves(path: &Path, title: &str, series: &[Series]) -> Result<()> {
         root.present()?;
         Ok(())
     };
-    draw().map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))
+    draw(&mut svg).map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))?;
+    write_atomic(path, svg.as_bytes())
 }
 
 /// How a series is drawn.
@@ -58,8 +61,9 @@ pub fn lines(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[Ser
 pub fn chart(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[(Mark, &Series)]) -> Result<()> {
     let all = || series.iter().flat_map(|(_, series)| &series.points);
     ensure!(all().next().is_some(), "{}: there is nothing to draw", path.display());
-    let root = SVGBackend::new(path, (960, 600)).into_drawing_area();
-    let draw = || -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let mut svg = String::new();
+    let draw = |svg| -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let root = SVGBackend::with_string(svg, (960, 600)).into_drawing_area();
         root.fill(&WHITE)?;
         let (x, y) = (range(all().map(|p| p.0)), range(all().map(|p| p.1)));
         let mut chart = ChartBuilder::on(&root)
@@ -88,7 +92,8 @@ pub fn chart(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[(Ma
         root.present()?;
         Ok(())
     };
-    draw().map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))
+    draw(&mut svg).map_err(|error| anyhow!("{}: cannot draw: {error}", path.display()))?;
+    write_atomic(path, svg.as_bytes())
 }
 
 /// Smallest and largest value, apart even when they are equal.

@@ -1,14 +1,16 @@
 //! What a long job tells while it runs: a bar on a terminal, plain lines elsewhere, and the same lines in `run.log`.
 
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::run::run_dir::open_to_append;
+use crate::run::words;
 use crate::space::trial::{Outcome, Record};
 
 const PLAIN_LINE_EVERY: Duration = Duration::from_secs(30);
@@ -29,10 +31,6 @@ pub struct Progress {
 impl Progress {
     /// A job of `total` steps, `done` of which an earlier process did. Lines also go to `log` where one is given.
     pub fn new(label: &str, total: usize, done: usize, log: Option<&Path>) -> Result<Self> {
-        let open = |path: &Path| {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            file.with_context(|| format!("{}: cannot open", path.display()))
-        };
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}, {eta} left");
             let bar = ProgressBar::new(total as u64).with_style(style.expect("a valid template"));
@@ -42,7 +40,7 @@ impl Progress {
         let now = Instant::now();
         Ok(Self {
             bar,
-            log: log.map(open).transpose()?,
+            log: log.map(open_to_append).transpose()?,
             label: label.to_string(),
             total: total as u64,
             done_before: done as u64,
@@ -76,7 +74,7 @@ impl Progress {
 
     /// A line that stays: an epoch's metrics, a note.
     pub fn line(&mut self, text: impl Display) {
-        let text = format!("{}: {text}", self.label);
+        let text = format!("{}: {}", self.label, words::text(&text.to_string()));
         match &self.bar {
             Some(bar) => bar.println(&text),
             None => eprintln!("{text}"),

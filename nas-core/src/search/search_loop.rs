@@ -6,7 +6,7 @@ use std::fmt;
 use anyhow::Result;
 use nas_datasets::rng::stream;
 
-use crate::executor::Executor;
+use crate::executor::{Executor, give_up, require_success};
 use crate::run::plot::Series;
 use crate::search::goals::{Goal, Goals};
 use crate::search::log::TrialStore;
@@ -122,7 +122,7 @@ impl<'a> SearchLoop<'a> {
         // Registered before anything is asked, so that their ids are taken.
         waiting.iter().rev().for_each(|trial| self.searcher.started(trial.clone()));
         let mut untold: BTreeMap<u64, Record> = BTreeMap::new();
-        let mut running = 0;
+        let (before, mut running) = (self.records.len(), 0);
         loop {
             while running < executor.capacity() {
                 let first_open = self.searcher.running().iter().map(|trial| trial.id).min();
@@ -138,7 +138,7 @@ impl<'a> SearchLoop<'a> {
                 running += 1;
             }
             if running == 0 && untold.is_empty() {
-                return Ok(());
+                return require_success(&self.records);
             }
             let first_open = self.searcher.running().iter().map(|trial| trial.id).min();
             let in_turn = |id: &u64| !ordered || first_open.is_none_or(|first| *id == first);
@@ -158,6 +158,7 @@ impl<'a> SearchLoop<'a> {
             self.searcher.tell(&record);
             on_end(&record);
             self.records.push(record);
+            give_up(&self.records[before..])?;
         }
     }
 }

@@ -15,7 +15,7 @@ use super::supervised::{metrics_of, train_on};
 use super::zero_cost::{ZeroCost, ZeroCostConfig};
 use super::{CostFunction, Task, TaskSpace};
 use crate::estimator::predictor::{Predictor, PredictorConfig};
-use crate::executor::{die_with_parent, trial_folder};
+use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
 use crate::run::cli::Compute;
 use crate::run::config;
@@ -394,17 +394,8 @@ fn run_program(command: &[String], metrics: &[String], notation: &str, seed: u64
         names.iter().fold(argument.clone(), |argument, (name, value)| argument.replace(name, value))
     };
     let mut program = Command::new(replaced(&command[0]));
-    program.args(command[1..].iter().map(replaced)).stderr(std::process::Stdio::inherit());
-    die_with_parent(&mut program);
-    let output = program.output().with_context(|| format!("cannot start {}", command[0]))?;
-    ensure!(output.status.success(), "{} ended with {}", command[0], output.status);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    let values: Values = serde_json::from_str(last)
-        .with_context(|| format!("{}: the last line is {last:?}, expected a JSON object of numbers", command[0]))?;
-    let missing = metrics.iter().find(|metric| !values.contains_key(*metric));
-    ensure!(missing.is_none(), "{} printed no {}", command[0], missing.map_or("", String::as_str));
-    Ok(values)
+    program.args(command[1..].iter().map(replaced));
+    executor::run_program(program, metrics)
 }
 
 /// A trial is a training of the architecture's network at the trial's budget, in the trial's folder.

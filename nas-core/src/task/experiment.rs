@@ -15,7 +15,7 @@ use crate::estimator::learning_curve::EarlyStopConfig;
 use crate::executor::ExecutorConfig;
 use crate::one_shot::{OneShotConfig, check_constraints};
 use crate::optim::{OptimizerConfig, Schedule};
-use crate::run::cli::{Compute, require_sound};
+use crate::run::cli::{Compute, require_sound, warn};
 use crate::run::config;
 use crate::run::run_dir::read_json;
 use crate::search::goals::{Constraint, Goal, Goals, Objective};
@@ -107,7 +107,7 @@ impl<T: Task> Setting<T> {
     pub fn open_sound(&self, split: Split) -> Result<T::Set> {
         let set = T::open(&self.data, split)?;
         require_sound(&T::problems(&set), T::len(&set), split.as_str(), T::PROGRAM)?;
-        T::warnings(&set).iter().for_each(|warning| eprintln!("warning: {split}: {warning}"));
+        T::warnings(&set).iter().for_each(|warning| warn(format!("{split}: {warning}")));
         Ok(set)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nas_datasets::{DataError, Split, TrainLoader, rng};
+use nas_datasets::{DataError, Split, TrainLoader, require_same_classes, rng};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
@@ -19,7 +19,9 @@ use crate::one_shot::descend;
 use crate::optim::{GradScaler, Named, Optimizer, named_parameters};
 use crate::run::cli::Compute;
 use crate::run::run_dir::RunDir;
-use crate::train::{self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, read_tensors, scalar};
+use crate::train::{
+    self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_tensors, scalar,
+};
 
 /// Prefix of the trained weights in a checkpoint whose plain names hold their average.
 const RAW: &str = "raw/";
@@ -164,8 +166,7 @@ pub fn trained_network<T: Task>(
     compute: Compute,
 ) -> Result<(VarStore, T::Net)> {
     let (vs, net) = new_network::<T>(model, num_classes, 0, compute)?;
-    let saved = read_tensors(weights)?;
-    copy_into(&all_variables(&vs), &saved).with_context(|| format!("{}: other network", weights.display()))?;
+    load_weights(weights, &vs)?;
     Ok((vs, net))
 }
 
@@ -197,8 +198,7 @@ pub fn inherit(
 
 /// Class indices of one split mean nothing in another that has other classes.
 pub fn require_equal_classes(train: &[String], val: &[String]) -> Result<()> {
-    ensure!(train == val, "the splits have different classes: {train:?} in train, {val:?} in val");
-    Ok(())
+    Ok(require_same_classes("the train split", train, "the val split", val)?)
 }
 
 /// Cost of the network of a model, counted without weights.
@@ -251,6 +251,10 @@ pub(super) fn next_batch<T: Task>(batches: &mut Option<Batches<T>>, compute: Com
 }
 
 impl<T: Task> Job for Supervised<T> {
+    fn classes(&self) -> Vec<String> {
+        T::classes(&self.val)
+    }
+
     fn steps_per_epoch(&self) -> usize {
         self.loader.batches_per_epoch()
     }

@@ -1,15 +1,17 @@
 //! `nas-detect data`: check a data set, write a synthetic one.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
-use nas_core::run::cli::{Format, print};
+use nas_core::run::cli::{self, Format, print};
 use nas_core::run::config;
+use nas_core::run::run_dir::open_output;
+use nas_core::run::words;
 use nas_core::task::experiment;
-use nas_datasets::Split;
-use nas_datasets::det::{DetDataConfig, check, shapes};
+use nas_datasets::det::{DetDataConfig, DetDataset, check, shapes};
+use nas_datasets::{Split, shared_images};
 use serde::Serialize;
 
 /// Check a data set, or write a synthetic one
@@ -62,6 +64,8 @@ struct SynthArgs {
 struct CheckReport {
     classes: Vec<String>,
     splits: Vec<SplitReport>,
+    /// What the splits have in common though they should not.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -76,13 +80,14 @@ struct SplitReport {
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{} classes: {}", self.classes.len(), self.classes.join(", "))?;
+        let classes: Vec<_> = self.classes.iter().map(|name| words::name(name)).collect();
+        write!(f, "{} classes: {}", classes.len(), classes.join(", "))?;
         for SplitReport { split, samples, problems, warnings } in &self.splits {
             write!(f, "\n{split}: {samples} samples, {} broken", problems.len())?;
             problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
             warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))?;
         }
-        Ok(())
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -106,29 +111,36 @@ fn load(args: &CheckArgs) -> Result<DetDataConfig> {
 fn run_check(args: &CheckArgs) -> Result<()> {
     ensure!(args.config.is_some() || !args.sets.is_empty(), "no data set named: expected --config, or --set data.kind");
     let data = load(args)?;
-    let (train, val) = (data.open(Split::Train)?, data.open(Split::Val)?);
-    ensure!(
-        train.classes() == val.classes(),
-        "the splits have different classes: {:?} in train, {:?} in val",
-        train.classes(),
-        val.classes()
-    );
+    let [train, val] = data.open_both()?;
     let splits = [(Split::Train, &train), (Split::Val, &val)].map(|(split, dataset)| SplitReport {
         split: split.to_string(),
         samples: dataset.len(),
         problems: check(&**dataset).iter().map(ToString::to_string).collect(),
         warnings: dataset.warnings().to_vec(),
     });
+    let shared = shared_images(paths(&*train), paths(&*val));
     let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
-    print(&CheckReport { classes: train.classes().names().to_vec(), splits: splits.into() }, args.format)?;
+    print(
+        &CheckReport {
+            classes: train.classes().names().to_vec(),
+            splits: splits.into(),
+            warnings: shared.into_iter().collect(),
+        },
+        args.format,
+    )?;
     if broken > 0 {
         bail!("{broken} samples are broken");
     }
     Ok(())
 }
 
+fn paths(dataset: &dyn DetDataset) -> impl Iterator<Item = Option<&Path>> {
+    (0..dataset.len()).map(|i| dataset.image_path(i))
+}
+
 fn run_synth(args: &SynthArgs) -> Result<()> {
     let num_val = (args.images / 4).max(1);
+    open_output(&args.out, &cli::job())?;
     shapes::write_coco(&args.out, args.images, num_val, args.seed)?;
     println!("{} train and {num_val} val images in {}", args.images, args.out.display());
     Ok(())

@@ -116,7 +116,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         (None, Some(gt), Some(dt)) => files::read(gt, dt)?,
         _ => bail!("nothing to score: expected --run DIR, or --gt FILE and --dt FILE"),
     };
-    files.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    files.warnings.iter().for_each(cli::warn);
     match args.metric {
         Metric::Coco => print(&CocoReport::new(&files, &args.max_dets), args.format),
         Metric::Voc => print(&VocReport::new(&files), args.format),
@@ -126,6 +126,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 fn of_network(args: &cli::TrainedArgs, split: Split, out: Option<&Path>) -> Result<EvalFiles> {
     let (experiment, compute) = open(args)?;
     let dataset = experiment.setting().open_sound(split)?;
+    args.require_classes(&experiment.data.place(split), dataset.classes().names())?;
     let Trained { net, reading } = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
     let mut files = evaluate(&|images| net.detect(images, None), &dataset, &reading, compute, |_, _| {

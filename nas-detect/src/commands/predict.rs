@@ -9,7 +9,7 @@ use clap::Args;
 use nas_core::run::cli::{self, Format, print};
 use nas_core::run::picture::write_png;
 use nas_core::run::progress::Progress;
-use nas_core::run::run_dir::write_atomic;
+use nas_core::run::run_dir::{open_output, write_atomic};
 use nas_datasets::Split;
 use nas_datasets::det::unlabelled;
 use serde::Serialize;
@@ -67,12 +67,13 @@ impl fmt::Display for PredictReport {
 pub fn run(args: &PredictArgs) -> Result<()> {
     let (experiment, compute) = open(&args.trained)?;
     let mut dataset = experiment.data.open(args.split)?;
+    args.trained.require_classes(&experiment.data.place(args.split), dataset.classes().names())?;
     if !args.images.is_empty() {
         dataset = Arc::new(unlabelled(dataset.classes().clone(), &args.images)?);
     }
     let Trained { net, reading } =
         Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
-    std::fs::create_dir_all(&args.out)?;
+    open_output(&args.out, &cli::job())?;
     let pictures = (!args.no_pictures).then(|| args.out.join("pictures"));
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
     let files = evaluate(&|images| net.detect(images, None), &dataset, &reading, compute, |sample, found| {

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use nas_datasets::det::CocoId;
 use nas_datasets::det::coco_json::{self, CocoFile, CocoResult};
-use nas_datasets::det::tally::Tally;
+use nas_datasets::tally::Tally;
 use serde::{Deserialize, Serialize};
 
 use super::{Detection, Truth};
@@ -14,7 +15,7 @@ use super::{Detection, Truth};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Category {
     /// Id in the files.
-    pub id: i64,
+    pub id: CocoId,
     /// Name.
     pub name: String,
 }
@@ -23,7 +24,7 @@ pub struct Category {
 #[derive(Clone, Debug, Default)]
 pub struct EvalFiles {
     /// Image ids.
-    pub images: Vec<i64>,
+    pub images: Vec<CocoId>,
     /// Classes.
     pub categories: Vec<Category>,
     /// True boxes.
@@ -39,15 +40,7 @@ pub struct EvalFiles {
 /// # Errors
 /// If a file is not what it should be, ids of images or classes are given twice, or a detection's image is unknown.
 pub fn read(gt: &Path, dt: &Path) -> Result<EvalFiles> {
-    let (truths, found) = rayon::join(
-        || coco_json::read::<CocoFile>(gt, "COCO annotations {\"images\", \"annotations\", \"categories\"}"),
-        || {
-            coco_json::read::<Vec<CocoResult>>(
-                dt,
-                "COCO results [{\"image_id\", \"category_id\", \"bbox\", \"score\"}]",
-            )
-        },
-    );
+    let (truths, found) = rayon::join(|| coco_json::read_annotations(gt), || coco_json::read_results(dt));
     let mut files = EvalFiles::default();
     files.add_truths(truths?).with_context(|| gt.display().to_string())?;
     files.add_detections(&found?).with_context(|| dt.display().to_string())?;
@@ -56,16 +49,16 @@ pub fn read(gt: &Path, dt: &Path) -> Result<EvalFiles> {
 
 impl EvalFiles {
     fn add_truths(&mut self, file: CocoFile) -> Result<()> {
-        self.images = sorted_once("image", file.images.iter().map(|image| image.id))?;
-        sorted_once("category", file.categories.iter().map(|category| category.id))?;
+        self.images = sorted_once("image", file.images.iter().map(|image| image.id.clone()))?;
+        sorted_once("category", file.categories.iter().map(|category| category.id.clone()))?;
         self.categories = file.categories.into_iter().map(|c| Category { id: c.id, name: c.name }).collect();
-        self.categories.sort_by_key(|category| category.id);
+        self.categories.sort_by(|a, b| a.id.cmp(&b.id));
         let (images, classes) = self.indices();
         let mut seen = HashSet::new();
         let (mut lost, mut empty, mut zero, mut repeated) = <(Tally, Tally, Tally, Tally)>::default();
         for (i, annotation) in file.annotations.iter().enumerate() {
-            let (image_id, category_id) = (annotation.image_id, annotation.category_id);
-            let (Some(image), Some(class)) = (images.get(&image_id), classes.get(&category_id)) else {
+            let (image_id, category_id) = (&annotation.image_id, &annotation.category_id);
+            let (Some(image), Some(class)) = (images.get(image_id), classes.get(category_id)) else {
                 lost.add(|| format!("annotations[{i}] with image_id {image_id} and category_id {category_id}"));
                 continue;
             };
@@ -73,8 +66,8 @@ impl EvalFiles {
             if !(w > 0.0 && h > 0.0) {
                 empty.add(|| format!("annotations[{i}] with width {w} and height {h}"));
             }
-            match annotation.id {
-                Some(0) => zero.add(|| format!("annotations[{i}]")),
+            match &annotation.id {
+                Some(CocoId::Number(0)) => zero.add(|| format!("annotations[{i}]")),
                 Some(id) if !seen.insert(id) => repeated.add(|| format!("annotations[{i}] with id {id}")),
                 _ => {}
             }
@@ -86,6 +79,9 @@ impl EvalFiles {
                 crowd: annotation.iscrowd,
                 difficult: annotation.difficult || annotation.ignore,
             });
+        }
+        if let Some(warning) = in_shares("true", self.truths.iter().map(|truth| truth.bbox)) {
+            self.warnings.push(warning);
         }
         lost.report("annotations of an unknown image or category were left out", &mut self.warnings);
         empty.report("true boxes have no size: no detection can match them, they count as missed", &mut self.warnings);
@@ -111,25 +107,36 @@ impl EvalFiles {
             };
             self.detections.push(Detection { image, class, bbox: *bbox, score: *score });
         }
-        let ids = self.categories.iter().map(|category| category.id);
+        let ids = self.categories.iter().map(|category| &category.id);
         let range = ids.clone().min().zip(ids.max()).map_or("none".into(), |(low, high)| format!("{low}..={high}"));
         let what = format!("detections of an unknown category were left out; the ground truth's ids are {range}");
         unknown.report(&what, &mut self.warnings);
+        if let Some(warning) = in_shares("found", results.iter().map(|found| found.bbox)) {
+            self.warnings.push(warning);
+        }
         if results.is_empty() {
             self.warnings.push("there are no detections at all".into());
         }
         Ok(())
     }
 
-    fn indices(&self) -> (HashMap<i64, usize>, HashMap<i64, usize>) {
-        let images = self.images.iter().enumerate().map(|(i, id)| (*id, i)).collect();
-        (images, self.categories.iter().enumerate().map(|(i, category)| (category.id, i)).collect())
+    fn indices(&self) -> (HashMap<CocoId, usize>, HashMap<CocoId, usize>) {
+        let images = self.images.iter().enumerate().map(|(i, id)| (id.clone(), i)).collect();
+        (images, self.categories.iter().enumerate().map(|(i, category)| (category.id.clone(), i)).collect())
     }
 }
 
+/// A warning when no box reaches beyond the first pixel.
+fn in_shares(what: &str, mut boxes: impl Iterator<Item = [f64; 4]> + Clone) -> Option<String> {
+    let any = boxes.clone().next().is_some();
+    let all = boxes.all(|[x, y, w, h]| x + w <= 1.0 && y + h <= 1.0 && w > 0.0 && h > 0.0);
+    let sentence = || format!("all {what} boxes lie within 0..1, as shares of the image's sides; expected pixels");
+    (any && all).then(sentence)
+}
+
 /// Ids in order, none of them twice.
-fn sorted_once(what: &str, ids: impl Iterator<Item = i64>) -> Result<Vec<i64>> {
-    let mut ids: Vec<i64> = ids.collect();
+fn sorted_once(what: &str, ids: impl Iterator<Item = CocoId>) -> Result<Vec<CocoId>> {
+    let mut ids: Vec<CocoId> = ids.collect();
     ids.sort_unstable();
     match ids.windows(2).find(|pair| pair[0] == pair[1]) {
         Some(pair) => bail!("{what} id {} found twice, expected once", pair[0]),

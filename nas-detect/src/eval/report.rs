@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Category, EvalFiles};
@@ -73,7 +74,8 @@ impl fmt::Display for CocoReport {
         write!(f, "\n{:<20} {:>7} {:>7} {:>7}", "class", "AP", "AP50", "AP75")?;
         for CocoClass { category, stats, .. } in &self.per_class {
             let cell = |value: f64| if value < 0.0 { "-".into() } else { format!("{value:.4}") };
-            write!(f, "\n{:<20} {:>7} {:>7} {:>7}", category.name, cell(stats[0]), cell(stats[1]), cell(stats[2]))?;
+            let name = words::name(&category.name);
+            write!(f, "\n{name:<20} {:>7} {:>7} {:>7}", cell(stats[0]), cell(stats[1]), cell(stats[2]))?;
         }
         write!(f, "\n{} images", self.images)?;
         self.notes.iter().try_for_each(|note| write!(f, "\n{note}"))
@@ -130,7 +132,8 @@ impl VocReport {
 impl fmt::Display for VocReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let cell = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.4}"));
-        let mut row = |name: &str, area, points| writeln!(f, "{name:<20} {:>8} {:>8}", cell(area), cell(points));
+        let mut row =
+            |name: &str, area, points| writeln!(f, "{:<20} {:>8} {:>8}", words::name(name), cell(area), cell(points));
         row("mean", self.area, self.eleven_point)?;
         self.per_class.iter().try_for_each(|class| row(&class.category.name, class.area, class.eleven_point))?;
         write!(f, "AP at overlap 0.5: by area, at 11 points; {} images", self.images)

@@ -1,13 +1,14 @@
 //! `nas-segment data`: check a data set, write a synthetic one.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use nas_core::run::cli::{Format, parse_size, print};
+use nas_core::run::cli::{self, Format, parse_size, print};
+use nas_core::run::run_dir::open_output;
 use nas_core::task::experiment;
-use nas_datasets::{DataConfig, Split, check, synth};
+use nas_datasets::{DataConfig, SegDataset, Split, check, shared_images, synth};
 use serde::Serialize;
 
 /// Check a data set, or write a synthetic one
@@ -61,23 +62,29 @@ struct SynthArgs {
 #[derive(Serialize)]
 struct CheckReport {
     splits: Vec<SplitReport>,
+    /// What the splits have in common though they should not.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct SplitReport {
     split: String,
     samples: usize,
+    /// Samples that cannot be used.
     problems: Vec<String>,
+    /// What was left out or looks like a mistake.
+    warnings: Vec<String>,
 }
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        for (i, SplitReport { split, samples, problems }) in self.splits.iter().enumerate() {
+        for (i, SplitReport { split, samples, problems, warnings }) in self.splits.iter().enumerate() {
             let newline = if i == 0 { "" } else { "\n" };
             write!(f, "{newline}{split}: {samples} samples, {} broken", problems.len())?;
             problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
+            warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))?;
         }
-        Ok(())
+        self.warnings.iter().try_for_each(|warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -91,23 +98,30 @@ pub fn run(args: &DataArgs) -> Result<()> {
 
 fn run_check(args: &CheckArgs) -> Result<()> {
     let data: DataConfig = experiment::load_section(&args.config, &args.sets, "data")?;
-    let mut splits = Vec::new();
-    for split in [Split::Train, Split::Val] {
-        let dataset = data.open(split)?;
-        let problems = check(&*dataset).iter().map(ToString::to_string).collect();
-        splits.push(SplitReport { split: split.to_string(), samples: dataset.len(), problems });
-    }
+    let (train, val) = (data.open(Split::Train)?, data.open(Split::Val)?);
+    let splits = [(Split::Train, &train), (Split::Val, &val)].map(|(split, dataset)| SplitReport {
+        split: split.to_string(),
+        samples: dataset.len(),
+        problems: check(&**dataset).iter().map(ToString::to_string).collect(),
+        warnings: dataset.warnings().to_vec(),
+    });
+    let warnings = shared_images(paths(&*train), paths(&*val)).into_iter().collect();
     let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
-    print(&CheckReport { splits }, args.format)?;
+    print(&CheckReport { splits: splits.into(), warnings }, args.format)?;
     if broken > 0 {
         bail!("{broken} samples are broken");
     }
     Ok(())
 }
 
+fn paths(dataset: &dyn SegDataset) -> impl Iterator<Item = Option<&Path>> {
+    (0..dataset.len()).map(|i| dataset.image_path(i))
+}
+
 fn run_synth(args: &SynthArgs) -> Result<()> {
     let num_val = (args.images / 4).max(1);
     let (h, w) = args.size;
+    open_output(&args.out, &cli::job())?;
     synth::write_cityscapes(&args.out, args.images, num_val, (h as u32, w as u32), args.seed)?;
     println!("{} train and {num_val} val images in {}", args.images, args.out.display());
     Ok(())

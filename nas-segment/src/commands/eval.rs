@@ -56,6 +56,7 @@ impl TrainedArgs {
         let compute = args.compute.resolve()?;
         let experiment: TrainExperiment<Segmentation> = experiment::load(&args.config(), &args.sets)?;
         let dataset = experiment.data.open(*split)?;
+        args.require_classes(&experiment.data.place(), &dataset.classes().names)?;
         let net = trained(&experiment.model, dataset.classes().len(), &args.weights(), compute)?;
         let transform = EvalTransform::like(&experiment.augment, experiment.eval.resize);
         Ok((Trained { net, dataset, transform, eval: experiment.eval }, compute))

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use image::GrayImage;
-use nas_core::run::cli::{Format, print};
+use nas_core::run::cli::{self, Format, print};
 use nas_core::run::picture::write_png;
 use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::open_output;
 use nas_datasets::eval_samples;
 use serde::Serialize;
 use tch::Tensor;
@@ -55,6 +56,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     let (trained, compute) = args.trained.load()?;
     let Trained { net, dataset, transform, eval, .. } = &trained;
     let (labels, overlays) = (args.out.join("labels"), args.out.join("overlays"));
+    open_output(&args.out, &cli::job())?;
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
     let forward = |xs: &Tensor, mode| net.forward(xs, None, mode);
     for sample in eval_samples(dataset.clone(), transform.clone(), compute.threads, PREFETCH) {

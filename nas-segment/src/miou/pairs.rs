@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use nas_datasets::is_of_the_system;
 
 const IDS: &str = "_labelIds";
 const TRAIN_IDS: &str = "_labelTrainIds";
@@ -41,6 +42,9 @@ fn pngs(root: &Path) -> Result<BTreeSet<PathBuf>> {
         let unreadable = || format!("{}: cannot read the folder", folder.display());
         for entry in fs::read_dir(&folder).with_context(unreadable)? {
             let path = entry.with_context(unreadable)?.path();
+            if is_of_the_system(&path) {
+                continue;
+            }
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("png")) {
@@ -60,6 +64,12 @@ fn label_maps(files: &BTreeSet<PathBuf>, num_classes: u8) -> Vec<PathBuf> {
         !NO_LABEL_MAPS.iter().any(|ending| stem.ends_with(ending)) && !stem.strip_suffix(other).is_some_and(has_better)
     };
     files.iter().filter(is_wanted).cloned().collect()
+}
+
+/// Whether a file is Cityscapes' own label map of label ids.
+pub fn holds_label_ids(file: &Path) -> bool {
+    let stem = stem(file);
+    ["_gtFine", "_gtCoarse"].iter().any(|kind| stem.ends_with(&format!("{kind}{IDS}")))
 }
 
 fn by_image(root: &Path, files: BTreeSet<PathBuf>) -> Result<BTreeMap<String, PathBuf>> {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::det::DetClasses;
 use crate::det::shapes::ShapesDataset;
+use crate::det::{CocoId, DetClasses};
 use crate::error::Problem;
 use crate::split::Split;
 
@@ -31,7 +31,7 @@ impl DetDataset for Mixed {
         self.0.name(i)
     }
 
-    fn image_id(&self, i: usize) -> i64 {
+    fn image_id(&self, i: usize) -> CocoId {
         self.0.image_id(i)
     }
 
@@ -158,7 +158,7 @@ impl DetDataset for Mislabelled {
         self.0.name(i)
     }
 
-    fn image_id(&self, i: usize) -> i64 {
+    fn image_id(&self, i: usize) -> CocoId {
         self.0.image_id(i)
     }
 

@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 use crate::nn::{Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
-use crate::run::run_dir::{RunDir, pretty, read_result, write_atomic};
+use crate::run::run_dir::{RunDir, pretty, read_result, require_distinct_seeds, require_names, write_atomic};
 use crate::stats::mean_and_deviation;
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};
@@ -105,6 +105,8 @@ impl fmt::Display for Comparison {
 /// Runs the command.
 pub fn run<T: Task>(args: &CompareArgs) -> Result<()> {
     let experiment: CompareExperiment<T> = experiment::load(&args.run.config, &args.run.sets)?;
+    require_names("the model", experiment.models.iter().map(|model| &*model.name))?;
+    require_distinct_seeds(&experiment.seeds)?;
     let trainings = experiment.models.len() * experiment.seeds.len();
     let compute = args.run.compute.resolve()?;
     run_in_folder(&args.run, compute, None, &experiment, args.format, |dir| {

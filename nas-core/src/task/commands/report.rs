@@ -1,7 +1,6 @@
 //! The `report` commands: what a run folder holds, as text and pictures.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +10,7 @@ use serde_json::Value;
 
 use crate::run::cli::{Format, print};
 use crate::run::plot::{Series, curves};
-use crate::run::run_dir::read_result;
+use crate::run::run_dir::{read_result, read_text};
 use crate::task::Task;
 use crate::train::Metrics;
 
@@ -69,9 +68,7 @@ pub fn run<T: Task>(args: &ReportArgs) -> Result<()> {
         epochs: metrics.len(),
         last: metrics.last().cloned(),
         best: best.map(|best| (score.to_string(), best)),
-        text: ["table.txt", "result.txt", "architecture.txt"]
-            .iter()
-            .find_map(|name| fs::read_to_string(run.join(name)).ok()),
+        text: ["table.txt", "result.txt", "architecture.txt"].iter().find_map(|name| read_text(&run.join(name)).ok()),
         curves: draw_curves(run, &metrics, drawn)?,
         result,
     };
@@ -84,7 +81,7 @@ pub fn read_metrics(run: &Path) -> Result<Vec<Metrics>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let text = read_text(&path)?;
     let parse = |(i, line): (usize, &str)| {
         serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
     };

@@ -1,19 +1,24 @@
 //! Where trials run: in this process, or each in a child process of its own. The one place that turns a panic, a limit or a
 //! death into a failed trial.
 
+pub mod supervised;
+
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
+use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use self::supervised::{KEPT_BYTES, Supervised};
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::run_dir::{pretty, read_json, write_atomic};
+use crate::run::words;
 use crate::space::trial::{Outcome, Record, Trial, Values};
 
 /// Runs trials.
@@ -32,13 +37,112 @@ pub trait Executor {
 pub fn outcome_of(evaluate: impl FnOnce() -> Result<Values>) -> Outcome {
     match catch_unwind(AssertUnwindSafe(evaluate)) {
         Ok(Ok(values)) => Outcome::of(values),
-        Ok(Err(error)) => Outcome::Failed(format!("{error:#}")),
+        Ok(Err(error)) => failed(&format!("{error:#}")),
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
             let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
             // libtorch's messages carry a stack trace of many lines.
-            Outcome::Failed(format!("panicked: {}", text.lines().next().unwrap_or_default()))
+            failed(&format!("panicked: {}", text.lines().next().unwrap_or_default()))
         }
+    }
+}
+
+/// A failure whose reason, which may hold what a program printed, has a bounded length.
+fn failed(reason: &str) -> Outcome {
+    Outcome::Failed(words::ends(reason, KEPT_BYTES).into_owned())
+}
+
+/// Runs the program of a trial and takes the numbers `metrics` from the JSON object that is the last line it prints. Other
+/// numbers there are kept too, whatever else there is does not matter.
+///
+/// # Errors
+/// If the program cannot be started, fails, or does not print these numbers.
+pub fn run_program(program: Command, metrics: &[String]) -> Result<Values> {
+    let name = program.get_program().to_string_lossy().into_owned();
+    let output = supervised::output(program)?;
+    if !output.status.success() {
+        let said =
+            output.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing was printed on stderr");
+        bail!("{name} ended with {}: {said}", output.status);
+    }
+    asked_metrics(&output.last_line, metrics).with_context(|| format!("{name}: the last line of its output"))
+}
+
+/// The numbers `metrics` of a JSON object, in which Python's NaN and Infinity may stand.
+fn asked_metrics(line: &str, metrics: &[String]) -> Result<Values> {
+    let parse = |text: &str| serde_json::from_str::<Map<String, Value>>(text);
+    let object = parse(line).or_else(|error| parse(&quote_constants(line)).map_err(|_| error));
+    let object =
+        object.with_context(|| format!("{:?} found, expected a JSON object of numbers", words::ends(line, 200)))?;
+    let value = |metric: &String| {
+        let found = object.get(metric).with_context(|| format!("it printed no {metric}"))?;
+        let number = found.as_f64().or_else(|| match found.as_str()? {
+            "NaN" => Some(f64::NAN),
+            "Infinity" => Some(f64::INFINITY),
+            "-Infinity" => Some(f64::NEG_INFINITY),
+            _ => None,
+        });
+        Ok((metric.clone(), number.with_context(|| format!("{metric}: {found} found, expected a number"))?))
+    };
+    let mut values: Values = metrics.iter().map(value).collect::<Result<_>>()?;
+    let others = object.iter().filter_map(|(name, found)| Some((name.clone(), found.as_f64()?)));
+    for (name, number) in others.filter(|(name, number)| number.is_finite() && name.len() <= 100).take(MAX_OTHERS) {
+        values.entry(name).or_insert(number);
+    }
+    Ok(values)
+}
+
+/// Most numbers that are kept of a trial though nobody asked for them.
+const MAX_OTHERS: usize = 100;
+
+/// Puts the constants that Python writes, and that JSON does not have, in quotes.
+fn quote_constants(line: &str) -> String {
+    let (mut quoted, mut rest, mut in_text) = (String::with_capacity(line.len() + 16), line, false);
+    while let Some(first) = rest.chars().next() {
+        let constant = ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| !in_text && rest.starts_with(word));
+        let length = match constant {
+            Some(word) => {
+                quoted.extend(["\"", word, "\""]);
+                word.len()
+            }
+            None => {
+                in_text ^= first == '"';
+                let escaped = usize::from(in_text && first == '\\');
+                let length = rest.chars().take(1 + escaped).map(char::len_utf8).sum();
+                quoted.push_str(&rest[..length]);
+                length
+            }
+        };
+        rest = &rest[length..];
+    }
+    quoted
+}
+
+/// Stops a search that cannot find anything: its program cannot be started, or its first trials have all failed. `new` are the
+/// records of this process in the order of their ends.
+pub fn give_up(new: &[Record]) -> Result<()> {
+    const PATIENCE: usize = 5;
+    let mut failures = new.iter().map_while(|record| match &record.outcome {
+        Outcome::Failed(reason) => Some(reason),
+        Outcome::Metrics(_) => None,
+    });
+    let Some(first) = failures.next() else { return Ok(()) };
+    ensure!(!first.starts_with("cannot start "), "the first trial failed, and no other can succeed: {first}");
+    let number = 1 + failures.count();
+    ensure!(number < PATIENCE || number < new.len(), "the first {number} trials all failed, the first with: {first}");
+    Ok(())
+}
+
+/// Refuses a search of which every trial failed.
+pub fn require_success(records: &[Record]) -> Result<()> {
+    let reason = |record: &Record| match &record.outcome {
+        Outcome::Failed(reason) => Some(reason.clone()),
+        Outcome::Metrics(_) => None,
+    };
+    let reasons: Option<Vec<String>> = records.iter().map(reason).collect();
+    match reasons.as_deref() {
+        Some([first, ..]) => bail!("all {} trials failed, the first with: {first}", records.len()),
+        _ => Ok(()),
     }
 }
 
@@ -68,6 +172,10 @@ impl<E: FnMut(&Trial) -> Result<Values>> Executor for InProcess<E> {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let outcome = outcome_of(|| (self.evaluate)(&trial));
+        // A trial that a signal ended has not failed.
+        if interrupt::requested() && matches!(outcome, Outcome::Failed(_)) {
+            return Err(Interrupted.into());
+        }
         self.ended.push_back(Record { trial, outcome });
         Ok(())
     }
@@ -164,7 +272,7 @@ pub struct Processes {
 #[derive(Debug)]
 struct Running {
     trial: Trial,
-    child: Child,
+    process: Supervised,
     started: Instant,
 }
 
@@ -204,23 +312,20 @@ impl Processes {
         Ok(trials)
     }
 
-    fn spawn(&self, folder: &Path) -> Result<Child> {
+    fn spawn(&self, folder: &Path) -> Result<Supervised> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / self.workers).max(1).to_string();
         let log = File::options().create(true).append(true).open(folder.join("run.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("trial").arg(folder).args(["--threads", &threads]);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        // A group of its own, so that a limit ends what the trial has started too.
-        command.process_group(0);
-        die_with_parent(&mut command);
-        command.spawn().context("cannot start the trial's process")
+        Supervised::spawn(command).context("cannot start the trial's process")
     }
 
     /// Why a running trial must be killed.
     fn exceeded(&self, running: &Running) -> Option<String> {
         let time = self.limits.time_secs.filter(|limit| running.started.elapsed().as_secs_f64() > *limit);
-        let memory = self.limits.memory_mib.filter(|limit| resident_bytes(running.child.id()) > limit << 20);
+        let memory = self.limits.memory_mib.filter(|limit| running.process.resident_bytes() >> 20 >= *limit);
         let time = time.map(|limit| format!("ran longer than {limit} s"));
         time.or_else(|| memory.map(|limit| format!("used more than {limit} MiB of memory")))
     }
@@ -231,9 +336,9 @@ impl Processes {
             Ok(record) if record.trial == *trial => record.outcome,
             Ok(record) => Outcome::Failed(format!("the record is of trial {} with other contents", record.trial.id)),
             Err(_) => {
-                let log = fs::read_to_string(folder.join("run.log")).unwrap_or_default();
+                let log = end_of(&folder.join("run.log"));
                 let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing was printed");
-                Outcome::Failed(format!("{status}: {last}"))
+                failed(&format!("{status}: {last}"))
             }
         }
     }
@@ -254,8 +359,8 @@ impl Executor for Processes {
         }
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
-        let child = self.spawn(&folder).with_context(|| format!("trial {}", trial.id))?;
-        self.running.push(Running { trial, child, started: Instant::now() });
+        let process = self.spawn(&folder).with_context(|| format!("trial {}", trial.id))?;
+        self.running.push(Running { trial, process, started: Instant::now() });
         Ok(())
     }
 
@@ -269,15 +374,15 @@ impl Executor for Processes {
                 return Err(Interrupted.into());
             }
             for i in 0..self.running.len() {
-                let outcome = match self.running[i].child.try_wait()? {
+                let outcome = match self.running[i].process.try_wait()? {
                     Some(status) => self.outcome(&self.running[i].trial, status),
                     None => match self.exceeded(&self.running[i]) {
                         Some(reason) => Outcome::Failed(reason),
                         None => continue,
                     },
                 };
-                let mut running = self.running.remove(i);
-                end(&mut running.child);
+                let running = self.running.remove(i);
+                drop(running.process);
                 return Ok(Record { trial: running.trial, outcome });
             }
             std::thread::sleep(POLL);
@@ -285,24 +390,25 @@ impl Executor for Processes {
     }
 }
 
-impl Drop for Processes {
-    fn drop(&mut self) {
-        self.running.iter_mut().for_each(|running| end(&mut running.child));
-    }
-}
-
-/// Kills a child and what it has started, where they still run, and collects it.
-fn end(child: &mut Child) {
-    // SAFETY: kill(2) on the group that the child leads; it fails only when nothing of it is left.
-    unsafe { libc::kill(-(child.id() as libc::pid_t), libc::SIGKILL) };
-    // Fails only when the child has been collected already.
-    let _ = child.wait();
+/// The end of a text file; nothing if it cannot be read.
+fn end_of(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = nas_datasets::open_regular(path)?;
+        let from = file.metadata()?.len().saturating_sub(KEPT_BYTES as u64);
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(KEPT_BYTES as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 /// Lets the child die when this process does, however it ends (Linux): nobody would take its result.
 pub fn die_with_parent(command: &mut Command) {
     #[cfg(target_os = "linux")]
     {
+        use std::os::unix::process::CommandExt;
+
         // SAFETY: prctl is safe to call between fork and exec.
         unsafe {
             command.pre_exec(|| {
@@ -313,21 +419,6 @@ pub fn die_with_parent(command: &mut Command) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = command;
-}
-
-/// Resident memory of a process group; 0 where the system does not tell.
-fn resident_bytes(group: u32) -> u64 {
-    let pages = |folder: PathBuf| -> Option<u64> {
-        let stat = fs::read_to_string(folder.join("stat")).ok()?;
-        // After the name in parentheses: state, parent, group.
-        let of_group = stat.rsplit_once(')')?.1.split_whitespace().nth(2)? == group.to_string();
-        let statm = of_group.then(|| fs::read_to_string(folder.join("statm")).ok())??;
-        statm.split_whitespace().nth(1)?.parse().ok()
-    };
-    let folders = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
-    // SAFETY: sysconf has no preconditions.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
-    folders.filter_map(pages).sum::<u64>() * page
 }
 
 #[cfg(test)]
@@ -346,5 +437,59 @@ mod tests {
             Ok(values(0.0))
         });
         assert!(matches!(&panic, Outcome::Failed(reason) if reason.starts_with("panicked: ")), "{panic:?}");
+    }
+
+    fn sh(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_program_is_asked_for_its_metrics_alone() {
+        let asked = ["v".to_string()];
+        let run = |line: &str| run_program(sh(&format!("echo '{line}'")), &asked).map_err(|error| format!("{error:#}"));
+        for line in [
+            "{\"v\": 0.5, \"x\": NaN}",
+            "{\"v\": 0.5, \"x\": [1], \"y\": \"NaN, -Infinity\"}",
+            "{\"v\": 0.5, \"x\": -Infinity}",
+        ] {
+            assert_eq!(run(line), Ok(Values::from([("v".to_string(), 0.5)])), "{line}");
+        }
+        assert_eq!(run("{\"v\": 0.5, \"x\": 2}").unwrap()["x"], 2.0);
+        assert!(run("{\"v\": NaN}").unwrap()["v"].is_nan(), "a failure when it is recorded");
+        assert!(run("{\"w\": 1}").unwrap_err().contains("it printed no v"));
+        assert!(run("{\"v\": \"high\"}").unwrap_err().contains("v: \"high\" found, expected a number"));
+        assert!(run("done").unwrap_err().contains("\"done\" found, expected a JSON object of numbers"));
+        let error = format!("{:#}", run_program(sh("echo why >&2; exit 3"), &asked).unwrap_err());
+        assert!(error.contains("exit status: 3: why"), "{error}");
+    }
+
+    fn record(id: u64, failed: Option<&str>) -> Record {
+        let arch = crate::space::Architecture::new(vec![0]);
+        let trial = Trial { id, arch, budget: Default::default(), parent: None };
+        let metrics = Outcome::Metrics(Values::from([("v".to_string(), 0.5)]));
+        Record { trial, outcome: failed.map_or(metrics, |reason| Outcome::Failed(reason.into())) }
+    }
+
+    #[test]
+    fn a_search_that_finds_nothing_is_given_up_with_its_first_reason() {
+        let failures: Vec<Record> = (0..5).map(|id| record(id, Some(&format!("reason {id}")))).collect();
+        assert!(give_up(&failures[..4]).is_ok());
+        assert!(
+            give_up(&failures)
+                .unwrap_err()
+                .to_string()
+                .contains("the first 5 trials all failed, the first with: reason 0")
+        );
+        let mixed: Vec<Record> = failures.iter().cloned().chain([record(5, None)]).collect();
+        assert!(give_up(&mixed).is_ok() && require_success(&mixed).is_ok() && require_success(&[]).is_ok());
+        assert!(give_up(&[record(0, Some("cannot start x: no such file"))]).is_err());
+        assert!(
+            require_success(&failures[..2])
+                .unwrap_err()
+                .to_string()
+                .contains("all 2 trials failed, the first with: reason 0")
+        );
     }
 }
