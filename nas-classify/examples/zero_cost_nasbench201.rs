@@ -127,8 +127,8 @@ fn table(path: &Path) -> Result<Vec<(Architecture, f64)>> {
     let table = Table::read(path)?;
     let (index, accuracy) = (table.column("index")?, table.column("cifar10_test_200")?);
     let mut archs: Vec<Architecture> = Table::archs().collect();
-    archs.sort_by_key(|arch| table.get(arch, index) as usize);
-    Ok(archs.into_iter().map(|arch| (arch.clone(), table.get(&arch, accuracy))).collect())
+    archs.sort_by_key(|arch| table.get(arch, index).expect("a complete column") as usize);
+    Ok(archs.into_iter().filter_map(|arch| Some((arch.clone(), table.get(&arch, accuracy)?))).collect())
 }
 
 /// The first `batch` images `[B, 3, 32, 32]`, normalised as the benchmark does, with their labels.

@@ -13,8 +13,10 @@ use nas_core::run::interrupt::{self, Interrupted};
 use nas_core::run::plot::{self, Series};
 use nas_core::run::progress::Progress;
 use nas_core::search::Searcher;
-use nas_core::search::goals::Goals;
-use nas_core::space::trial::{Budget, Outcome, Record, Values};
+use nas_core::search::goals::{Constraint, Goal, Goals, Objective};
+use nas_core::search::pareto::{Point, hypervolume};
+use nas_core::space::Architecture;
+use nas_core::space::trial::{Budget, Outcome, Record, Trial, Values};
 use nas_core::stats::mean_and_deviation;
 use nas_core::strategy::StrategyConfig;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -28,17 +30,29 @@ use crate::nasbench201::{NasBench201, Table};
   nas-classify bench --table nasbench201.csv.gz --valid cifar10_valid_200 --test cifar10_test_200 \\
       --strategy regularized_evolution --set strategy.population_size=10 --num-trials 500 --seeds 100
   nas-classify bench --table nasbench201.csv.gz --valid cifar100_valid_200 --test cifar100_test_200 --strategy all \\
-      --low-fidelity cifar100_test_12 --plot strategies.svg")]
+      --low-fidelity cifar100_test_12 --plot strategies.svg
+  nas-classify bench --table nasbench201.csv.gz --table hardware.csv.gz --valid cifar10_valid_200 --test cifar10_test_200 \\
+      --bound 'edgetpu_latency_ms<=1' --strategy random,regularized_evolution
+  nas-classify bench --table nasbench201.csv.gz --table hardware.csv.gz --valid cifar10_valid_200 --test cifar10_test_200 \\
+      --minimize pixel3_latency_ms --strategy random,nsga2")]
 pub struct BenchArgs {
-    /// CSV file (.gz or plain) with a column `arch` in NAS-Bench-201's notation
-    #[arg(long, value_name = "FILE")]
-    table: PathBuf,
+    /// CSV file (.gz or plain) with a column `arch` in NAS-Bench-201's notation; may be repeated, to join the columns of more
+    /// files. An empty cell or a negative number means that the network does not run there
+    #[arg(long, value_name = "FILE", required = true)]
+    table: Vec<PathBuf>,
     /// Column, in percent, that the strategies search on
     #[arg(long, value_name = "COLUMN")]
     valid: String,
     /// Column that is reported for the best by `--valid`
     #[arg(long, value_name = "COLUMN")]
     test: String,
+    /// A bound that holds for what is found, known after the trial only, such as `edgetpu_latency_ms<=1.5`; may be repeated
+    #[arg(long, value_name = "COLUMN<=VALUE")]
+    bound: Vec<String>,
+    /// A column to make small beside making `--valid` large; what is reported then is the hypervolume of all found, as a part
+    /// of the whole table's
+    #[arg(long, value_name = "COLUMN")]
+    minimize: Option<String>,
     /// Kinds separated by commas, or `all`
     #[arg(long, value_name = "KIND", value_delimiter = ',', required = true)]
     strategy: Vec<String>,
@@ -68,7 +82,7 @@ pub struct BenchArgs {
     format: Format,
 }
 
-/// Test value of the best by validation after some evaluations, over the seeds.
+/// Test value of the best by validation after some evaluations, or the hypervolume, over the seeds.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
     strategy: String,
@@ -78,7 +92,7 @@ struct Row {
     std: f64,
     /// By seed.
     values: Vec<f64>,
-    /// Largest test value of the table.
+    /// Largest value that the table allows.
     optimum: f64,
     /// Seconds of all seeds of the strategy, on all cores.
     secs: f64,
@@ -88,12 +102,14 @@ struct Row {
 #[serde(transparent)]
 struct Report {
     rows: Vec<Row>,
+    #[serde(skip)]
+    measure: String,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Some(first) = self.rows.first() else { return Ok(()) };
-        writeln!(f, "test value of the best by validation, mean and deviation over {} seeds", first.seeds)?;
+        writeln!(f, "{}, mean and deviation over {} seeds", self.measure, first.seeds)?;
         for of_one in self.rows.chunk_by(|a, b| a.strategy == b.strategy) {
             write!(f, "{:<22}", of_one[0].strategy)?;
             of_one.iter().try_for_each(|row| write!(f, "  {:>5}: {:.3} ± {:.3}", row.num_trials, row.mean, row.std))?;
@@ -103,12 +119,126 @@ impl fmt::Display for Report {
     }
 }
 
-/// Columns of the table that a search reads.
-struct Columns {
+/// What searches are run on.
+struct Bench {
     table: Table,
     valid: usize,
     test: usize,
     low: Option<usize>,
+    minimize: Option<usize>,
+    /// Bounds by column.
+    bounds: Vec<(usize, Constraint)>,
+    goals: Goals,
+    /// The worst value of each objective in the table, in the orientation of the goals.
+    reference: Vec<f64>,
+    /// Hypervolume of the table, where there are two objectives.
+    whole: f64,
+    /// What the best search could reach.
+    optimum: f64,
+}
+
+const VALID: &str = "valid";
+
+impl Bench {
+    fn open(args: &BenchArgs) -> Result<Self> {
+        let table = Table::open(&args.table, &[])?;
+        let in_percent = |name: &String| -> Result<usize> {
+            let column = table.column(name)?;
+            table.require_percent(column)?;
+            Ok(column)
+        };
+        let (valid, test) = (in_percent(&args.valid)?, in_percent(&args.test)?);
+        let low = args.low_fidelity.as_ref().map(in_percent).transpose()?;
+        let minimize = args.minimize.as_ref().map(|name| table.column(name)).transpose()?;
+        let bound = |text: &String| -> Result<(usize, Constraint)> {
+            let constraint = parse_bound(text).with_context(|| format!("--bound {text}"))?;
+            Ok((table.column(&constraint.metric).with_context(|| format!("--bound {text}"))?, constraint))
+        };
+        let bounds: Vec<(usize, Constraint)> = args.bound.iter().map(bound).collect::<Result<_>>()?;
+        let mut goals = Goals::maximize(VALID);
+        goals
+            .objectives
+            .extend(args.minimize.iter().map(|metric| Objective { metric: metric.clone(), goal: Goal::Minimize }));
+        goals.constraints = bounds.iter().map(|(_, constraint)| constraint.clone()).collect();
+        let mut bench =
+            Self { table, valid, test, low, minimize, bounds, goals, reference: Vec::new(), whole: 1.0, optimum: 1.0 };
+        let points: Vec<(Architecture, Point)> = bench.feasible().collect();
+        ensure!(!points.is_empty(), "--bound: no network of the table keeps all of {}", args.bound.join(", "));
+        let worst = |i: usize| points.iter().map(|(_, point)| point.values[i]).fold(f64::INFINITY, f64::min);
+        bench.reference = (0..bench.goals.objectives.len()).map(worst).collect();
+        if bench.minimize.is_some() {
+            let mut front = Vec::new();
+            points.into_iter().for_each(|(_, point)| insert(&mut front, point));
+            bench.whole = bench.volume(&front);
+        } else {
+            let tests = points.iter().filter_map(|(arch, _)| bench.table.get(arch, bench.test));
+            bench.optimum = tests.fold(0.0, f64::max);
+        }
+        Ok(bench)
+    }
+
+    /// What a trial on `column` in the place of the validation ends in.
+    fn metrics(&self, arch: &Architecture, column: usize) -> Values {
+        let others = self.minimize.iter().chain(self.bounds.iter().map(|(column, _)| column));
+        let other = |column: &usize| Some((self.table.columns()[*column].clone(), self.table.get(arch, *column)?));
+        let value = self.table.get(arch, column).map(|value| (VALID.to_string(), value / 100.0));
+        others.filter_map(other).chain(value).collect()
+    }
+
+    /// Objectives and violation of a trial; `None` where an objective is missing.
+    fn point(&self, record: &Record) -> Option<Point> {
+        let observation = self.goals.observe(record);
+        Some(Point { values: observation.values?, violation: observation.violation })
+    }
+
+    /// All networks of the table that keep the bounds.
+    fn feasible(&self) -> impl Iterator<Item = (Architecture, Point)> {
+        let record = |(id, arch): (u64, Architecture)| {
+            let outcome = Outcome::Metrics(self.metrics(&arch, self.valid));
+            Record { trial: Trial { id, arch, budget: Budget::default(), parent: None }, outcome }
+        };
+        let records = (0..).zip(Table::archs()).map(record);
+        let point = |record: Record| self.point(&record).map(|point| (record.trial.arch, point));
+        records.filter_map(point).filter(|(_, point)| point.violation == 0.0)
+    }
+
+    /// Hypervolume of points of two objectives.
+    fn volume(&self, points: &[Point]) -> f64 {
+        hypervolume(&points.iter().collect::<Vec<_>>(), &self.reference)
+    }
+
+    fn measure(&self) -> String {
+        let kept = match self.bounds.len() {
+            0 => String::new(),
+            _ => " that keeps the bounds".into(),
+        };
+        match self.minimize {
+            None => format!("test value of the best by validation{kept}"),
+            Some(_) => format!("part of the table's hypervolume of what was found{kept}"),
+        }
+    }
+}
+
+/// Adds a point to those that no other dominates.
+fn insert(front: &mut Vec<Point>, point: Point) {
+    if front.iter().any(|other| other == &point || other.dominates(&point)) {
+        return;
+    }
+    front.retain(|other| !point.dominates(other));
+    front.push(point);
+}
+
+/// `COLUMN<=VALUE` or `COLUMN>=VALUE`.
+fn parse_bound(text: &str) -> Result<Constraint> {
+    let split = |sign: &str| text.split_once(sign).map(|(metric, bound)| (metric.trim(), bound.trim()));
+    let number = |bound: &str| bound.parse::<f64>().with_context(|| format!("{bound:?} is no number"));
+    let constraint = match (split("<="), split(">=")) {
+        (Some((metric, bound)), None) => Constraint { metric: metric.into(), upper: Some(number(bound)?), lower: None },
+        (None, Some((metric, bound))) => Constraint { metric: metric.into(), upper: None, lower: Some(number(bound)?) },
+        _ => bail!("expected COLUMN<=VALUE or COLUMN>=VALUE"),
+    };
+    constraint.check()?;
+    Ok(constraint)
 }
 
 /// Runs the command.
@@ -121,15 +251,11 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         args.full_epochs
     );
     let strategies = strategies(args)?;
-    let table = Table::read(&args.table)?;
-    let in_table = |name: &String| -> Result<usize> {
-        let column = table.column(name)?;
-        table.require_percent(column)?;
-        Ok(column)
-    };
-    let (valid, test) = (in_table(&args.valid)?, in_table(&args.test)?);
-    let low = args.low_fidelity.as_ref().map(in_table).transpose()?;
-    let columns = Columns { table, valid, test, low };
+    let bench = Bench::open(args)?;
+    for (name, strategy) in &strategies {
+        let columns = bench.table.columns().iter().map(String::as_str).chain([VALID]).collect::<Vec<_>>();
+        bench.goals.check(&strategy.info(), &columns, &[]).with_context(|| format!("--strategy {name}"))?;
+    }
     tch::set_num_threads(1);
     let mut rows = Vec::new();
     let mut curves = Vec::new();
@@ -138,7 +264,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     for (name, strategy) in &strategies {
         let started = Instant::now();
         let search = |seed| {
-            let curve = search(args, &columns, strategy, seed);
+            let curve = search(args, &bench, strategy, seed);
             progress.lock().expect("no search panics while it holds the lock").step(|| name.clone());
             curve
         };
@@ -150,7 +276,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         rows.extend(checkpoints.into_iter().map(|num_trials| {
             let values = at(num_trials);
             let (mean, std) = mean_and_deviation(&values);
-            let optimum = columns.table.get(&columns.table.best(columns.test), columns.test);
+            let optimum = bench.optimum;
             Row { strategy: name.clone(), num_trials, seeds: args.seeds, mean, std, values, optimum, secs }
         }));
         let points = (1..=args.num_trials).map(|n| (n as f64, mean_and_deviation(&at(n)).0)).skip(9).collect();
@@ -158,9 +284,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     if let Some(path) = &args.plot {
         let title = format!("{} of the best by {}, mean of {} seeds", args.test, args.valid, args.seeds);
+        let title = if bench.minimize.is_some() { bench.measure() } else { title };
         plot::lines(path, &title, "full evaluations", &args.test, &curves)?;
     }
-    print(&Report { rows }, args.format)
+    print(&Report { rows, measure: bench.measure() }, args.format)
 }
 
 /// The strategies by name, with the options of the command line.
@@ -190,6 +317,8 @@ fn strategies(args: &BenchArgs) -> Result<Vec<(String, StrategyConfig)>> {
     };
     let is_all = args.strategy.iter().any(|name| name == "all");
     let served = |strategy: &&StrategyConfig| args.low_fidelity.is_some() || !strategy.info().multi_fidelity;
+    let served =
+        |strategy: &&StrategyConfig| served(strategy) && (args.minimize.is_none() || strategy.info().multi_objective);
     match is_all {
         true => all.iter().filter(served).map(|strategy| named(&strategy.info().kind.to_string())).collect(),
         false => args.strategy.iter().map(named).collect(),
@@ -202,12 +331,43 @@ struct Sections {
     strategy: StrategyConfig,
 }
 
-/// One search: after each full evaluation's worth of epochs, the test value of the best by validation so far.
-fn search(args: &BenchArgs, columns: &Columns, strategy: &StrategyConfig, seed: u64) -> Result<Vec<f64>> {
-    const METRIC: &str = "valid";
-    let Columns { table, valid, test, low } = columns;
-    let mut searcher = Searcher::new(&NasBench201, strategy, Goals::maximize(METRIC), Budget::default(), seed);
-    let mut best: Option<(bool, f64, f64)> = None;
+/// The best so far of one search.
+#[derive(Default)]
+struct Best {
+    /// Whether it had all epochs, its validation, its test value.
+    one: Option<(bool, f64, f64)>,
+    /// Those that no other dominates, for two objectives.
+    front: Vec<Point>,
+}
+
+impl Best {
+    fn add(&mut self, bench: &Bench, arch: &Architecture, is_full: bool, point: Point) {
+        if point.violation > 0.0 {
+            return;
+        }
+        let found = (is_full, point.values[0], bench.table.get(arch, bench.test).unwrap_or_default());
+        // Values of few epochs count until there is a full one.
+        if self.one.is_none_or(|best| (found.0, found.1) > (best.0, best.1)) {
+            self.one = Some(found);
+        }
+        if is_full && bench.minimize.is_some() {
+            insert(&mut self.front, point);
+        }
+    }
+
+    /// 0 before anything was found.
+    fn value(&self, bench: &Bench) -> f64 {
+        match bench.minimize {
+            None => self.one.map_or(0.0, |(_, _, test)| test),
+            Some(_) => bench.volume(&self.front) / bench.whole,
+        }
+    }
+}
+
+/// One search: after each full evaluation's worth of epochs, the value of the best so far.
+fn search(args: &BenchArgs, bench: &Bench, strategy: &StrategyConfig, seed: u64) -> Result<Vec<f64>> {
+    let mut searcher = Searcher::new(&NasBench201, strategy, bench.goals.clone(), Budget::default(), seed);
+    let mut best = Best::default();
     let mut curve: Vec<f64> = Vec::new();
     let mut epochs = 0u64;
     let full = u64::from(args.full_epochs);
@@ -222,25 +382,22 @@ fn search(args: &BenchArgs, columns: &Columns, strategy: &StrategyConfig, seed: 
             break;
         };
         let (is_full, column) = match trial.budget.epochs {
-            None => (true, *valid),
-            Some(n) if n == args.full_epochs => (true, *valid),
-            Some(n) if n == args.low_epochs => (false, low.expect("checked when the strategy was read")),
+            None => (true, bench.valid),
+            Some(n) if n == args.full_epochs => (true, bench.valid),
+            Some(n) if n == args.low_epochs => (false, bench.low.expect("checked when the strategy was read")),
             Some(n) => bail!("the table knows {} and {} epochs, not {n}", args.low_epochs, args.full_epochs),
         };
-        let value = table.get(&trial.arch, column);
         let parent_epochs = if trial.parent.is_some() { args.low_epochs } else { 0 };
         epochs += u64::from(trial.budget.epochs.unwrap_or(args.full_epochs) - parent_epochs);
-        let found = (is_full, value, table.get(&trial.arch, *test));
-        // Values of few epochs count until there is a full one.
-        if best.is_none_or(|best| (found.0, found.1) > (best.0, best.1)) {
-            best = Some(found);
+        let outcome = Outcome::Metrics(bench.metrics(&trial.arch, column));
+        let record = Record { trial, outcome };
+        if let Some(point) = bench.point(&record) {
+            best.add(bench, &record.trial.arch, is_full, point);
         }
-        let (_, _, test) = best.expect("has just been set");
         while curve.len() < ((epochs / full) as usize).min(args.num_trials as usize) {
-            curve.push(test);
+            curve.push(best.value(bench));
         }
-        let outcome = Outcome::Metrics(Values::from([(METRIC.to_string(), value / 100.0)]));
-        searcher.tell(&Record { trial, outcome });
+        searcher.tell(&record);
     }
     Ok(curve)
 }

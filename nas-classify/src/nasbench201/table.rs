@@ -1,41 +1,23 @@
-//! A table of trained networks: one row for each of the 15,625 cells.
+//! A table of trained networks: one row for each of the 15,625 cells, its columns from one file or joined from several.
 
-use std::io::{self, Read};
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use flate2::read::MultiGzDecoder;
+use nas_core::search::table;
 use nas_core::space::Architecture;
 use nas_core::space::ChoiceSpace;
-use nas_datasets::open_regular;
 
 use super::space::{NasBench201, OPS};
 
 const ROWS: usize = 15_625;
 
-/// Largest table, unpacked. The published numbers of all data sets take a tenth of it.
-const MAX_BYTES: u64 = 64 << 20;
-
-/// A reader that fails beyond a number of bytes.
-struct Limited<R> {
-    reader: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MAX_BYTES} bytes"));
-        self.left = self.left.checked_sub(length as u64).ok_or_else(too_large)?;
-        Ok(length)
-    }
-}
-
-/// Columns of numbers by architecture.
+/// Columns of numbers by architecture. A network that does not run somewhere has no value there: the file's cell is empty, or
+/// its number negative.
 #[derive(Clone, Debug)]
 pub struct Table {
     columns: Vec<String>,
-    /// By [`row`], then by column.
+    /// By [`row`], then by column; NaN where there is none.
     values: Vec<Vec<f64>>,
 }
 
@@ -45,15 +27,52 @@ fn row(arch: &Architecture) -> usize {
 }
 
 impl Table {
+    /// Reads several files, each as [`Table::read`], and joins them by architecture. A column that stands in two must have the
+    /// same values in both. Negative numbers are values in the columns `signed` only.
+    pub fn open(paths: &[PathBuf], signed: &[String]) -> Result<Self> {
+        let (first, others) = paths.split_first().context("no table is given")?;
+        let mut table = Self::read(first)?;
+        for path in others {
+            table.join(Self::read(path)?).with_context(|| path.display().to_string())?;
+        }
+        let signed: Vec<usize> = signed.iter().map(|name| table.column(name)).collect::<Result<_>>()?;
+        for column in (0..table.columns.len()).filter(|column| !signed.contains(column)) {
+            table
+                .values
+                .iter_mut()
+                .map(|row| &mut row[column])
+                .filter(|value| **value < 0.0)
+                .for_each(|v| *v = f64::NAN);
+        }
+        Ok(table)
+    }
+
+    fn join(&mut self, other: Self) -> Result<()> {
+        for (column, name) in other.columns.into_iter().enumerate() {
+            let here = self.columns.iter().position(|known| *known == name);
+            for (i, row) in self.values.iter_mut().enumerate() {
+                let value = other.values[i][column];
+                match here {
+                    None => row.push(value),
+                    Some(here) => ensure!(
+                        row[here] == value || (row[here].is_nan() && value.is_nan()),
+                        "column {name}: {} for {}, and {} in a table before",
+                        value,
+                        NasBench201::notation(&at(i)),
+                        row[here]
+                    ),
+                }
+            }
+            self.columns.extend(here.is_none().then_some(name));
+        }
+        Ok(())
+    }
+
     /// Reads a CSV file, gzipped where its name ends in `.gz`, with a column `arch` in the benchmark's notation. Errors name
-    /// the file, the line and the column: a cell that is none, appears twice or is missing; a value that is no number.
+    /// the file, the line and the column: a cell that is none, appears twice or is missing; a value that is neither a number nor empty.
     pub fn read(path: &Path) -> Result<Self> {
-        let file = open_regular(path).with_context(|| format!("{}: cannot open", path.display()))?;
-        let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
-            true => Box::new(MultiGzDecoder::new(file)),
-            false => Box::new(file),
-        };
-        Self::parse(Limited { reader, left: MAX_BYTES }).with_context(|| path.display().to_string())
+        let parsed = table::open(path).and_then(Self::parse);
+        parsed.with_context(|| path.display().to_string())
     }
 
     fn parse(reader: impl Read) -> Result<Self> {
@@ -73,7 +92,8 @@ impl Table {
                 bail!("line {line}: {} appears a second time", &record[arch_column]);
             }
             for (name, text) in header.iter().zip(&record).filter(|(name, _)| *name != "arch") {
-                let value: Option<f64> = text.trim().parse().ok().filter(|value: &f64| value.is_finite());
+                let number = || text.trim().parse().ok().filter(|value: &f64| value.is_finite());
+                let value = if text.trim().is_empty() { Some(f64::NAN) } else { number() };
                 row.push(value.with_context(|| format!("line {line}, column {name}: {text:?} is no number"))?);
             }
         }
@@ -91,9 +111,9 @@ impl Table {
         found.with_context(|| format!("no column {name:?} in the table; expected one of {}", self.columns.join(", ")))
     }
 
-    /// The value of an architecture. The architecture must be of the space.
-    pub fn get(&self, arch: &Architecture, column: usize) -> f64 {
-        self.values[row(arch)][column]
+    /// The value of an architecture, where it has one. The architecture must be of the space.
+    pub fn get(&self, arch: &Architecture, column: usize) -> Option<f64> {
+        Some(self.values[row(arch)][column]).filter(|value| !value.is_nan())
     }
 
     /// Names of the columns.
@@ -101,16 +121,12 @@ impl Table {
         &self.columns
     }
 
-    /// The architecture with the largest value of a column.
-    pub fn best(&self, column: usize) -> Architecture {
-        let best = (0..ROWS).max_by(|a, b| self.values[*a][column].total_cmp(&self.values[*b][column]));
-        at(best.expect("the table has rows"))
-    }
-
-    /// Fails when a column holds what is no percentage.
+    /// Fails when a column holds what is no percentage, or nothing for an architecture.
     pub fn require_percent(&self, column: usize) -> Result<()> {
         let out = self.values.iter().map(|row| row[column]).find(|value| !(0.0..=100.0).contains(value));
-        ensure!(out.is_none(), "column {}: {} is no percentage", self.columns[column], out.unwrap_or_default());
+        let found = out
+            .map_or(String::new(), |value| if value.is_nan() { "a missing value".into() } else { value.to_string() });
+        ensure!(out.is_none(), "column {}: {found} is no percentage", self.columns[column]);
         Ok(())
     }
 
@@ -149,9 +165,38 @@ mod tests {
     fn every_cell_is_found() {
         let table = Table::parse(text(|_, line| Some(line)).as_bytes()).unwrap();
         let column = table.column("valid").unwrap();
-        assert!(Table::archs().enumerate().all(|(i, arch)| table.get(&arch, column) == (i % 100) as f64));
+        assert!(Table::archs().enumerate().all(|(i, arch)| table.get(&arch, column) == Some((i % 100) as f64)));
         assert_eq!(Table::archs().collect::<HashSet<_>>().len(), ROWS);
         assert!(table.column("x").unwrap_err().to_string().contains("expected one of valid"));
+    }
+
+    #[test]
+    fn what_is_missing_or_negative_is_no_value_and_tables_are_joined() {
+        let temp = tempfile::tempdir().unwrap();
+        let written = |name: &str, text: String| {
+            let path = temp.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let valid = written("valid.csv", text(|_, line| Some(line)));
+        let other = text(|i, line| {
+            let (arch, _) = line.split_once(',').unwrap();
+            let latency = ["-1", "", "2.5"][i % 3];
+            Some(format!("{arch},{},{latency},-3", i % 100))
+        });
+        let other = written("other.csv", other.replace("arch,valid\n", "arch,valid,latency,score\n"));
+        let table = Table::open(&[valid.clone(), other.clone()], &["score".into()]).unwrap();
+        assert_eq!(table.columns(), ["valid", "latency", "score"]);
+        let get = |i: usize, name: &str| table.get(&at(i), table.column(name).unwrap());
+        assert_eq!([0, 1, 2].map(|i| get(i, "latency")), [None, None, Some(2.5)]);
+        assert_eq!([get(7, "valid"), get(7, "score")], [Some(7.0), Some(-3.0)]);
+        assert!(table.require_percent(table.column("latency").unwrap()).is_err());
+        let error =
+            |paths: &[PathBuf], signed: &str| format!("{:#}", Table::open(paths, &[signed.into()]).unwrap_err());
+        let changed =
+            written("changed.csv", text(|i, line| Some(if i == 5 { line.replace(",5", ",6") } else { line })));
+        assert!(error(&[valid, changed], "valid").contains("column valid: 6 for"));
+        assert!(error(&[other], "x").contains("no column \"x\""));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tch::Tensor;
 use super::weights::{Recipe, WeightTraining};
 use super::{Chosen, Objective, OneShot, Part, Problem};
 use crate::optim::{GradScaler, Named};
-use crate::space::{Architecture, Mixture, Observation, WeightSharing};
+use crate::space::{Architecture, Mixture, Observation, Origin, WeightSharing};
 use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
 use crate::train::{At, Step, scalar};
 
@@ -108,7 +108,15 @@ impl Learned {
     fn tell(&mut self, Told { arch, score }: Told) {
         let id = self.told.len() as u64;
         let values = Some(vec![score]);
-        let observation = Observation { id, arch: arch.clone(), epochs: None, parent: None, values, violation: 0.0 };
+        let observation = Observation {
+            id,
+            arch: arch.clone(),
+            epochs: None,
+            parent: None,
+            values,
+            violation: 0.0,
+            origin: Origin::Proposed,
+        };
         self.strategy.tell(&*self.paths.space, &observation, &mut stream(self.paths.seed, "tell", id));
         self.told.push(Told { arch, score });
     }

@@ -72,7 +72,7 @@ impl SecondStage {
         let images = if self.finalists > 0 { Images::Batch } else { Images::All };
         let (store, records) = TrialStore::open(dir.join("trials.jsonl"))?;
         let searcher = Searcher::new(space, &self.strategy, goals.clone(), Budget::default(), seed);
-        let mut search = SearchLoop::new(searcher, store, records, self.num_trials);
+        let mut search = SearchLoop::new(searcher, store, records, self.num_trials)?;
         let mut executor = InProcess::new(|trial| evaluate(&trial.arch, images));
         search.run(&mut executor, true, Vec::new(), on_end)?;
         let records = search.records().to_vec();
@@ -117,6 +117,10 @@ impl SecondStage {
         evaluate: impl Fn(&Architecture, Images) -> Result<Values>,
     ) -> Result<Option<Record>> {
         let (mut store, mut finals) = TrialStore::open(dir.join("finalists.jsonl"))?;
+        for (i, record) in finals.iter().enumerate() {
+            let is_finalist = ranked.iter().any(|(_, candidate)| candidate.trial == record.trial);
+            ensure!(is_finalist, "{}: trial {} is no finalist of this search", store.place(i), record.trial.id);
+        }
         for (_, record) in ranked {
             if finals.iter().any(|done| done.trial.id == record.trial.id) {
                 continue;

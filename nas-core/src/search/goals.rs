@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::space::Architecture;
 use crate::space::trial::{Outcome, Record, Values};
-use crate::space::{ChoiceSpace, Graph, InvalidArchitecture, Observation};
+use crate::space::{ChoiceSpace, Graph, InvalidArchitecture, Observation, Origin};
 use crate::strategy::{StrategyConfig, StrategyInfo};
 
 /// Which way a metric is better.
@@ -44,15 +44,23 @@ pub struct Constraint {
 }
 
 impl Constraint {
-    /// Says when there is no bound.
+    /// Says when there is no bound, or none that a value can keep.
     pub fn check(&self) -> anyhow::Result<()> {
         let Self { metric, upper, lower } = self;
         anyhow::ensure!(upper.is_some() || lower.is_some(), "constraints: {metric} has neither `upper` nor `lower`");
+        for (name, bound) in [("upper", upper), ("lower", lower)] {
+            let found = bound.unwrap_or_default();
+            anyhow::ensure!(found.is_finite(), "constraints: {metric} has {name} = {found}; expected a finite number");
+        }
+        let (most, least) = (upper.unwrap_or(f64::INFINITY), lower.unwrap_or(f64::NEG_INFINITY));
+        anyhow::ensure!(least <= most, "constraints: {metric} has lower = {least} above upper = {most}");
         Ok(())
     }
 
-    /// By how much `value` is outside, relative to the bound; 0 inside.
-    pub fn violation(&self, value: f64) -> f64 {
+    /// By how much a value is outside, relative to the bound; 0 inside, infinite where there is no value (or NaN): a network without
+    /// a latency does not run there.
+    pub fn violation(&self, value: Option<&f64>) -> f64 {
+        let Some(value) = value.filter(|value| !value.is_nan()) else { return f64::INFINITY };
         let relative = |excess: f64, bound: f64| excess.max(0.0) / bound.abs().max(f64::MIN_POSITIVE);
         let above = self.upper.map_or(0.0, |upper| relative(value - upper, upper));
         let below = self.lower.map_or(0.0, |lower| relative(lower - value, lower));
@@ -109,18 +117,17 @@ impl Goals {
         Ok(())
     }
 
-    /// A record as a strategy sees it. A metric that is missing counts as a failure.
+    /// A record as a strategy sees it. An objective that is missing counts as a failure, a bounded metric that is missing as
+    /// an infinite violation.
     pub fn observe(&self, record: &Record) -> Observation {
         let Record { trial, outcome } = record;
         let (mut values, mut violation) = (None, 0.0);
         if let Outcome::Metrics(metrics) = outcome {
             values = self.objectives.iter().map(|objective| oriented(objective, metrics)).collect();
-            let of =
-                |constraint: &Constraint| metrics.get(&constraint.metric).map_or(0.0, |v| constraint.violation(*v));
-            violation = self.constraints.iter().map(of).sum();
+            violation = self.constraints.iter().map(|c| c.violation(metrics.get(&c.metric))).sum();
         }
         let (id, arch, epochs, parent) = (trial.id, trial.arch.clone(), trial.budget.epochs, trial.parent);
-        Observation { id, arch, epochs, parent, values, violation }
+        Observation { id, arch, epochs, parent, values, violation, origin: Origin::Proposed }
     }
 }
 
@@ -167,6 +174,11 @@ impl<'a> Restricted<'a> {
         Ok(restricted)
     }
 
+    /// The space without bounds.
+    pub fn unrestricted(&self) -> &dyn ChoiceSpace {
+        self.space
+    }
+
     /// What the architecture alone decides.
     pub fn costs(&self, arch: &Architecture) -> Values {
         (self.cost)(arch)
@@ -188,11 +200,13 @@ impl ChoiceSpace for Restricted<'_> {
             return Ok(());
         }
         let cost = (self.cost)(arch);
-        let broken = self.constraints.iter().find(|constraint| constraint.violation(cost[&constraint.metric]) > 0.0);
+        let broken =
+            self.constraints.iter().find(|constraint| constraint.violation(cost.get(&constraint.metric)) > 0.0);
         broken.map_or(Ok(()), |Constraint { metric, upper, lower }| {
             let bound = |name, bound: &Option<f64>| bound.map_or(String::new(), |bound| format!(" {name} {bound}"));
             let bounds = bound("at least", lower) + &bound("at most", upper);
-            let reason = format!("{metric} is {}, expected{bounds}", cost[metric]);
+            let found = cost.get(metric).filter(|value| !value.is_nan()).map_or("missing".into(), f64::to_string);
+            let reason = format!("{metric} is {found}, expected{bounds}");
             Err(InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason })
         })
     }
@@ -221,5 +235,40 @@ impl ChoiceSpace for Restricted<'_> {
 
     fn graph(&self, arch: &Architecture) -> Option<Graph> {
         self.space.graph(arch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::space::trial::{Budget, Trial};
+
+    fn bound(upper: Option<f64>, lower: Option<f64>) -> Constraint {
+        Constraint { metric: "latency".into(), upper, lower }
+    }
+
+    #[test]
+    fn a_bounded_metric_that_is_missing_is_an_infinite_violation_and_never_a_value() {
+        let goals = Goals { constraints: vec![bound(Some(2.0), None)], ..Goals::maximize("valid") };
+        let observe = |metrics: &[(&str, f64)]| {
+            let trial = Trial { id: 0, arch: Architecture::new(vec![0]), budget: Budget::default(), parent: None };
+            let metrics = metrics.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+            let Observation { values, violation, .. } = goals.observe(&Record { trial, outcome: Outcome::of(metrics) });
+            (values, violation)
+        };
+        assert_eq!(observe(&[("valid", 0.5), ("latency", 3.0)]), (Some(vec![0.5]), 0.5));
+        assert_eq!(observe(&[("valid", 0.5)]), (Some(vec![0.5]), f64::INFINITY));
+        assert_eq!(observe(&[("latency", 1.0)]), (None, 0.0));
+        assert_eq!(bound(Some(2.0), None).violation(Some(&f64::NAN)), f64::INFINITY);
+    }
+
+    #[test]
+    fn bounds_that_no_value_keeps_are_refused() {
+        let error = |upper, lower| format!("{:#}", bound(upper, lower).check().unwrap_err());
+        assert!(error(Some(f64::NAN), None).contains("latency has upper = NaN; expected a finite number"));
+        assert!(error(Some(1.0), Some(f64::NEG_INFINITY)).contains("lower = -inf"));
+        assert!(error(Some(1.0), Some(2.0)).contains("lower = 2 above upper = 1"));
+        assert!(error(None, None).contains("neither"));
+        bound(Some(2.0), Some(1.0)).check().unwrap();
     }
 }

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::run::run_dir::JsonLines;
+use crate::space::ChoiceSpace;
 use crate::space::trial::Record;
 
 /// An open trial log. Every record is written through.
 #[derive(Debug)]
 pub struct TrialStore {
+    path: PathBuf,
     lines: JsonLines,
+    /// Line of each record that was there when the log was opened, from 1.
+    numbers: Vec<usize>,
 }
 
 impl TrialStore {
@@ -23,8 +27,14 @@ impl TrialStore {
             true => fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?,
             false => Vec::new(),
         };
-        let (whole, records) = parse(&path, &bytes)?;
-        Ok((Self { lines: JsonLines::open(path, whole as u64)? }, records))
+        let (whole, numbered) = parse(&path, &bytes)?;
+        let (numbers, records) = numbered.into_iter().unzip();
+        Ok((Self { lines: JsonLines::open(path.clone(), whole as u64)?, path, numbers }, records))
+    }
+
+    /// File and line of a record that was there when the log was opened.
+    pub fn place(&self, record: usize) -> String {
+        place(&self.path, self.numbers[record])
     }
 
     /// Appends a record.
@@ -36,21 +46,36 @@ impl TrialStore {
 /// The records of a log that nobody writes.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
     let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
-    parse(path, &bytes).map(|(_, records)| records)
+    parse(path, &bytes).map(|(_, numbered)| numbered.into_iter().map(|(_, record)| record).collect())
 }
 
-/// Length of the whole lines, and their records.
-fn parse(path: &Path, bytes: &[u8]) -> Result<(usize, Vec<Record>)> {
+/// The records of a log that nobody writes, each of which must be of `space`.
+pub fn read_of(path: &Path, space: &dyn ChoiceSpace) -> Result<Vec<Record>> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let (_, numbered) = parse(path, &bytes)?;
+    let of_space = |(line, record): (usize, Record)| {
+        space.validate(&record.trial.arch).with_context(|| place(path, line))?;
+        Ok(record)
+    };
+    numbered.into_iter().map(of_space).collect()
+}
+
+fn place(path: &Path, line: usize) -> String {
+    format!("{}: line {line}", path.display())
+}
+
+/// Length of the whole lines, and their records by the line's number.
+fn parse(path: &Path, bytes: &[u8]) -> Result<(usize, Vec<(usize, Record)>)> {
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let mut seen = HashSet::new();
     let lines = bytes[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty());
     let records = lines
         .map(|(i, line)| {
-            let place = || format!("{}: line {}", path.display(), i + 1);
+            let place = || place(path, i + 1);
             let record: Record =
                 serde_json::from_slice(line).with_context(|| format!("{}: no trial record", place()))?;
             ensure!(seen.insert(record.trial.id), "{}: trial {} appears a second time", place(), record.trial.id);
-            Ok(record)
+            Ok((i + 1, record))
         })
         .collect::<Result<_>>()?;
     Ok((whole, records))

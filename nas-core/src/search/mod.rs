@@ -5,6 +5,9 @@ pub mod goals;
 pub mod log;
 pub mod pareto;
 mod search_loop;
+mod searcher;
+pub mod start;
 pub mod table;
 
-pub use search_loop::{SearchLoop, Searcher, best_so_far};
+pub use search_loop::{SearchLoop, best_so_far};
+pub use searcher::Searcher;

@@ -79,6 +79,41 @@ pub fn crowding_distances(front: &[&Point]) -> Vec<f64> {
     distances
 }
 
+/// A point among others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// Place of the point in the list.
+    pub index: usize,
+    /// Number of its front, from 0.
+    pub rank: usize,
+    /// Crowding distance in its front.
+    pub crowding: f64,
+}
+
+/// All points, best first: by front, within a front the least crowded first (Deb et al. 2002). Equal ones keep their order.
+pub fn ranked(points: &[&Point]) -> Vec<Ranked> {
+    let mut all = Vec::new();
+    for (rank, front) in fronts(points).into_iter().enumerate() {
+        let crowding = crowding_distances(&front.iter().map(|i| points[*i]).collect::<Vec<_>>());
+        let mut members: Vec<Ranked> =
+            front.into_iter().zip(crowding).map(|(index, crowding)| Ranked { index, rank, crowding }).collect();
+        members.sort_by(|a, b| b.crowding.total_cmp(&a.crowding));
+        all.append(&mut members);
+    }
+    all
+}
+
+/// Indices of points, best first: one objective by violation and value, several as in [`ranked`]. Equal ones keep their order.
+pub fn best_first(points: &[&Point]) -> Vec<usize> {
+    if points.iter().any(|point| point.values.len() > 1) {
+        return ranked(points).into_iter().map(|ranked| ranked.index).collect();
+    }
+    let (violation, value) = (|i: usize| points[i].violation, |i: usize| points[i].values[0]);
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|a, b| violation(*a).total_cmp(&violation(*b)).then(value(*b).total_cmp(&value(*a))));
+    order
+}
+
 /// Volume that the points dominate above `reference`, by slicing along the last objective. Points that violate a
 /// constraint or do not reach the reference add nothing.
 pub fn hypervolume(points: &[&Point], reference: &[f64]) -> f64 {

@@ -1,86 +1,15 @@
 //! The one search loop: asks the strategy, runs trials, tells it what came of them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, HashSet};
 
-use anyhow::Result;
-use nas_datasets::rng::stream;
+use anyhow::{Context, Result};
 
 use crate::executor::{Executor, give_up, require_success};
 use crate::run::plot::Series;
+use crate::search::Searcher;
 use crate::search::goals::{Goal, Goals};
 use crate::search::log::TrialStore;
-use crate::space::ChoiceSpace;
-use crate::space::trial::{Budget, Proposal, Record, Trial};
-use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
-
-/// A strategy at work on a space. Everything it does is a function of the seed and of the records it was told, in order.
-pub struct Searcher<'a> {
-    space: &'a dyn ChoiceSpace,
-    goals: Goals,
-    budget: Budget,
-    seed: u64,
-    strategy: Box<dyn SearchStrategy>,
-    next_id: u64,
-    /// Ids below `next_id` that an earlier process lost before it had started their trials.
-    lost: BTreeSet<u64>,
-    running: Vec<Trial>,
-}
-
-impl fmt::Debug for Searcher<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_struct("Searcher").field("next_id", &self.next_id).field("running", &self.running).finish()
-    }
-}
-
-impl<'a> Searcher<'a> {
-    /// A search at its start. Trials get `budget`, but for the epochs where the strategy chooses them.
-    pub fn new(space: &'a dyn ChoiceSpace, strategy: &StrategyConfig, goals: Goals, budget: Budget, seed: u64) -> Self {
-        let strategy = strategy.build(space, &mut stream(seed, "strategy", 0));
-        Self { space, goals, budget, seed, strategy, next_id: 0, lost: BTreeSet::new(), running: Vec::new() }
-    }
-
-    /// Trials that were asked for and not told yet, by id.
-    pub fn running(&self) -> &[Trial] {
-        &self.running
-    }
-
-    /// The next trial. `None` while a running one must end first; with none running, the strategy has finished.
-    pub fn ask(&mut self) -> Option<Trial> {
-        let id = self.peek();
-        let asking = Asking { space: self.space, id, running: &self.running };
-        let Proposal { arch, epochs, parent } = self.strategy.ask(&asking, &mut stream(self.seed, "ask", id))?;
-        let budget = Budget { epochs: epochs.or(self.budget.epochs), ..self.budget };
-        let trial = Trial { id, arch, budget, parent };
-        self.started(trial.clone());
-        Some(trial)
-    }
-
-    /// Takes over a trial that an earlier process had started.
-    pub fn started(&mut self, trial: Trial) {
-        self.passed(trial.id);
-        self.running.push(trial);
-    }
-
-    /// Id of the next trial.
-    fn peek(&self) -> u64 {
-        self.lost.first().copied().unwrap_or(self.next_id)
-    }
-
-    fn passed(&mut self, id: u64) {
-        self.lost.remove(&id);
-        self.lost.extend(self.next_id..id);
-        self.next_id = self.next_id.max(id + 1);
-    }
-
-    /// Takes a trial that has ended.
-    pub fn tell(&mut self, record: &Record) {
-        self.running.retain(|trial| trial.id != record.trial.id);
-        self.passed(record.trial.id);
-        let mut rng = stream(self.seed, "tell", record.trial.id);
-        self.strategy.tell(self.space, &self.goals.observe(record), &mut rng);
-    }
-}
+use crate::space::trial::{Record, Trial};
 
 /// A search that goes on from what its log holds.
 #[derive(Debug)]
@@ -93,10 +22,16 @@ pub struct SearchLoop<'a> {
 }
 
 impl<'a> SearchLoop<'a> {
-    /// Replays the records of `store` into the strategy, which restores its state.
-    pub fn new(mut searcher: Searcher<'a>, store: TrialStore, records: Vec<Record>, num_trials: u64) -> Self {
-        records.iter().for_each(|record| searcher.tell(record));
-        Self { searcher, store, records, num_trials }
+    /// Replays the records of `store` into the strategy, which restores its state. Fails at a record that is none of this
+    /// search, and names its line.
+    pub fn new(mut searcher: Searcher<'a>, store: TrialStore, records: Vec<Record>, num_trials: u64) -> Result<Self> {
+        let mut ended = HashSet::new();
+        for (i, record) in records.iter().enumerate() {
+            searcher.check(record, records.len(), &ended).with_context(|| store.place(i))?;
+            searcher.tell(record);
+            ended.insert(record.trial.id);
+        }
+        Ok(Self { searcher, store, records, num_trials })
     }
 
     /// Trials that have ended, in the order of their ends.
@@ -177,4 +112,61 @@ pub fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
         }
     }
     Series { name: name.to_string(), points }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::search::Searcher;
+    use crate::space::trial::Budget;
+    use crate::space::{Architecture, ChoiceSpace, InvalidArchitecture};
+    use crate::strategy::StrategyConfig;
+
+    #[derive(Debug)]
+    struct Two;
+
+    impl ChoiceSpace for Two {
+        fn name(&self) -> &str {
+            "two"
+        }
+
+        fn decisions(&self) -> Vec<u16> {
+            vec![3, 3]
+        }
+
+        fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
+            let of_space = arch.choices().len() == 2 && arch.choices().iter().all(|choice| *choice < 3);
+            let wrong = || InvalidArchitecture { space: "two".into(), arch: arch.to_string(), reason: "no".into() };
+            of_space.then_some(()).ok_or_else(wrong)
+        }
+    }
+
+    #[test]
+    fn a_damaged_log_is_refused_by_its_line_before_any_strategy_hears_of_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("trials.jsonl");
+        let good = r#"{"id":0,"arch":"1-2","outcome":{"metrics":{"valid":0.5}}}"#;
+        let open = |line: &str, strategy: &StrategyConfig| {
+            std::fs::write(&path, format!("{good}\n\n{line}\n")).unwrap();
+            let (store, records) = TrialStore::open(path.clone()).unwrap();
+            let searcher = Searcher::new(&Two, strategy, Goals::maximize("valid"), Budget::default(), 0);
+            SearchLoop::new(searcher, store, records, 10).map(|search| search.records().len())
+        };
+        let damaged = [
+            (r#"{"id":1,"arch":"1-2-0","outcome":{"metrics":{"valid":0.5}}}"#, "1-2-0 is not of the space two"),
+            (r#"{"id":1,"arch":"9-9","outcome":{"metrics":{"valid":0.5}}}"#, "9-9 is not of the space two"),
+            (r#"{"id":1000000000,"arch":"1-1","outcome":{"failed":"x"}}"#, "trial 1000000000 is out of place among 2"),
+            (r#"{"id":18446744073709551615,"arch":"1-1","outcome":{"failed":"x"}}"#, "is out of place among 2"),
+            (r#"{"id":1,"arch":"1-1","parent":7,"outcome":{"failed":"x"}}"#, "goes on from trial 7"),
+            (r#"{"id":1,"arch":"1-1","budget":{"data":-1.0},"outcome":{"failed":"x"}}"#, "budget.data = -1"),
+        ];
+        for strategy in StrategyConfig::all() {
+            for (line, expected) in damaged {
+                let error = format!("{:#}", open(line, &strategy).unwrap_err());
+                assert!(error.contains("trials.jsonl: line 3: ") && error.contains(expected), "{error}");
+            }
+            let gap = r#"{"id":3,"arch":"1-1","outcome":{"failed":"a killed process"}}"#;
+            assert_eq!(open(gap, &strategy).unwrap(), 2);
+        }
+    }
 }

@@ -1,16 +1,44 @@
 //! A table of trained networks: numbers by architecture, from CSV files or from the logs of finished searches.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
+use nas_datasets::open_regular;
 
 use super::log;
 use crate::space::Architecture;
 use crate::space::trial::{Outcome, Values};
+
+/// Largest table, unpacked. The published numbers of all data sets of NAS-Bench-201 take a tenth of it.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// A reader that fails beyond a number of bytes.
+struct Limited<R> {
+    reader: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.reader.read(buffer)?;
+        let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {MAX_BYTES} bytes"));
+        self.left = self.left.checked_sub(length as u64).ok_or_else(too_large)?;
+        Ok(length)
+    }
+}
+
+/// The bytes of a table, unpacked where the file's name ends in `.gz`; an error beyond 64 MiB of them.
+pub fn open(path: &Path) -> Result<impl Read + use<>> {
+    let file = open_regular(path).context("cannot open")?;
+    let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
+        true => Box::new(MultiGzDecoder::new(file)),
+        false => Box::new(file),
+    };
+    Ok(Limited { reader, left: MAX_BYTES })
+}
 
 /// Columns of numbers by architecture. A number may be missing.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +71,7 @@ impl Table {
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             return Self::of_log(path);
         }
-        let file = File::open(path).context("cannot open")?;
-        let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
-            true => Box::new(MultiGzDecoder::new(file)),
-            false => Box::new(file),
-        };
-        Self::of_csv(reader, parse)
+        Self::of_csv(open(path)?, parse)
     }
 
     fn of_csv(reader: impl Read, parse: &dyn Fn(&str) -> Result<Architecture>) -> Result<Self> {
@@ -108,14 +131,35 @@ impl Table {
     }
 
     fn join(&mut self, other: Self) -> Result<()> {
-        let twice = other.columns.iter().find(|column| self.columns.contains(column));
-        ensure!(twice.is_none(), "column {:?} stands in another file too", twice.map_or("", String::as_str));
         let missing = vec![None; other.columns.len()];
+        let places: Vec<Option<usize>> =
+            other.columns.iter().map(|name| self.columns.iter().position(|known| known == name)).collect();
         for (arch, row) in &mut self.rows {
-            row.extend(other.rows.get(arch).unwrap_or(&missing));
+            let cells = other.rows.get(arch).unwrap_or(&missing);
+            for ((place, name), cell) in places.iter().zip(&other.columns).zip(cells) {
+                match place {
+                    None => row.push(*cell),
+                    Some(place) => ensure!(
+                        row[*place] == *cell,
+                        "column {name:?} stands in another file too, and differs for {arch}"
+                    ),
+                }
+            }
         }
-        self.columns.extend(other.columns);
+        let new = other.columns.into_iter().zip(places).filter(|(_, place)| place.is_none());
+        self.columns.extend(new.map(|(name, _)| name));
         Ok(())
+    }
+
+    /// Takes negative numbers for missing ones, but for those of the columns `signed`: a network with a latency of -1 does not
+    /// run there.
+    pub fn without_negatives(mut self, signed: &[String]) -> Result<Self> {
+        let signed: Vec<usize> = signed.iter().map(|name| self.column(name)).collect::<Result<_>>()?;
+        for row in self.rows.values_mut() {
+            let cells = row.iter_mut().enumerate().filter(|(column, _)| !signed.contains(column));
+            cells.for_each(|(_, cell)| *cell = cell.filter(|value| *value >= 0.0));
+        }
+        Ok(self)
     }
 
     /// Names of the columns.
@@ -172,6 +216,19 @@ mod tests {
         assert_eq!((table.get(&b, acc), table.get(&b, latency)), (Some(80.0), None));
         assert_eq!(table.archs(), [a, b]);
         assert!(table.values(&"0-0".parse().unwrap()).unwrap_err().to_string().contains("0-0 is not in the table"));
+    }
+
+    #[test]
+    fn a_negative_number_is_missing_and_a_column_in_two_files_must_be_the_same() {
+        let a = ("a.csv", "arch,index,acc\n0-1,0,90\n1-1,1,80\n");
+        let table = read(&[a, ("b.csv", "arch,index,latency,score\n0-1,0,-1,-2\n1-1,1,2,3\n")]).unwrap();
+        assert_eq!(table.columns(), ["index", "acc", "latency", "score"]);
+        let table = table.without_negatives(&["score".into()]).unwrap();
+        let get = |arch: &str, name: &str| table.get(&arch.parse().unwrap(), table.column(name).unwrap());
+        assert_eq!([get("0-1", "latency"), get("0-1", "score"), get("1-1", "latency")], [None, Some(-2.0), Some(2.0)]);
+        let error = format!("{:#}", read(&[a, ("b.csv", "arch,index\n0-1,0\n1-1,7\n")]).unwrap_err());
+        assert!(error.contains("column \"index\" stands in another file too, and differs for 1-1"), "{error}");
+        assert!(table.without_negatives(&["x".into()]).is_err());
     }
 
     #[test]

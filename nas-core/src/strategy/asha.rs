@@ -8,10 +8,11 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::hyperband::HyperbandConfig;
-use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
+use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, point};
+use crate::search::pareto::{Point, best_first};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Observation};
+use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of asynchronous successive halving.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,7 +21,11 @@ pub struct AshaConfig(pub HyperbandConfig);
 
 impl StrategyDef for AshaConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo { multi_fidelity: true, ..StrategyInfo::new("asha", "Li et al. 2018, arXiv 1810.05934") }
+        StrategyInfo {
+            multi_fidelity: true,
+            multi_objective: true,
+            ..StrategyInfo::new("asha", "Li et al. 2018, arXiv 1810.05934")
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -37,7 +42,7 @@ pub(super) struct Asha {
     eta: f64,
     epochs: Vec<u32>,
     /// Ended trials of each rung, best first.
-    rungs: Vec<Vec<(u64, Architecture, Fitness)>>,
+    rungs: Vec<Vec<(u64, Architecture, Point)>>,
     /// Trials of which the continuation has ended too.
     promoted: HashSet<u64>,
 }
@@ -65,12 +70,32 @@ impl SearchStrategy for Asha {
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
+        if observation.origin == Origin::Earlier {
+            // There is no checkpoint to go on from.
+            return;
+        }
         // A continuation that failed is not tried again.
         self.promoted.extend(observation.parent);
         let rung = self.epochs.iter().position(|epochs| observation.epochs == Some(*epochs));
-        if let (Some(rung), Some(fitness)) = (rung, fitness(observation)) {
-            let place = self.rungs[rung].partition_point(|(_, _, other)| *other >= fitness);
-            self.rungs[rung].insert(place, (observation.id, observation.arch.clone(), fitness));
+        if let (Some(rung), Some(point)) = (rung, point(observation)) {
+            insert(&mut self.rungs[rung], (observation.id, observation.arch.clone(), point));
         }
+    }
+
+    fn first_epochs(&self) -> Option<u32> {
+        self.epochs.first().copied()
+    }
+}
+
+/// Keeps a rung in the order of [`best_first`], to which one objective needs no more than the right place.
+fn insert(rung: &mut Vec<(u64, Architecture, Point)>, new: (u64, Architecture, Point)) {
+    if new.2.values.len() == 1 {
+        let fitness = |point: &Point| Fitness { violation: point.violation, value: point.values[0] };
+        let place = rung.partition_point(|(_, _, other)| fitness(other) >= fitness(&new.2));
+        rung.insert(place, new);
+    } else {
+        rung.push(new);
+        let order = best_first(&rung.iter().map(|(_, _, point)| point).collect::<Vec<_>>());
+        *rung = order.into_iter().map(|i| rung[i].clone()).collect();
     }
 }

@@ -8,14 +8,14 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::history::History;
+use super::history::{History, scores};
 use super::mlp::{Mlp, MlpConfig};
 use super::registry::{at_least, positive};
 use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Graph, Observation};
-use crate::stats::{normal_quantile, normal_scores};
+use crate::stats::normal_quantile;
 
 /// Parameters of BANANAS; the defaults are the authors' but for the depth of the networks (theirs is 10).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,10 +71,7 @@ impl BananasConfig {
 
 impl StrategyDef for BananasConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new("bananas", "White et al. 2019, arXiv 1910.11858")
-        }
+        StrategyInfo::new("bananas", "White et al. 2019, arXiv 1910.11858")
     }
 
     fn check(&self) -> Result<()> {
@@ -107,14 +104,14 @@ impl Bananas {
     fn propose(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
         let config = &self.config;
         let pool = self.history.candidates(space, config.candidates, config.parents, rng);
-        if self.history.values.len() < 2 || pool.is_empty() {
+        if self.history.len() < 2 || pool.is_empty() {
             return (0..config.batch).map(|_| space.sample(rng).into()).collect();
         }
-        let archs: Vec<&Architecture> = self.history.values.iter().map(|(arch, _)| arch).chain(&pool).collect();
+        let archs: Vec<&Architecture> = self.history.trials.iter().map(|(arch, _)| arch).chain(&pool).collect();
         let encoding = Encoding::new(space, &archs, config.max_paths);
         let features: Vec<Vec<f32>> = archs.iter().map(|arch| encoding.of(space, arch)).collect();
-        let (known, unknown) = features.split_at(self.history.values.len());
-        let scores = normal_scores(&self.history.values.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let (known, unknown) = features.split_at(self.history.len());
+        let scores = scores(self.history.trials.iter().map(|(_, fitness)| fitness));
         let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
         let ensemble: Vec<Mlp> = (0..config.ensemble).map(|_| Mlp::fit(config.mlp(), known, &targets, rng)).collect();
         let mut draws: Vec<(f64, &Architecture)> = Vec::new();
@@ -136,7 +133,14 @@ impl SearchStrategy for Bananas {
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
         self.history.observe(observation);
-        if self.generation.end_one() {
+        if self.generation.end(observation) {
+            let proposals = self.propose(space, rng);
+            self.generation.next(proposals);
+        }
+    }
+
+    fn begin(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        if self.history.len() >= self.config.startup {
             let proposals = self.propose(space, rng);
             self.generation.next(proposals);
         }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::distribution::{draw, largest, mode_of};
+use super::penalty::Penalty;
 use super::registry::{at_least, part, positive};
 use super::reinforce::MovingAverage;
 use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo, draw_valid};
@@ -71,13 +72,7 @@ impl Default for ControllerConfig {
 
 impl StrategyDef for ControllerConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new(
-                "controller",
-                "Zoph et al. 2017, arXiv 1707.07012 (PPO); Pham et al. 2018, arXiv 1802.03268",
-            )
-        }
+        StrategyInfo::new("controller", "Zoph et al. 2017, arXiv 1707.07012 (PPO); Pham et al. 2018, arXiv 1802.03268")
     }
 
     fn check(&self) -> Result<()> {
@@ -108,6 +103,7 @@ pub(super) struct Controller {
     outputs: Vec<Tensor>,
     adam: Adam,
     baseline: MovingAverage,
+    penalty: Penalty,
     batch: Vec<(Architecture, f64)>,
 }
 
@@ -143,6 +139,7 @@ impl Controller {
             outputs,
             adam,
             baseline,
+            penalty: Penalty::default(),
             batch: Vec::new(),
         }
     }
@@ -243,7 +240,7 @@ impl SearchStrategy for Controller {
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
-        self.batch.extend(observation.value().map(|value| (observation.arch.clone(), value)));
+        self.batch.extend(self.penalty.value(observation).map(|value| (observation.arch.clone(), value)));
         if self.batch.len() == self.config.batch {
             self.update();
         }

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, largest, mode_of};
+use super::penalty::Penalty;
 use super::registry::{at_least, part};
 use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo, draw_valid};
 use crate::space::Architecture;
@@ -33,10 +34,7 @@ impl Default for DdpnasConfig {
 
 impl StrategyDef for DdpnasConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new("ddpnas", "Zheng et al. 2019, arXiv 1905.13543")
-        }
+        StrategyInfo::new("ddpnas", "Zheng et al. 2019, arXiv 1905.13543")
     }
 
     fn check(&self) -> Result<()> {
@@ -65,13 +63,15 @@ pub(super) struct Ddpnas {
     /// Choices that are left, per decision.
     left: Vec<Vec<Choice>>,
     generation: Generation,
+    penalty: Penalty,
     /// What was left when the last search ended.
     survivor: Option<Architecture>,
 }
 
 impl Ddpnas {
     pub fn new(config: DdpnasConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
-        let mut ddpnas = Self { config, left: all_choices(space), generation: Generation::default(), survivor: None };
+        let (generation, penalty) = (Generation::default(), Penalty::default());
+        let mut ddpnas = Self { config, left: all_choices(space), generation, penalty, survivor: None };
         ddpnas.propose(space, rng);
         ddpnas
     }
@@ -154,7 +154,7 @@ impl SearchStrategy for Ddpnas {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        if let Some(value) = observation.value() {
+        if let Some(value) = self.penalty.value(observation) {
             for (choices, chosen) in self.left.iter_mut().zip(observation.arch.choices()) {
                 for choice in choices.iter_mut().filter(|choice| choice.choice == *chosen) {
                     choice.sum += value;
@@ -162,7 +162,7 @@ impl SearchStrategy for Ddpnas {
                 }
             }
         }
-        if self.generation.end_one() {
+        if self.generation.end(observation) {
             match self.left.iter().any(|choices| choices.len() > 1) {
                 true => self.prune(),
                 false => {

@@ -8,13 +8,13 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::history::History;
+use super::history::{History, scores};
 use super::registry::at_least;
-use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo};
+use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Graph, Observation};
-use crate::stats::{expected_improvement, normal_scores};
+use crate::stats::expected_improvement;
 
 /// Parameters of Bayesian optimisation with a Gaussian process; the defaults are NAS-BOWL's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,10 +40,7 @@ impl Default for GaussianProcessConfig {
 
 impl StrategyDef for GaussianProcessConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new("gaussian_process", "Ru et al. 2020, arXiv 2006.07556")
-        }
+        StrategyInfo::new("gaussian_process", "Ru et al. 2020, arXiv 2006.07556")
     }
 
     fn check(&self) -> Result<()> {
@@ -78,7 +75,7 @@ impl GaussianProcess {
             return (0..self.config.batch).map(|_| space.sample(rng).into()).collect();
         }
         let archs: Vec<&Architecture> = data.iter().map(|(arch, _)| arch).chain(&pool).collect();
-        let scores = normal_scores(&data.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+        let scores = scores(data.iter().map(|(_, fitness)| fitness));
         let grams = kernels(space, &archs);
         let process = Process::fit(&grams, &scores);
         let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -95,14 +92,14 @@ impl GaussianProcess {
     }
 
     /// All observations, or the best and the latest where there are too many.
-    fn informative(&self) -> Vec<(Architecture, f64)> {
-        let (n, half) = (self.history.values.len(), self.config.max_points / 2);
+    fn informative(&self) -> Vec<(Architecture, Fitness)> {
+        let (n, half) = (self.history.len(), self.config.max_points / 2);
         if n <= self.config.max_points {
-            return self.history.values.clone();
+            return self.history.trials.clone();
         }
-        let (old, latest) = self.history.values.split_at(n - half);
-        let mut best: Vec<&(Architecture, f64)> = old.iter().collect();
-        best.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let (old, latest) = self.history.trials.split_at(n - half);
+        let mut best: Vec<&(Architecture, Fitness)> = old.iter().collect();
+        best.sort_by(|a, b| b.1.cmp(&a.1));
         best.into_iter().take(half).chain(latest).cloned().collect()
     }
 }
@@ -114,7 +111,14 @@ impl SearchStrategy for GaussianProcess {
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
         self.history.observe(observation);
-        if self.generation.end_one() {
+        if self.generation.end(observation) {
+            let proposals = self.propose(space, rng);
+            self.generation.next(proposals);
+        }
+    }
+
+    fn begin(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        if self.history.len() >= self.config.startup {
             let proposals = self.propose(space, rng);
             self.generation.next(proposals);
         }

@@ -13,7 +13,7 @@ use super::registry::{at_least, part};
 use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Observation};
+use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of the genetic algorithm; the defaults are SPOS's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -144,8 +144,18 @@ impl SearchStrategy for Genetic {
             self.parents.insert(place, (observation.arch.clone(), fitness));
             self.parents.truncate(self.config.parents);
         }
-        if self.generation.end_one() {
+        if observation.origin != Origin::Proposed {
+            self.visited.insert(observation.arch.clone());
+        }
+        if self.generation.end(observation) {
             self.breed(space, rng);
         }
+    }
+
+    fn begin(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        for Proposal { arch, .. } in &self.generation.proposals {
+            self.visited.remove(arch);
+        }
+        self.breed(space, rng);
     }
 }

@@ -5,19 +5,25 @@ use std::collections::HashSet;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
+use super::{Fitness, fitness};
 use crate::space::{Architecture, ChoiceSpace, Observation};
+use crate::stats::normal_scores;
 
-/// Values of the trials that did not fail, in order of time, and every architecture that was tried.
+/// Trials that did not fail, in order of time, and every architecture that was tried.
 #[derive(Debug, Default)]
 pub(super) struct History {
-    pub values: Vec<(Architecture, f64)>,
+    pub trials: Vec<(Architecture, Fitness)>,
     seen: HashSet<Architecture>,
 }
 
 impl History {
+    pub fn len(&self) -> usize {
+        self.trials.len()
+    }
+
     pub fn observe(&mut self, observation: &Observation) {
         self.seen.insert(observation.arch.clone());
-        self.values.extend(observation.value().map(|value| (observation.arch.clone(), value)));
+        self.trials.extend(fitness(observation).map(|fitness| (observation.arch.clone(), fitness)));
     }
 
     /// Up to `count` architectures that were not tried: one half mutants of the `parents` best, the other half random.
@@ -29,8 +35,8 @@ impl History {
         rng: &mut ChaCha8Rng,
     ) -> Vec<Architecture> {
         const TRIES_EACH: usize = 20;
-        let mut best: Vec<&(Architecture, f64)> = self.values.iter().collect();
-        best.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut best: Vec<&(Architecture, Fitness)> = self.trials.iter().collect();
+        best.sort_by(|a, b| b.1.cmp(&a.1));
         best.dedup_by(|a, b| a.0 == b.0);
         best.truncate(parents);
         let mut found = Vec::new();
@@ -49,4 +55,14 @@ impl History {
         }
         found
     }
+}
+
+/// Normal quantiles of the ranks of trials: those that break a bound come below all that do not, by how much they break it.
+pub(super) fn scores<'a>(trials: impl Iterator<Item = &'a Fitness>) -> Vec<f64> {
+    let trials: Vec<Fitness> = trials.copied().collect();
+    let mut sorted = trials.clone();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let place = |fitness: &Fitness| sorted.partition_point(|other| other < fitness) as f64;
+    normal_scores(&trials.iter().map(place).collect::<Vec<_>>())
 }

@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::registry::{at_least, part};
 use super::tpe::{Tpe, TpeConfig};
-use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyInfo, fitness};
+use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo, point};
+use crate::search::pareto::{Point, best_first};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Observation};
+use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of successive halving and Hyperband.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +92,7 @@ impl StrategyDef for SuccessiveHalvingConfig {
     fn info(&self) -> StrategyInfo {
         StrategyInfo {
             multi_fidelity: true,
+            multi_objective: true,
             ..StrategyInfo::new("successive_halving", "Jamieson and Talwalkar 2016, arXiv 1502.07943")
         }
     }
@@ -106,7 +108,11 @@ impl StrategyDef for SuccessiveHalvingConfig {
 
 impl StrategyDef for HyperbandConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo { multi_fidelity: true, ..StrategyInfo::new("hyperband", "Li et al. 2016, arXiv 1603.06560") }
+        StrategyInfo {
+            multi_fidelity: true,
+            multi_objective: true,
+            ..StrategyInfo::new("hyperband", "Li et al. 2016, arXiv 1603.06560")
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -166,7 +172,7 @@ pub(super) struct Hyperband {
     /// Number of the bracket and of the rung that is being evaluated.
     bracket: u32,
     rung: usize,
-    results: Vec<(u64, Architecture, Fitness)>,
+    results: Vec<(u64, Architecture, Point)>,
 }
 
 impl Hyperband {
@@ -232,15 +238,25 @@ impl Hyperband {
         }
     }
 
+    /// Whether a trial stands in the comparison that is going on. One that the search was given does when it has the epochs of
+    /// the rung; it can be continued like the others.
+    fn is_of_the_rung(&self, observation: &Observation) -> bool {
+        match observation.origin {
+            Origin::Proposed => true,
+            Origin::Given => observation.epochs == Some(self.epochs(self.rung)),
+            Origin::Earlier => false,
+        }
+    }
+
     /// The best of the rung with more epochs; the next bracket where there is none to go on.
     fn advance(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
-        let mut results = std::mem::take(&mut self.results);
+        let results = std::mem::take(&mut self.results);
         self.rung += 1;
         if self.rung as u32 <= self.s() && !results.is_empty() {
-            results.sort_by_key(|result| std::cmp::Reverse(result.2));
             let epochs = Some(self.epochs(self.rung));
-            let promoted = results.into_iter().take(self.size(self.rung));
-            return promoted.map(|(id, arch, _)| Proposal { arch, epochs, parent: Some(id) }).collect();
+            let best = best_first(&results.iter().map(|(_, _, point)| point).collect::<Vec<_>>());
+            let promoted = best.into_iter().take(self.size(self.rung)).map(|i| &results[i]);
+            return promoted.map(|(id, arch, _)| Proposal { arch: arch.clone(), epochs, parent: Some(*id) }).collect();
         }
         self.bracket += 1;
         self.rung = 0;
@@ -254,17 +270,29 @@ impl SearchStrategy for Hyperband {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        if let Some(fitness) = fitness(observation) {
-            self.results.push((observation.id, observation.arch.clone(), fitness));
+        if let Some(point) = point(observation) {
+            if self.is_of_the_rung(observation) {
+                self.results.push((observation.id, observation.arch.clone(), point));
+            }
             if let Source::Model { config, models, .. } = &mut self.source {
                 let epochs = observation.epochs.unwrap_or(self.config.max_epochs);
                 models.entry(epochs).or_insert_with(|| Tpe::new(config.clone(), space)).observe(observation);
             }
         }
-        if self.generation.end_one() {
+        if self.generation.end(observation) {
             let proposals = self.advance(space, rng);
             self.generation.next(proposals);
         }
+    }
+
+    fn first_epochs(&self) -> Option<u32> {
+        // Every order of brackets begins with the longest.
+        self.config.rungs().first().copied()
+    }
+
+    fn begin(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        let proposals = self.first_rung(space, rng);
+        self.generation.next(proposals);
     }
 }
 

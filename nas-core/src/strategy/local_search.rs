@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Observation};
+use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Local search has no parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -65,7 +65,13 @@ impl SearchStrategy for LocalSearch {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        self.seen.insert(observation.arch.clone(), fitness(observation));
+        let fitness = fitness(observation);
+        self.seen.insert(observation.arch.clone(), fitness);
+        if observation.origin != Origin::Proposed {
+            let better = fitness.filter(|new| self.current.as_ref().is_none_or(|(_, current)| new > current));
+            // The climb goes on from a trial of others that is better than where it is.
+            better.into_iter().for_each(|fitness| self.moves_to(observation.arch.clone(), fitness, space, rng));
+        }
         // Walk over neighbours whose values are known until one is missing.
         loop {
             let Some(next) = self.frontier.front() else {

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, largest, mode_of};
+use super::penalty::Penalty;
 use super::registry::positive;
 use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
@@ -30,10 +31,7 @@ impl Default for MdenasConfig {
 
 impl StrategyDef for MdenasConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new("mdenas", "Zheng et al. 2019, arXiv 1905.07529")
-        }
+        StrategyInfo::new("mdenas", "Zheng et al. 2019, arXiv 1905.07529")
     }
 
     fn check(&self) -> Result<()> {
@@ -57,13 +55,14 @@ pub(super) struct Mdenas {
     config: MdenasConfig,
     distribution: Distribution,
     history: Vec<Vec<History>>,
+    penalty: Penalty,
 }
 
 impl Mdenas {
     pub fn new(config: MdenasConfig, space: &dyn ChoiceSpace) -> Self {
         let decisions = space.decisions();
         let history = decisions.iter().map(|options| vec![History::default(); usize::from(*options)]).collect();
-        Self { config, distribution: Distribution::uniform(&decisions), history }
+        Self { config, distribution: Distribution::uniform(&decisions), history, penalty: Penalty::default() }
     }
 }
 
@@ -81,7 +80,7 @@ impl SearchStrategy for Mdenas {
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
-        let Some(value) = observation.value() else { return };
+        let Some(value) = self.penalty.value(observation) else { return };
         for (i, choice) in observation.arch.choices().iter().enumerate() {
             let (history, theta) = (&mut self.history[i], &mut self.distribution.0[i]);
             let chosen = &mut history[usize::from(*choice)];

@@ -14,6 +14,7 @@ mod local_search;
 mod mdenas;
 pub(crate) mod mlp;
 mod nsga2;
+mod penalty;
 mod random;
 pub(crate) mod registry;
 mod regularized_evolution;
@@ -33,8 +34,9 @@ pub use controller::ControllerUpdate;
 use registry::registry;
 pub use registry::{StrategyDef, StrategyInfo};
 
+use crate::search::pareto::Point;
 use crate::space::trial::{Proposal, Trial};
-use crate::space::{Architecture, ChoiceSpace, Observation};
+use crate::space::{Architecture, ChoiceSpace, Observation, Origin};
 
 registry! {
     /// `[strategy]` of a config: `kind` and the strategy's parameters, each with a default.
@@ -103,7 +105,7 @@ impl StrategyConfig {
 pub struct Asking<'a> {
     /// The space.
     pub space: &'a dyn ChoiceSpace,
-    /// Number of the trial that is asked for. Ids are consecutive from 0.
+    /// Number of the proposal, consecutive from 0: the trial's, less those that the search was given to begin with.
     pub id: u64,
     /// Trials that were asked for and have not been told yet, by id.
     pub running: &'a [Trial],
@@ -140,6 +142,11 @@ fn fitness(observation: &Observation) -> Option<Fitness> {
     observation.value().map(|value| Fitness { violation: observation.violation, value })
 }
 
+/// All objectives of a trial that did not fail.
+fn point(observation: &Observation) -> Option<Point> {
+    observation.values.clone().map(|values| Point { values, violation: observation.violation })
+}
+
 /// Proposes architectures and learns from what became of them.
 pub trait SearchStrategy: fmt::Debug {
     /// The next trial. `None` while a running trial must end first; `None` while nothing runs ends the search.
@@ -150,14 +157,23 @@ pub trait SearchStrategy: fmt::Debug {
         None
     }
 
-    /// Takes a trial that has ended.
+    /// Epochs of a trial that continues none, where the strategy chooses them.
+    fn first_epochs(&self) -> Option<u32> {
+        None
+    }
+
+    /// Takes a trial that has ended. The strategy need not have proposed it: see [`Origin`].
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng);
+
+    /// Trials of earlier searches have been told and nothing was asked yet: proposals that were made without them are made
+    /// anew.
+    fn begin(&mut self, _space: &dyn ChoiceSpace, _rng: &mut ChaCha8Rng) {}
 }
 
 /// Proposals that are made together and of which all must end before the next ones are made.
 #[derive(Debug, Default)]
 struct Generation {
-    /// Id of the first proposal's trial.
+    /// Number of the first proposal.
     first: u64,
     proposals: Vec<Proposal>,
     ended: usize,
@@ -169,17 +185,21 @@ impl Generation {
     }
 
     fn get(&self, id: u64) -> Option<Proposal> {
-        self.proposals.get((id - self.first) as usize).cloned()
+        self.proposals.get(usize::try_from(id.checked_sub(self.first)?).ok()?).cloned()
     }
 
-    /// Counts a trial that has ended; true when it was the last.
-    fn end_one(&mut self) -> bool {
+    /// Counts a trial that has ended, if it is one of these; true when it was the last.
+    fn end(&mut self, observation: &Observation) -> bool {
+        if observation.origin != Origin::Proposed {
+            return false;
+        }
         self.ended += 1;
         self.ended == self.proposals.len()
     }
 
+    /// Takes the place of proposals that have all ended, or of which none was asked for.
     fn next(&mut self, proposals: Vec<Proposal>) {
-        *self = Self { first: self.first + self.proposals.len() as u64, proposals, ended: 0 };
+        *self = Self { first: self.first + self.ended as u64, proposals, ended: 0 };
     }
 }
 

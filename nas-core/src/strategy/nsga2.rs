@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::genetic::{cross, mutate_each};
 use super::registry::{at_least, part};
-use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo, draw_valid};
-use crate::search::pareto::{Point, crowding_distances, fronts};
+use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo, draw_valid, point};
+use crate::search::pareto::{Point, Ranked, ranked};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
@@ -74,17 +74,9 @@ impl Nsga2 {
         let mut all = std::mem::take(&mut self.population);
         all.append(&mut self.children);
         let points: Vec<&Point> = all.iter().map(|member| &member.point).collect();
-        let mut chosen: Vec<Member> = Vec::new();
-        for (rank, front) in fronts(&points).into_iter().enumerate() {
-            let crowding = crowding_distances(&front.iter().map(|i| points[*i]).collect::<Vec<_>>());
-            let ranked = front.iter().zip(crowding);
-            let mut members: Vec<Member> =
-                ranked.map(|(i, crowding)| Member { rank, crowding, ..all[*i].clone() }).collect();
-            members.sort_by(|a, b| b.crowding.total_cmp(&a.crowding));
-            members.truncate(self.config.population_size - chosen.len());
-            chosen.append(&mut members);
-        }
-        self.population = chosen;
+        let best = ranked(&points).into_iter().take(self.config.population_size);
+        let member = |Ranked { index, rank, crowding }: Ranked| Member { rank, crowding, ..all[index].clone() };
+        self.population = best.map(member).collect();
     }
 
     fn parent(&self, rng: &mut ChaCha8Rng) -> &Architecture {
@@ -119,14 +111,17 @@ impl SearchStrategy for Nsga2 {
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {
-        if let Some(values) = &observation.values {
-            let point = Point { values: values.clone(), violation: observation.violation };
+        if let Some(point) = point(observation) {
             self.children.push(Member { arch: observation.arch.clone(), point, rank: 0, crowding: 0.0 });
         }
-        if self.generation.end_one() {
-            self.select();
-            let children = self.breed(space, rng);
-            self.generation.next(children);
+        if self.generation.end(observation) {
+            self.begin(space, rng);
         }
+    }
+
+    fn begin(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) {
+        self.select();
+        let children = self.breed(space, rng);
+        self.generation.next(children);
     }
 }

@@ -12,7 +12,7 @@ use super::registry::at_least;
 use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
-use crate::space::{ChoiceSpace, Observation};
+use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of regularized evolution.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,17 +49,19 @@ impl StrategyDef for RegularizedEvolutionConfig {
 pub(super) struct RegularizedEvolution {
     config: RegularizedEvolutionConfig,
     population: VecDeque<(Architecture, Fitness)>,
+    /// Trials of others, which take the place of random ones at the start.
+    foreign: u64,
 }
 
 impl RegularizedEvolution {
     pub fn new(config: RegularizedEvolutionConfig) -> Self {
-        Self { config, population: VecDeque::new() }
+        Self { config, population: VecDeque::new(), foreign: 0 }
     }
 }
 
 impl SearchStrategy for RegularizedEvolution {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
-        if asking.id < self.config.population_size as u64 || self.population.is_empty() {
+        if asking.id + self.foreign < self.config.population_size as u64 || self.population.is_empty() {
             return Some(asking.space.sample(rng).into());
         }
         let drawn = (0..self.config.sample_size).map(|_| &self.population[rng.random_range(0..self.population.len())]);
@@ -69,6 +71,7 @@ impl SearchStrategy for RegularizedEvolution {
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
         let Some(fitness) = fitness(observation) else { return };
+        self.foreign += u64::from(observation.origin != Origin::Proposed);
         self.population.push_back((observation.arch.clone(), fitness));
         if self.population.len() > self.config.population_size {
             self.population.pop_front();

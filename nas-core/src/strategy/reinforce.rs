@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
+use super::penalty::Penalty;
 use super::registry::{part, positive};
 use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
@@ -32,10 +33,7 @@ impl Default for ReinforceConfig {
 
 impl StrategyDef for ReinforceConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new("reinforce", "Williams 1992; Dong and Yang 2020, arXiv 2001.00326")
-        }
+        StrategyInfo::new("reinforce", "Williams 1992; Dong and Yang 2020, arXiv 2001.00326")
     }
 
     fn check(&self) -> Result<()> {
@@ -54,6 +52,7 @@ pub(super) struct Reinforce {
     logits: Vec<Vec<f64>>,
     adam: Adam,
     baseline: MovingAverage,
+    penalty: Penalty,
 }
 
 impl Reinforce {
@@ -61,7 +60,7 @@ impl Reinforce {
         let logits: Vec<Vec<f64>> = space.decisions().iter().map(|options| vec![0.0; usize::from(*options)]).collect();
         let adam = Adam::new(&logits);
         let baseline = MovingAverage::new(config.baseline_decay);
-        Self { config, logits, adam, baseline }
+        Self { config, logits, adam, baseline, penalty: Penalty::default() }
     }
 }
 
@@ -75,7 +74,7 @@ impl SearchStrategy for Reinforce {
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
-        let Some(reward) = observation.value() else { return };
+        let Some(reward) = self.penalty.value(observation) else { return };
         let advantage = reward - self.baseline.update(reward);
         let probabilities = Distribution::softmax(&self.logits).0;
         let gradient = probabilities.iter().zip(observation.arch.choices()).map(|(probabilities, choice)| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
 use super::registry::{at_least, positive};
-use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
+use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
@@ -34,10 +34,7 @@ impl Default for SngConfig {
 
 impl StrategyDef for SngConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo {
-            measured_constraints: false,
-            ..StrategyInfo::new("sng", "Akimoto et al. 2019, arXiv 1905.08537")
-        }
+        StrategyInfo::new("sng", "Akimoto et al. 2019, arXiv 1905.08537")
     }
 
     fn check(&self) -> Result<()> {
@@ -57,7 +54,7 @@ pub(super) struct Sng {
     distribution: Distribution,
     /// Smallest probability of any choice.
     floor: f64,
-    batch: Vec<(Architecture, f64)>,
+    batch: Vec<(Architecture, Fitness)>,
     /// Divisor of the step; 1 unless it adapts.
     shrink: f64,
     /// Accumulated normalised gradient, and the weight it has gathered.
@@ -87,7 +84,7 @@ impl Sng {
             .enumerate()
             .map(|(i, theta)| {
                 let ascent = |k: usize| {
-                    let of = |((arch, _), utility): (&(Architecture, f64), &f64)| {
+                    let of = |((arch, _), utility): (&(Architecture, Fitness), &f64)| {
                         utility * (f64::from(usize::from(arch.choices()[i]) == k) - theta[k])
                     };
                     batch.iter().zip(&utilities).map(of).sum::<f64>() / count
@@ -139,10 +136,11 @@ fn whiten(theta: &[Vec<f64>], gradient: &[Vec<f64>]) -> Vec<f64> {
     white
 }
 
-/// +1 for the best quarter, -1 for the worst; 0 between. Nothing where all values are equal.
-fn utilities(batch: &[(Architecture, f64)]) -> Option<Vec<f64>> {
+/// By violation of bounds and value: +1 for the best quarter, -1 for the worst; 0 between. Nothing where all are
+/// equal.
+fn utilities(batch: &[(Architecture, Fitness)]) -> Option<Vec<f64>> {
     let mut order: Vec<usize> = (0..batch.len()).collect();
-    order.sort_by(|a, b| batch[*b].1.total_cmp(&batch[*a].1));
+    order.sort_by(|a, b| batch[*b].1.cmp(&batch[*a].1));
     let (best, worst) = (batch[*order.first()?].1, batch[*order.last()?].1);
     if best == worst {
         return None;
@@ -178,8 +176,8 @@ impl SearchStrategy for Sng {
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
-        let Some(value) = observation.value() else { return };
-        self.batch.push((observation.arch.clone(), value));
+        let Some(fitness) = fitness(observation) else { return };
+        self.batch.push((observation.arch.clone(), fitness));
         if self.batch.len() == self.config.samples {
             self.update();
         }

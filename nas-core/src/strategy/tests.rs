@@ -6,7 +6,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::search::Searcher;
-use crate::search::goals::{Goal, Goals, Objective};
+use crate::search::goals::{Constraint, Goal, Goals, Objective};
+use crate::search::start::Start;
 use crate::search::pareto::{Point, fronts, hypervolume};
 use crate::space::InvalidArchitecture;
 use crate::space::trial::{Budget, Outcome, Record, Values};
@@ -180,5 +181,163 @@ fn every_strategy_is_read_by_the_name_that_it_gives_itself() {
         let json = serde_json::to_value(&strategy).unwrap();
         assert_eq!(json["kind"], strategy.info().kind);
         strategy.check().unwrap();
+    }
+}
+
+/// Large where choices are large, but what costs more than half of the most does not run at all.
+fn bounded(arch: &Architecture) -> Outcome {
+    let sum = |choices: &[u16]| f64::from(choices.iter().sum::<u16>());
+    let value = ("value", sum(arch.choices()) / 24.0);
+    let cost = sum(&arch.choices()[..3]);
+    if cost > 9.0 { values([value]) } else { values([value, ("latency", cost)]) }
+}
+
+/// The best value among trials of a latency of at most 4, which 40 % of the architectures have.
+#[test]
+fn every_strategy_keeps_a_bound_on_a_measured_metric_and_beats_random_search_under_it() {
+    const SEEDS: u64 = 40;
+    let space = Grid(vec![5; 6]);
+    let mut goals = Goals::maximize("value");
+    goals.constraints.push(Constraint { metric: "latency".into(), upper: Some(4.0), lower: None });
+    let run = |strategy: &StrategyConfig, seed| {
+        let records = search(&space, strategy, goals.clone(), 150, seed, bounded);
+        let observed: Vec<Observation> = records.iter().map(|record| goals.observe(record)).collect();
+        let feasible: Vec<&Observation> = observed.iter().filter(|o| o.violation == 0.0).collect();
+        let best = feasible.iter().filter_map(|o| o.value()).fold(0.0, f64::max);
+        (best, feasible.len() as f64 / records.len() as f64)
+    };
+    let mean = |strategy: &StrategyConfig, seeds: u64| {
+        let runs: Vec<(f64, f64)> = (0..seeds).map(|seed| run(strategy, seed)).collect();
+        let of = |values: Vec<f64>| mean_and_deviation(&values).0;
+        (of(runs.iter().map(|run| run.0).collect()), of(runs.iter().map(|run| run.1).collect()))
+    };
+    let random = mean(&StrategyConfig::Random(RandomConfig {}), SEEDS);
+    for strategy in StrategyConfig::all() {
+        let info = strategy.info();
+        assert!(info.measured_constraints, "{}", info.kind);
+        let slow = matches!(strategy, StrategyConfig::Bananas(_) | StrategyConfig::GaussianProcess(_));
+        let found = mean(&strategy, if slow { 2 } else { SEEDS });
+        let is_random = matches!(strategy, StrategyConfig::Random(_));
+        // Halving spends most trials on architectures at few epochs; they are compared by their bound like the others.
+        let beats = is_random || info.multi_fidelity || (found.0 > random.0 && found.1 > 1.1 * random.1);
+        assert!(beats, "{}: {found:?}, random search {random:?}", info.kind);
+    }
+}
+
+/// f1 is to be large and f2 small; a trial of few epochs sees both through noise that more epochs take away.
+fn two_objectives(trial: &crate::space::trial::Trial) -> Outcome {
+    let choices = trial.arch.choices();
+    let x = |range: std::ops::Range<usize>| f64::from(choices[range.clone()].iter().sum::<u16>()) / (9.0 * range.len() as f64);
+    let waste = x(3..6);
+    let mut rng = stream(u64::from(choices.iter().fold(0u32, |hash, c| hash * 10 + u32::from(*c))), "noise", 0);
+    let noise = 0.1 / f64::from(trial.budget.epochs.unwrap_or(27));
+    let mut noisy = |value: f64| value + noise * rng.random_range(-1.0..1.0);
+    values([("f1", noisy(x(0..3) - waste)), ("f2", noisy(x(0..3).powi(2) + waste))])
+}
+
+#[test]
+fn halving_promotes_by_domination_and_beats_random_search_at_equal_cost() {
+    let space = Grid(vec![10; 6]);
+    let objective = |metric: &str, goal| Objective { metric: metric.into(), goal };
+    let objectives = vec![objective("f1", Goal::Maximize), objective("f2", Goal::Minimize)];
+    let goals = Goals { objectives, constraints: vec![] };
+    let rungs = HyperbandConfig { min_epochs: 1, max_epochs: 27, eta: 3.0 };
+    let volume = |strategy: &StrategyConfig, seed| {
+        let mut searcher = Searcher::new(&space, strategy, goals.clone(), Budget::default(), seed);
+        let (mut epochs, mut points) = (0, Vec::new());
+        while epochs < 27 * 40 {
+            let trial = searcher.ask().unwrap();
+            let full = trial.budget.epochs.unwrap_or(27);
+            epochs += full - if trial.parent.is_some() { full / 3 } else { 0 };
+            let record = Record { outcome: two_objectives(&trial), trial };
+            if full == 27 {
+                points.push(Point::feasible(goals.observe(&record).values.unwrap()));
+            }
+            searcher.tell(&record);
+        }
+        hypervolume(&points.iter().collect::<Vec<_>>(), &[-1.0, -2.0])
+    };
+    let mean = |strategy: &StrategyConfig| {
+        mean_and_deviation(&(0..40).map(|seed| volume(strategy, seed)).collect::<Vec<_>>())
+    };
+    let (random, deviation) = mean(&StrategyConfig::Random(RandomConfig {}));
+    let strategies = [
+        StrategyConfig::SuccessiveHalving(SuccessiveHalvingConfig(rungs.clone())),
+        StrategyConfig::Hyperband(rungs.clone()),
+        StrategyConfig::Asha(AshaConfig(rungs)),
+    ];
+    for strategy in strategies {
+        let info = strategy.info();
+        assert!(info.multi_objective, "{}", info.kind);
+        let (found, other) = mean(&strategy);
+        let error = ((deviation.powi(2) + other.powi(2)) / 40.0).sqrt();
+        assert!(found > random + 3.0 * error, "{}: {found}, random search {random} + 3 x {error}", info.kind);
+    }
+}
+
+#[test]
+fn every_strategy_learns_from_trials_that_it_did_not_propose_and_is_restored_with_them() {
+    let space = Grid(vec![5, 3, 4, 2, 5]);
+    let goals = Goals::maximize("value");
+    let archs = |seed| -> Vec<Architecture> {
+        let mut rng = stream(seed, "archs", 0);
+        (0..25).map(|_| space.sample(&mut rng)).collect()
+    };
+    let earlier = |(id, arch): (u64, Architecture)| {
+        let outcome = with_failures(&arch);
+        let trial = crate::space::trial::Trial { id, arch, budget: Budget::default(), parent: None };
+        Observation { origin: Origin::Earlier, ..goals.observe(&Record { trial, outcome }) }
+    };
+    let earlier: Vec<Observation> = (1000..).zip(archs(0)).map(earlier).collect();
+    for strategy in StrategyConfig::all() {
+        for (given, earlier) in [(archs(1), vec![]), (vec![], earlier.clone()), (archs(1)[..3].to_vec(), earlier.clone())] {
+            let start = Start { given: given.clone(), earlier };
+            let fresh = || {
+                Searcher::new(&space, &strategy, goals.clone(), Budget::default(), 5).starting_from(&start)
+            };
+            let mut searcher = fresh();
+            let mut records = Vec::new();
+            while records.len() < 70 {
+                // Three workers, whose trials do not end in their order.
+                while searcher.running().len() < 3 && searcher.ask().is_some() {}
+                let trial = searcher.running()[records.len() % searcher.running().len()].clone();
+                let record = Record { outcome: with_failures(&trial.arch), trial };
+                searcher.tell(&record);
+                records.push(record);
+            }
+            let mut by_id = records.clone();
+            by_id.sort_by_key(|record| record.trial.id);
+            let first: Vec<&Architecture> = by_id.iter().map(|record| &record.trial.arch).take(given.len()).collect();
+            assert_eq!(first, given.iter().collect::<Vec<_>>(), "{strategy:?}");
+            // A process that dies after any number of trials goes on in the same way.
+            let mut restored = fresh();
+            for (i, record) in records.iter().enumerate() {
+                while restored.running().len() < 3 && restored.ask().is_some() {}
+                let there = restored.running().iter().find(|trial| trial.id == record.trial.id);
+                assert_eq!(there, Some(&record.trial), "{strategy:?}, record {i}");
+                restored.tell(record);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_earlier_search_makes_strategies_that_learn_better() {
+    let space = Grid(vec![2; 40]);
+    let ones = |arch: &Architecture| values([("value", f64::from(arch.choices().iter().sum::<u16>()))]);
+    let evolution = StrategyConfig::RegularizedEvolution(Default::default());
+    let records = search(&space, &evolution, Goals::maximize("value"), 300, 0, ones);
+    let observe = |record: &Record| Observation { origin: Origin::Earlier, ..Goals::maximize("value").observe(record) };
+    let start = Start { given: Vec::new(), earlier: records.iter().map(observe).collect() };
+    for kind in ["regularized_evolution", "genetic", "nsga2", "tpe", "sng", "reinforce", "local_search", "gaussian_process"] {
+        let strategy: StrategyConfig = serde_json::from_value(serde_json::json!({ "kind": kind })).unwrap();
+        let first = |start: &Start| {
+            let mut searcher =
+                Searcher::new(&space, &strategy, Goals::maximize("value"), Budget::default(), 1).starting_from(start);
+            let archs = (0..8).map_while(|_| searcher.ask()).map(|trial| f64::from(trial.arch.choices().iter().sum::<u16>()));
+            mean_and_deviation(&archs.collect::<Vec<_>>()).0
+        };
+        let (with, without) = (first(&start), first(&Start::default()));
+        assert!(with > without + 2.0, "{kind}: {with} ones with an earlier search, {without} without");
     }
 }

@@ -11,7 +11,7 @@ use super::registry::{at_least, part, positive};
 use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
 use crate::space::Architecture;
 use crate::space::trial::{Proposal, Trial};
-use crate::space::{ChoiceSpace, Observation};
+use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of TPE; the defaults are optuna's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,11 +60,13 @@ pub(super) struct Tpe {
     decisions: Vec<u16>,
     /// In the order of the trials' ends.
     history: Vec<(Architecture, Fitness)>,
+    /// Trials of others, which take the place of random ones at the start.
+    foreign: u64,
 }
 
 impl Tpe {
     pub fn new(config: TpeConfig, space: &dyn ChoiceSpace) -> Self {
-        Self { config, decisions: space.decisions(), history: Vec::new() }
+        Self { config, decisions: space.decisions(), history: Vec::new(), foreign: 0 }
     }
 
     /// Number of observations.
@@ -191,13 +193,14 @@ fn recency(n: usize) -> Vec<f64> {
 
 impl SearchStrategy for Tpe {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
-        if asking.id < self.config.startup as u64 || self.history.is_empty() {
+        if asking.id + self.foreign < self.config.startup as u64 || self.history.is_empty() {
             return Some(asking.space.sample(rng).into());
         }
         Some(self.propose(asking.space, asking.running, rng).into())
     }
 
     fn tell(&mut self, _: &dyn ChoiceSpace, observation: &Observation, _: &mut ChaCha8Rng) {
+        self.foreign += u64::from(observation.origin != Origin::Proposed);
         self.observe(observation);
     }
 }

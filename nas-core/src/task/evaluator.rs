@@ -41,8 +41,13 @@ pub enum EvaluatorConfig {
     },
     /// Looks the architecture up; the metrics are the table's columns.
     Table {
-        /// CSV files, gzipped or plain, with a column `arch`, or trial logs; several are joined by architecture.
+        /// CSV files, gzipped or plain, with a column `arch`, or trial logs; several are joined by architecture. An empty cell
+        /// or a negative number means that the network does not run there: a bound on the column is broken, and no trial has
+        /// a value of it.
         path: Files,
+        /// Columns whose negative numbers are values.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        signed: Vec<String>,
         /// Columns that the architecture alone decides, such as `params_m`: bounds on them hold before a trial starts.
         #[serde(default)]
         cost: Vec<String>,
@@ -247,14 +252,14 @@ impl<T: Task> Evaluator<T> {
         let Searched { seed, space, model, .. } = searched;
         match config {
             EvaluatorConfig::Train { held_out } => Ok(Self::Train(Box::new(TrainEvaluator::new(*held_out, searched)?))),
-            EvaluatorConfig::Table { path, cost } => {
+            EvaluatorConfig::Table { path, signed, cost } => {
                 let choices = space.choices()?;
                 let parse = |text: &str| {
                     let arch = space.parse(text)?;
                     choices.validate(&arch)?;
                     Ok(arch)
                 };
-                let table = Table::read(path.paths(), &parse)?;
+                let table = Table::read(path.paths(), &parse)?.without_negatives(signed).context("evaluator.signed")?;
                 let cost = cost.iter().map(|name| table.column(name)).collect::<Result<_>>();
                 Ok(Self::Table { table, cost: cost.context("evaluator.cost")? })
             }
@@ -311,12 +316,13 @@ impl<T: Task> Evaluator<T> {
 
     /// Learns from the log of [`SearchPart::Predictor`].
     fn predicted(experiment: &SearchExperiment<T>, section: &PredictorSection, run: &Path) -> Result<Self> {
-        let records = trial_log::read(&run.join(SearchPart::Predictor.folder()).join("trials.jsonl"))?;
+        let space = experiment.space.choices()?;
+        let records = trial_log::read_of(&run.join(SearchPart::Predictor.folder()).join("trials.jsonl"), &*space)?;
         let goals = Goals { objectives: experiment.objectives[..1].to_vec(), constraints: Vec::new() };
         let value = |record: &Record| Some((record.trial.arch.clone(), goals.observe(record).values?[0]));
         let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
         let mut rng = rng::stream(experiment.seed, "predictor", 0);
-        let predictor = Predictor::fit(&section.model, &*experiment.space.choices()?, &evaluated, &mut rng)?;
+        let predictor = Predictor::fit(&section.model, &*space, &evaluated, &mut rng)?;
         let inner = Box::new(Self::open(&experiment.evaluator, &Searched::of(experiment))?);
         Ok(Self::Predicted { space: experiment.space.clone(), predictor, inner })
     }
@@ -341,8 +347,9 @@ impl<T: Task> Evaluator<T> {
     pub fn cost(&self, arch: &Architecture) -> Values {
         match self {
             Self::Table { table, cost } => {
-                let value = |column: &usize| Some((table.columns()[*column].clone(), table.get(arch, *column)?));
-                cost.iter().filter_map(value).collect()
+                // NaN breaks every bound.
+                let value = |column: &usize| table.get(arch, *column).unwrap_or(f64::NAN);
+                cost.iter().map(|column| (table.columns()[*column].clone(), value(column))).collect()
             }
             Self::Command { .. } => Values::new(),
             Self::ZeroCost(proxies) => proxies.cost(arch).expect("an architecture of the space"),
@@ -362,6 +369,7 @@ impl<T: Task> Evaluator<T> {
             Self::ZeroCost(proxies) => proxies.evaluate(&trial.arch),
             Self::Predicted { space, predictor, inner } => {
                 let mut values = inner.cost(&trial.arch);
+                values.retain(|_, value| !value.is_nan());
                 values.insert(PREDICTED.into(), predictor.predict(&*space.choices()?, &trial.arch));
                 Ok(values)
             }

@@ -230,7 +230,7 @@ impl<'a, T: Task> Search<'a, T> {
         let searcher = Searcher::new(space, &random, goals.clone(), Budget::default(), self.experiment.seed + 2);
         let log = dir.path("run.log");
         let mut progress = Progress::new("honesty", section.samples as usize, records.len(), Some(&log))?;
-        let mut search = SearchLoop::new(searcher, store, records, section.samples);
+        let mut search = SearchLoop::new(searcher, store, records, section.samples)?;
         search.run(&mut InProcess::new(evaluate), true, Vec::new(), |record| progress.trial(record))?;
         report(section, &goals, search.records()).map(Some)
     }

@@ -226,7 +226,7 @@ impl<T: Task> Job<'_, T> {
         let label = if part == SearchPart::Search { name } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
         let on_end = |record: &Record| progress.trial(record);
-        let mut search = SearchLoop::new(searcher, store, records, num_trials);
+        let mut search = SearchLoop::new(searcher, store, records, num_trials)?;
         match executor {
             ExecutorConfig::InProcess => {
                 let trials = folder.join("trials");
