@@ -28,7 +28,8 @@ pub struct GaussianProcessConfig {
     pub pool: usize,
     /// Best architectures so far that are mutated.
     pub parents: usize,
-    /// Observations of which the process makes use: the best half and the latest half of this many.
+    /// Observations that the process is fitted to: the best half and the latest half of this many. Those that come until it is
+    /// fitted again are added.
     pub max_points: usize,
 }
 
@@ -60,35 +61,37 @@ pub(super) struct GaussianProcess {
     config: GaussianProcessConfig,
     generation: Generation,
     history: History,
+    model: Option<Surrogate>,
 }
 
 impl GaussianProcess {
     pub fn new(config: GaussianProcessConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
         let first = (0..config.startup).map(|_| space.sample(rng).into()).collect();
-        Self { config, generation: Generation::new(first), history: History::default() }
+        Self { config, generation: Generation::new(first), history: History::default(), model: None }
     }
 
-    fn propose(&self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
+    fn propose(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
         let pool = self.history.candidates(space, self.config.pool, self.config.parents, rng);
-        let data = self.informative();
-        if data.len() < 2 || pool.is_empty() {
+        if self.history.len() < 2 || pool.is_empty() {
             return (0..self.config.batch).map(|_| space.sample(rng).into()).collect();
         }
-        let archs: Vec<&Architecture> = data.iter().map(|(arch, _)| arch).chain(&pool).collect();
-        let scores = scores(data.iter().map(|(_, fitness)| fitness));
-        let grams = kernels(space, &archs);
-        let process = Process::fit(&grams, &scores);
-        let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let mut ranked: Vec<(f64, &Architecture)> = pool
-            .iter()
-            .enumerate()
-            .map(|(i, arch)| {
-                let (mean, deviation) = process.predict(data.len() + i);
-                (expected_improvement(mean, deviation, best), arch)
-            })
-            .collect();
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-        ranked.into_iter().take(self.config.batch).map(|(_, arch)| arch.clone().into()).collect()
+        let batch = self.config.batch;
+        let best = self.up_to_date(space).best(space, &pool, batch);
+        best.into_iter().map(|i| pool[i].clone().into()).collect()
+    }
+
+    /// The model with all trials: grown by the new ones, or fitted anew when there are half as many again as at its last fit.
+    fn up_to_date(&mut self, space: &dyn ChoiceSpace) -> &mut Surrogate {
+        let trials = &self.history.trials;
+        let grown = self.model.take().filter(|model| trials.len() < model.fitted + model.fitted.div_ceil(2));
+        let grown = grown.and_then(|mut model| {
+            let fits = trials[model.told..].iter().all(|trial| model.push(space, trial));
+            model.told = trials.len();
+            fits.then_some(model)
+        });
+        let mut model = grown.unwrap_or_else(|| Surrogate::fit(space, self.informative(), trials.len()));
+        model.weigh();
+        self.model.insert(model)
     }
 
     /// All observations, or the best and the latest where there are too many.
@@ -125,83 +128,301 @@ impl SearchStrategy for GaussianProcess {
     }
 }
 
-/// Gram matrices of all candidates for the kernel: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.
-pub(crate) fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
-    const DEPTHS: usize = 4;
-    match archs.iter().map(|arch| space.graph(arch)).collect::<Option<Vec<Graph>>>() {
-        Some(graphs) => weisfeiler_lehman(&graphs, DEPTHS),
-        None => [1.0, 2.0, 4.0, 8.0].map(|decay| hamming(archs, decay)).into(),
+/// A process on trials that can be added one by one.
+#[derive(Debug)]
+struct Surrogate {
+    kernel: usize,
+    noise: f64,
+    features: Features,
+    factor: Factor,
+    fitness: Vec<Fitness>,
+    /// Trials of the history at the last fit, and those that it was told of.
+    fitted: usize,
+    told: usize,
+    /// Largest of the trials' normal scores.
+    best: f64,
+    /// Inverse covariance times the scores.
+    weights: Vec<f64>,
+    variance: f64,
+}
+
+impl Surrogate {
+    /// Kernel and noise of the largest marginal likelihood; the signal's variance is the one that maximises it.
+    fn fit(space: &dyn ChoiceSpace, trials: Vec<(Architecture, Fitness)>, told: usize) -> Self {
+        let mut features = Features::default();
+        let mut rows: [Vec<Vec<f64>>; KERNELS] = Default::default();
+        for (arch, _) in &trials {
+            let point = features.of(space, arch);
+            for (kernel, rows) in rows.iter_mut().enumerate() {
+                rows.push(features.row(kernel, &point));
+            }
+            features.push(point);
+        }
+        let fitness: Vec<Fitness> = trials.into_iter().map(|(_, fitness)| fitness).collect();
+        let y = scores(fitness.iter());
+        let mut best: Option<(f64, usize, f64, Factor)> = None;
+        for (kernel, rows) in rows.iter().enumerate() {
+            for noise in NOISES {
+                let mut factor = Factor::default();
+                if !rows.iter().all(|row| factor.push(row, 1.0 + noise)) {
+                    continue;
+                }
+                let likelihood = factor.likelihood(&y);
+                if best.as_ref().is_none_or(|(other, ..)| likelihood > *other) {
+                    best = Some((likelihood, kernel, noise, factor));
+                }
+            }
+        }
+        let (_, kernel, noise, factor) = best.expect("a kernel with noise on its diagonal is positive definite");
+        let (weights, variance, best) = (Vec::new(), 0.0, 0.0);
+        Self { kernel, noise, features, factor, fitness, fitted: told, told, best, weights, variance }
+    }
+
+    /// Adds a trial; false where the covariance is no longer positive definite.
+    fn push(&mut self, space: &dyn ChoiceSpace, (arch, fitness): &(Architecture, Fitness)) -> bool {
+        let point = self.features.of(space, arch);
+        let row = self.features.row(self.kernel, &point);
+        self.features.push(point);
+        self.fitness.push(*fitness);
+        self.factor.push(&row, 1.0 + self.noise)
+    }
+
+    /// Weights of the trials by their normal scores, which change with every trial.
+    fn weigh(&mut self) {
+        let y = scores(self.fitness.iter());
+        self.weights = self.factor.solve(&y);
+        self.variance = (dot(&y, &self.weights) / y.len() as f64).max(1e-12);
+        self.best = y.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    }
+
+    /// Places in `pool` of the `count` largest expected improvements, the largest first. Of equal ones the first.
+    fn best(&mut self, space: &dyn ChoiceSpace, pool: &[Architecture], count: usize) -> Vec<usize> {
+        let bounded = |(i, arch): (usize, &Architecture)| {
+            let point = self.features.of(space, arch);
+            let row = self.features.row(self.kernel, &point);
+            let mean = dot(&row, &self.weights);
+            // The deviation is at most the signal's, and the improvement grows with it.
+            (expected_improvement(mean, self.variance.sqrt(), self.best), mean, row, i)
+        };
+        let mut bounds: Vec<(f64, f64, Vec<f64>, usize)> = pool.iter().enumerate().map(bounded).collect();
+        bounds.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut found: Vec<(f64, usize)> = Vec::new();
+        for (bound, mean, row, i) in bounds {
+            if found.len() == count && found[count - 1].0 > bound {
+                break;
+            }
+            let half = self.factor.forward(&row);
+            let left = (1.0 - dot(&half, &half)).max(1e-9);
+            let improvement = expected_improvement(mean, (self.variance * left).sqrt(), self.best);
+            let place = found.partition_point(|(other, j)| *other > improvement || (*other == improvement && *j < i));
+            found.insert(place, (improvement, i));
+            found.truncate(count);
+        }
+        found.into_iter().map(|(_, i)| i).collect()
     }
 }
 
-fn hamming(archs: &[&Architecture], decay: f64) -> DMatrix<f64> {
-    DMatrix::from_fn(archs.len(), archs.len(), |i, j| {
-        let (a, b) = (archs[i].choices(), archs[j].choices());
-        let different = a.iter().zip(b).filter(|(a, b)| a != b).count();
-        (-decay * different as f64 / a.len() as f64).exp()
+/// Kernels of which the likeliest is taken: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.
+const KERNELS: usize = 4;
+const DECAYS: [f64; KERNELS] = [1.0, 2.0, 4.0, 8.0];
+
+/// Noises of which the likeliest is taken, as parts of the signal's variance.
+const NOISES: [f64; 4] = [1e-3, 1e-2, 5e-2, 2e-1];
+
+/// What the kernels compare of an architecture.
+#[derive(Clone, Debug)]
+enum Point {
+    /// Labels of the graph's nodes and how often each occurs, by depth.
+    Labels([Vec<(usize, f64)>; KERNELS]),
+    /// Without a graph the choices.
+    Choices(Architecture),
+}
+
+/// Points, and for every label those that have it.
+#[derive(Clone, Debug, Default)]
+struct Features {
+    labels: Labels,
+    points: Vec<Point>,
+    /// Number of a point and how often it has the label, by label.
+    postings: Vec<Vec<(u32, f64)>>,
+    /// Norms of each point by depth.
+    norms: Vec<[f64; KERNELS]>,
+}
+
+impl Features {
+    fn of(&mut self, space: &dyn ChoiceSpace, arch: &Architecture) -> Point {
+        match space.graph(arch) {
+            Some(graph) => Point::Labels(self.labels.of(&graph)),
+            None => Point::Choices(arch.clone()),
+        }
+    }
+
+    fn push(&mut self, point: Point) {
+        if let Point::Labels(depths) = &point {
+            let number = self.points.len() as u32;
+            for (label, count) in depths.iter().flatten() {
+                if self.postings.len() <= *label {
+                    self.postings.resize(label + 1, Vec::new());
+                }
+                self.postings[*label].push((number, *count));
+            }
+            self.norms.push(norms(depths));
+        }
+        self.points.push(point);
+    }
+
+    /// The kernel of a point with each of these.
+    fn row(&self, kernel: usize, point: &Point) -> Vec<f64> {
+        match point {
+            Point::Labels(depths) => {
+                let mut row = vec![0.0; self.points.len()];
+                for (label, count) in depths[..=kernel].iter().flatten() {
+                    for (other, times) in self.postings.get(*label).into_iter().flatten() {
+                        row[*other as usize] += count * times;
+                    }
+                }
+                let norm = norms(depths)[kernel];
+                row.iter_mut().zip(&self.norms).for_each(|(dot, norms)| *dot /= norm * norms[kernel]);
+                row
+            }
+            Point::Choices(arch) => {
+                let other = |point: &Point| match point {
+                    Point::Choices(other) => hamming(arch, other, DECAYS[kernel]),
+                    Point::Labels(_) => 0.0,
+                };
+                self.points.iter().map(other).collect()
+            }
+        }
+    }
+}
+
+/// Norms of the counts of all labels up to each depth.
+fn norms(depths: &[Vec<(usize, f64)>; KERNELS]) -> [f64; KERNELS] {
+    let mut square = 0.0;
+    depths.each_ref().map(|labels| {
+        square += labels.iter().map(|(_, count)| count * count).sum::<f64>();
+        square.sqrt()
     })
 }
 
-/// For each depth h the normalised count of common labels over all depths up to h. A node's next label is its label with
-/// the sorted labels of its predecessors.
-fn weisfeiler_lehman(graphs: &[Graph], depths: usize) -> Vec<DMatrix<f64>> {
-    let mut dictionary: HashMap<(usize, Vec<usize>), usize> = HashMap::new();
-    let mut labels: Vec<Vec<usize>> =
-        graphs.iter().map(|graph| graph.labels.iter().map(|label| usize::from(*label)).collect()).collect();
-    let mut next_label = labels.iter().flatten().max().map_or(0, |label| label + 1);
-    let mut counts: Vec<BTreeMap<usize, f64>> = vec![BTreeMap::new(); graphs.len()];
-    let mut grams = Vec::new();
-    for _ in 0..depths {
-        for (counts, labels) in counts.iter_mut().zip(&labels) {
-            labels.iter().for_each(|label| *counts.entry(*label).or_default() += 1.0);
+/// The rows of a lower triangular matrix, Cholesky's factor of a covariance. A row more costs as much as solving with it.
+#[derive(Debug, Default)]
+struct Factor {
+    rows: Vec<Vec<f64>>,
+}
+
+impl Factor {
+    /// Adds a point with its covariances with those before and its variance; false, and nothing is added, where the matrix is
+    /// not positive definite.
+    fn push(&mut self, covariances: &[f64], variance: f64) -> bool {
+        let mut row = self.forward(covariances);
+        let square = variance - dot(&row, &row);
+        if square > 0.0 {
+            row.push(square.sqrt());
+            self.rows.push(row);
         }
-        grams.push(normalized_gram(&counts));
-        for (labels, graph) in labels.iter_mut().zip(graphs) {
-            let old = labels.clone();
-            for (node, label) in labels.iter_mut().enumerate() {
-                let into = graph.edges.iter().filter(|(_, to)| *to == node);
-                let mut before: Vec<usize> = into.map(|(from, _)| old[*from]).collect();
-                before.sort_unstable();
-                *label = *dictionary.entry((old[node], before)).or_insert_with(|| {
-                    next_label += 1;
-                    next_label - 1
-                });
+        square > 0.0
+    }
+
+    /// Solves `L x = b`.
+    fn forward(&self, b: &[f64]) -> Vec<f64> {
+        let mut x: Vec<f64> = Vec::with_capacity(b.len() + 1);
+        for (row, b) in self.rows.iter().zip(b) {
+            let i = x.len();
+            x.push((b - dot(&row[..i], &x)) / row[i]);
+        }
+        x
+    }
+
+    /// Solves `L L' x = b`.
+    fn solve(&self, b: &[f64]) -> Vec<f64> {
+        let mut x = self.forward(b);
+        for (i, row) in self.rows.iter().enumerate().rev() {
+            x[i] /= row[i];
+            let (before, at) = x.split_at_mut(i);
+            before.iter_mut().zip(row).for_each(|(x, l)| *x -= at[0] * l);
+        }
+        x
+    }
+
+    /// Logarithm of the marginal likelihood of `y` at its likeliest variance, but for a constant.
+    fn likelihood(&self, y: &[f64]) -> f64 {
+        let half = self.forward(y);
+        let n = y.len() as f64;
+        let variance = (dot(&half, &half) / n).max(1e-12);
+        let half_log_determinant: f64 = self.rows.iter().enumerate().map(|(i, row)| row[i].ln()).sum();
+        -0.5 * n * variance.ln() - half_log_determinant
+    }
+}
+
+/// Sum of products, in four sums that can be computed at once.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (a_blocks, b_blocks) = (a.chunks_exact(4), b.chunks_exact(4));
+    let rest: f64 = a_blocks.remainder().iter().zip(b_blocks.remainder()).map(|(a, b)| a * b).sum();
+    let mut sums = [0.0; 4];
+    for (a, b) in a_blocks.zip(b_blocks) {
+        (0..4).for_each(|i| sums[i] += a[i] * b[i]);
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
+}
+
+/// Gram matrices of all candidates for the kernel: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.
+pub(crate) fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
+    let mut features = Features::default();
+    let mut grams = vec![DMatrix::identity(archs.len(), archs.len()); KERNELS];
+    for (i, arch) in archs.iter().enumerate() {
+        let point = features.of(space, arch);
+        for (kernel, gram) in grams.iter_mut().enumerate() {
+            for (j, value) in features.row(kernel, &point).into_iter().enumerate() {
+                gram[(i, j)] = value;
+                gram[(j, i)] = value;
             }
         }
+        features.push(point);
     }
     grams
 }
 
-fn normalized_gram(counts: &[BTreeMap<usize, f64>]) -> DMatrix<f64> {
-    let lists: Vec<Vec<(usize, f64)>> =
-        counts.iter().map(|counts| counts.iter().map(|(label, count)| (*label, *count)).collect()).collect();
-    let norms: Vec<f64> = lists.iter().map(|list| list.iter().map(|(_, c)| c * c).sum::<f64>().sqrt()).collect();
-    let n = lists.len();
-    let mut gram = DMatrix::zeros(n, n);
-    for i in 0..n {
-        for j in 0..=i {
-            let value = sparse_dot(&lists[i], &lists[j]) / (norms[i] * norms[j]);
-            gram[(i, j)] = value;
-            gram[(j, i)] = value;
-        }
-    }
-    gram
+fn hamming(a: &Architecture, b: &Architecture, decay: f64) -> f64 {
+    let different = a.choices().iter().zip(b.choices()).filter(|(a, b)| a != b).count();
+    (-decay * different as f64 / a.choices().len() as f64).exp()
 }
 
-fn sparse_dot(a: &[(usize, f64)], b: &[(usize, f64)]) -> f64 {
-    let (mut i, mut j, mut sum) = (0, 0, 0.0);
-    while i < a.len() && j < b.len() {
-        match a[i].0.cmp(&b[j].0) {
-            std::cmp::Ordering::Less => i += 1,
-            std::cmp::Ordering::Greater => j += 1,
-            std::cmp::Ordering::Equal => {
-                sum += a[i].1 * b[j].1;
-                i += 1;
-                j += 1;
-            }
-        }
+/// The labels of Weisfeiler and Lehman: at depth 0 a node's own, at each further depth its label with the sorted labels of its
+/// predecessors. The kernel of depth h is the normalised count of common labels over all depths up to h.
+#[derive(Clone, Debug, Default)]
+struct Labels {
+    numbers: HashMap<(usize, Vec<usize>), usize>,
+}
+
+impl Labels {
+    /// Depth, as the first part of a key of what is no label yet.
+    const OWN: usize = usize::MAX;
+
+    fn number(&mut self, label: usize, before: Vec<usize>) -> usize {
+        let next = self.numbers.len();
+        *self.numbers.entry((label, before)).or_insert(next)
     }
-    sum
+
+    /// The graph's labels and how often each occurs, by depth.
+    fn of(&mut self, graph: &Graph) -> [Vec<(usize, f64)>; KERNELS] {
+        let mut labels: Vec<usize> =
+            graph.labels.iter().map(|label| self.number(Self::OWN, vec![usize::from(*label)])).collect();
+        std::array::from_fn(|depth| {
+            if depth > 0 {
+                let next = |node: usize| {
+                    let into = graph.edges.iter().filter(|(_, to)| *to == node);
+                    let mut before: Vec<usize> = into.map(|(from, _)| labels[*from]).collect();
+                    before.sort_unstable();
+                    self.number(labels[node], before)
+                };
+                labels = (0..labels.len()).map(next).collect();
+            }
+            let mut counts: BTreeMap<usize, f64> = BTreeMap::new();
+            labels.iter().for_each(|label| *counts.entry(*label).or_default() += 1.0);
+            counts.into_iter().collect()
+        })
+    }
 }
 
 /// A Gaussian process on the first points of a Gram matrix; the points after them are candidates.
@@ -218,7 +439,6 @@ pub(crate) struct Process<'a> {
 impl<'a> Process<'a> {
     /// Kernel and noise of the largest marginal likelihood; the signal's variance is the one that maximises it.
     pub fn fit(grams: &'a [DMatrix<f64>], observations: &[f64]) -> Self {
-        const NOISES: [f64; 4] = [1e-3, 1e-2, 5e-2, 2e-1];
         let n = observations.len();
         let y = DVector::from_column_slice(observations);
         let mut best: Option<(f64, Self)> = None;
@@ -253,6 +473,8 @@ impl<'a> Process<'a> {
 
 #[cfg(test)]
 mod tests {
+    use rand::Rng;
+
     use super::*;
 
     fn chain(labels: &[u16]) -> Graph {
@@ -261,16 +483,70 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_order_from_depth_one_on() {
-        let grams = weisfeiler_lehman(&[chain(&[0, 2, 3, 1]), chain(&[0, 3, 2, 1]), chain(&[0, 2, 3, 1])], 2);
+        let mut features = Features::default();
+        for labels in [[0, 2, 3, 1], [0, 3, 2, 1], [0, 2, 3, 1]] {
+            let point = Point::Labels(features.labels.of(&chain(&labels)));
+            features.push(point);
+        }
+        let row = |kernel| features.row(kernel, &features.points[0]);
         // Depth 0: the same labels. Depth 1: by hand, labels 4 + common next labels 1 (the input without predecessors).
-        assert!((grams[0][(0, 1)] - 1.0).abs() < 1e-12 && (grams[1][(0, 2)] - 1.0).abs() < 1e-12);
-        assert!((grams[1][(0, 1)] - 5.0 / 8.0).abs() < 1e-12, "{}", grams[1][(0, 1)]);
+        assert!((row(0)[1] - 1.0).abs() < 1e-12 && (row(1)[2] - 1.0).abs() < 1e-12);
+        assert!((row(1)[1] - 5.0 / 8.0).abs() < 1e-12, "{}", row(1)[1]);
+    }
+
+    /// A process that grows by one trial after the other is the one that is made of all at once.
+    #[test]
+    fn a_factor_that_grows_solves_like_a_new_one_and_the_best_are_those_of_the_whole_pool() {
+        let mut rng = nas_datasets::rng::stream(0, "factor", 0);
+        let archs: Vec<Architecture> =
+            (0..80).map(|_| Architecture::new((0..6).map(|_| rng.random_range(0..4)).collect())).collect();
+        let y = |arch: &Architecture| f64::from(arch.choices().iter().sum::<u16>());
+        let trial = |arch: &Architecture| (arch.clone(), Fitness { violation: 0.0, value: y(arch) });
+        let space = Plain;
+        let (first, rest) = archs[..60].split_at(20);
+        let mut grown = Surrogate::fit(&space, first.iter().map(trial).collect(), 20);
+        assert!(rest.iter().all(|arch| grown.push(&space, &trial(arch))));
+        grown.weigh();
+        let gram = kernels(&space, &archs.iter().collect::<Vec<_>>()).remove(grown.kernel);
+        let mut covariance = gram.view((0, 0), (60, 60)).into_owned();
+        (0..60).for_each(|i| covariance[(i, i)] += grown.noise);
+        let cholesky = covariance.cholesky().unwrap();
+        let scores = scores(grown.fitness.iter());
+        let weights = cholesky.solve(&DVector::from_column_slice(&scores));
+        assert!(weights.iter().zip(&grown.weights).all(|(a, b)| (a - b).abs() < 1e-8));
+        let variance = DVector::from_column_slice(&scores).dot(&weights) / 60.0;
+        let improvement = |i: usize| {
+            let row = gram.view((0, i), (60, 1)).into_owned();
+            let left: f64 = 1.0 - row.dot(&cholesky.solve(&row));
+            expected_improvement(row.dot(&weights), (variance * left.max(1e-9)).sqrt(), grown.best)
+        };
+        let mut order: Vec<usize> = (60..80).collect();
+        order.sort_by(|a, b| improvement(*b).total_cmp(&improvement(*a)));
+        let expected: Vec<usize> = order[..5].iter().map(|i| i - 60).collect();
+        assert_eq!(grown.best(&space, &archs[60..], 5), expected);
+    }
+
+    #[derive(Debug)]
+    struct Plain;
+
+    impl ChoiceSpace for Plain {
+        fn name(&self) -> &str {
+            "plain"
+        }
+
+        fn decisions(&self) -> Vec<u16> {
+            vec![4; 6]
+        }
+
+        fn validate(&self, _: &Architecture) -> Result<(), crate::space::InvalidArchitecture> {
+            Ok(())
+        }
     }
 
     #[test]
     fn a_process_passes_through_its_points_and_is_unsure_elsewhere() {
         let archs: Vec<Architecture> = ["0-0-0-0", "0-0-0-1", "1-1-1-1", "2-2-2-2"].map(|a| a.parse().unwrap()).into();
-        let grams = vec![hamming(&archs.iter().collect::<Vec<_>>(), 8.0)];
+        let grams = vec![kernels(&Plain, &archs.iter().collect::<Vec<_>>()).remove(3)];
         let process = Process::fit(&grams, &[1.0, 0.9, -1.0]);
         let (near, sure) = process.predict(0);
         let (far, unsure) = process.predict(3);

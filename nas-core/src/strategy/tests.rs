@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::search::Searcher;
 use crate::search::goals::{Constraint, Goal, Goals, Objective};
-use crate::search::start::Start;
 use crate::search::pareto::{Point, fronts, hypervolume};
+use crate::search::start::Start;
 use crate::space::InvalidArchitecture;
 use crate::space::trial::{Budget, Outcome, Record, Values};
 use crate::stats::{mean_and_deviation, normal_quantile};
@@ -227,7 +227,9 @@ fn every_strategy_keeps_a_bound_on_a_measured_metric_and_beats_random_search_und
 /// f1 is to be large and f2 small; a trial of few epochs sees both through noise that more epochs take away.
 fn two_objectives(trial: &crate::space::trial::Trial) -> Outcome {
     let choices = trial.arch.choices();
-    let x = |range: std::ops::Range<usize>| f64::from(choices[range.clone()].iter().sum::<u16>()) / (9.0 * range.len() as f64);
+    let x = |range: std::ops::Range<usize>| {
+        f64::from(choices[range.clone()].iter().sum::<u16>()) / (9.0 * range.len() as f64)
+    };
     let waste = x(3..6);
     let mut rng = stream(u64::from(choices.iter().fold(0u32, |hash, c| hash * 10 + u32::from(*c))), "noise", 0);
     let noise = 0.1 / f64::from(trial.budget.epochs.unwrap_or(27));
@@ -257,9 +259,8 @@ fn halving_promotes_by_domination_and_beats_random_search_at_equal_cost() {
         }
         hypervolume(&points.iter().collect::<Vec<_>>(), &[-1.0, -2.0])
     };
-    let mean = |strategy: &StrategyConfig| {
-        mean_and_deviation(&(0..40).map(|seed| volume(strategy, seed)).collect::<Vec<_>>())
-    };
+    let mean =
+        |strategy: &StrategyConfig| mean_and_deviation(&(0..40).map(|seed| volume(strategy, seed)).collect::<Vec<_>>());
     let (random, deviation) = mean(&StrategyConfig::Random(RandomConfig {}));
     let strategies = [
         StrategyConfig::SuccessiveHalving(SuccessiveHalvingConfig(rungs.clone())),
@@ -290,11 +291,11 @@ fn every_strategy_learns_from_trials_that_it_did_not_propose_and_is_restored_wit
     };
     let earlier: Vec<Observation> = (1000..).zip(archs(0)).map(earlier).collect();
     for strategy in StrategyConfig::all() {
-        for (given, earlier) in [(archs(1), vec![]), (vec![], earlier.clone()), (archs(1)[..3].to_vec(), earlier.clone())] {
+        for (given, earlier) in
+            [(archs(1), vec![]), (vec![], earlier.clone()), (archs(1)[..3].to_vec(), earlier.clone())]
+        {
             let start = Start { given: given.clone(), earlier };
-            let fresh = || {
-                Searcher::new(&space, &strategy, goals.clone(), Budget::default(), 5).starting_from(&start)
-            };
+            let fresh = || Searcher::new(&space, &strategy, goals.clone(), Budget::default(), 5).starting_from(&start);
             let mut searcher = fresh();
             let mut records = Vec::new();
             while records.len() < 70 {
@@ -329,12 +330,15 @@ fn an_earlier_search_makes_strategies_that_learn_better() {
     let records = search(&space, &evolution, Goals::maximize("value"), 300, 0, ones);
     let observe = |record: &Record| Observation { origin: Origin::Earlier, ..Goals::maximize("value").observe(record) };
     let start = Start { given: Vec::new(), earlier: records.iter().map(observe).collect() };
-    for kind in ["regularized_evolution", "genetic", "nsga2", "tpe", "sng", "reinforce", "local_search", "gaussian_process"] {
+    for kind in
+        ["regularized_evolution", "genetic", "nsga2", "tpe", "sng", "reinforce", "local_search", "gaussian_process"]
+    {
         let strategy: StrategyConfig = serde_json::from_value(serde_json::json!({ "kind": kind })).unwrap();
         let first = |start: &Start| {
             let mut searcher =
                 Searcher::new(&space, &strategy, Goals::maximize("value"), Budget::default(), 1).starting_from(start);
-            let archs = (0..8).map_while(|_| searcher.ask()).map(|trial| f64::from(trial.arch.choices().iter().sum::<u16>()));
+            let archs =
+                (0..8).map_while(|_| searcher.ask()).map(|trial| f64::from(trial.arch.choices().iter().sum::<u16>()));
             mean_and_deviation(&archs.collect::<Vec<_>>()).0
         };
         let (with, without) = (first(&start), first(&Start::default()));

@@ -60,13 +60,15 @@ pub(super) struct Tpe {
     decisions: Vec<u16>,
     /// In the order of the trials' ends.
     history: Vec<(Architecture, Fitness)>,
+    /// Places in `history`, best first; of equal ones the older first.
+    best_first: Vec<usize>,
     /// Trials of others, which take the place of random ones at the start.
     foreign: u64,
 }
 
 impl Tpe {
     pub fn new(config: TpeConfig, space: &dyn ChoiceSpace) -> Self {
-        Self { config, decisions: space.decisions(), history: Vec::new(), foreign: 0 }
+        Self { config, decisions: space.decisions(), history: Vec::new(), best_first: Vec::new(), foreign: 0 }
     }
 
     /// Number of observations.
@@ -75,23 +77,24 @@ impl Tpe {
     }
 
     pub fn observe(&mut self, observation: &Observation) {
-        self.history.extend(fitness(observation).map(|fitness| (observation.arch.clone(), fitness)));
+        let Some(fitness) = fitness(observation) else { return };
+        let place = self.best_first.partition_point(|i| self.history[*i].1 >= fitness);
+        self.best_first.insert(place, self.history.len());
+        self.history.push((observation.arch.clone(), fitness));
     }
 
-    /// Splits the history in good ones and others, each in order of time. Running trials count as others, so that parallel
-    /// workers spread.
-    fn split(&self, running: &[Trial]) -> (Vec<Architecture>, Vec<Architecture>) {
-        let count = ((self.config.good_part * self.history.len() as f64).ceil() as usize).min(self.config.good_max);
-        let mut order: Vec<usize> = (0..self.history.len()).collect();
-        order.sort_by(|a, b| self.history[*b].1.cmp(&self.history[*a].1));
-        let mut is_good = vec![false; order.len()];
-        order[..count].iter().for_each(|i| is_good[*i] = true);
-        let (mut good, mut others) = (Vec::new(), Vec::new());
-        for ((arch, _), is_good) in self.history.iter().zip(is_good) {
-            if is_good { &mut good } else { &mut others }.push(arch.clone());
-        }
-        others.extend(running.iter().map(|trial| trial.arch.clone()));
-        (good, others)
+    /// Splits the history in good ones and others, each in order of time and no more than the latest [`MOST`] others. Running
+    /// trials count as others, so that parallel workers spread.
+    fn split<'a>(&'a self, running: &'a [Trial]) -> (Vec<&'a Architecture>, Vec<&'a Architecture>) {
+        let count = (self.config.good_part * self.history.len() as f64).ceil() as usize;
+        let mut good = self.best_first[..count.min(self.config.good_max).min(MOST)].to_vec();
+        good.sort_unstable();
+        let is_other = |i: &usize| good.binary_search(i).is_err();
+        let mut others: Vec<usize> = (0..self.history.len()).rev().filter(is_other).take(MOST).collect();
+        others.reverse();
+        let arch = |i: usize| &self.history[i].0;
+        let others = others.into_iter().map(arch).chain(running.iter().map(|trial| &trial.arch)).collect();
+        (good.into_iter().map(arch).collect(), others)
     }
 
     /// The candidate with the largest ratio of densities.
@@ -99,11 +102,14 @@ impl Tpe {
         let (good, others) = self.split(running);
         let all: Vec<usize> = (0..self.decisions.len()).collect();
         let groups: Vec<&[usize]> = if self.config.multivariate { vec![&all] } else { all.chunks(1).collect() };
+        let densities = |over| {
+            let of = |archs| Parzen::new(archs, over, &self.decisions, self.config.prior_weight);
+            (of(&good[..]), of(&others[..]))
+        };
+        let groups: Vec<(Parzen, Parzen)> = groups.into_iter().map(densities).collect();
         super::draw_valid(space, rng, |rng| {
             let mut choices = vec![0; self.decisions.len()];
-            for over in &groups {
-                let of = |archs| Parzen::new(archs, over, &self.decisions, self.config.prior_weight);
-                let (good, others) = (of(&good[..]), of(&others[..]));
+            for (good, others) in &groups {
                 let candidates: Vec<Vec<u16>> = (0..self.config.candidates)
                     .map(|_| {
                         let mut candidate = choices.clone();
@@ -122,9 +128,13 @@ impl Tpe {
     }
 }
 
+/// Most trials that either density is made of: the weights of those that are left out would be the smallest. A proposal's cost
+/// thus stops to grow with the number of trials.
+const MOST: usize = 1000;
+
 /// A mixture of one kernel per architecture and a uniform prior, over the decisions `0..options.len()`.
 struct Parzen<'a> {
-    archs: &'a [Architecture],
+    archs: &'a [&'a Architecture],
     /// Decisions that the density is over.
     over: &'a [usize],
     options: &'a [u16],
@@ -135,7 +145,7 @@ struct Parzen<'a> {
 }
 
 impl<'a> Parzen<'a> {
-    fn new(archs: &'a [Architecture], over: &'a [usize], options: &'a [u16], prior_weight: f64) -> Self {
+    fn new(archs: &'a [&'a Architecture], over: &'a [usize], options: &'a [u16], prior_weight: f64) -> Self {
         let mut weights = recency(archs.len());
         weights.push(if archs.is_empty() { 1.0 } else { prior_weight });
         let total: f64 = weights.iter().sum();
@@ -168,17 +178,21 @@ impl<'a> Parzen<'a> {
     fn densities(&self, candidates: &[Vec<u16>]) -> Vec<f64> {
         let kernels: Vec<(f64, f64)> = self.over.iter().map(|decision| self.kernel(*decision)).collect();
         let uniform: f64 = self.over.iter().map(|decision| 1.0 / f64::from(self.options[*decision])).product();
-        let density = |candidate: &Vec<u16>| {
-            let product = |arch: &Architecture| -> f64 {
-                let factor = |(decision, (center, other)): (&usize, &(f64, f64))| {
-                    if arch.choices()[*decision] == candidate[*decision] { *center } else { *other }
-                };
-                self.over.iter().zip(&kernels).map(factor).product()
-            };
-            let sum: f64 = self.archs.iter().zip(&self.weights).map(|(arch, weight)| weight * product(arch)).sum();
-            sum + uniform * self.weights[self.archs.len()]
-        };
-        candidates.iter().map(density).collect()
+        // By decision, so that the innermost loop runs over candidates.
+        let columns: Vec<Vec<u16>> = self.over.iter().map(|i| candidates.iter().map(|c| c[*i]).collect()).collect();
+        let mut sums = vec![0.0; candidates.len()];
+        let mut products = vec![0.0; candidates.len()];
+        for (arch, weight) in self.archs.iter().zip(&self.weights) {
+            products.fill(1.0);
+            for ((decision, column), (center, other)) in self.over.iter().zip(&columns).zip(&kernels) {
+                let choice = arch.choices()[*decision];
+                for (product, candidate) in products.iter_mut().zip(column) {
+                    *product *= if *candidate == choice { *center } else { *other };
+                }
+            }
+            sums.iter_mut().zip(&products).for_each(|(sum, product)| *sum += weight * product);
+        }
+        sums.into_iter().map(|sum| sum + uniform * self.weights[self.archs.len()]).collect()
     }
 }
 
@@ -222,6 +236,7 @@ mod tests {
     #[test]
     fn densities_sum_to_one_and_samples_follow_them() {
         let archs: Vec<Architecture> = ["0-1", "2-1", "2-0"].map(|text| text.parse().unwrap()).into();
+        let archs: Vec<&Architecture> = archs.iter().collect();
         let parzen = Parzen::new(&archs, &[0, 1], &[3, 2], 1.0);
         let all: Vec<Vec<u16>> = (0..3).flat_map(|a| (0..2).map(move |b| vec![a, b])).collect();
         let densities = parzen.densities(&all);
@@ -237,6 +252,80 @@ mod tests {
         for (count, density) in counts.iter().zip(&densities) {
             let expected = density * DRAWS as f64;
             assert!((count - expected).abs() < 5.0 * expected.sqrt(), "{count} {expected}");
+        }
+    }
+
+    /// What the estimator is, without anything kept between trials.
+    fn plain(config: &TpeConfig, space: &Twelve, history: &[(Architecture, Fitness)], rng: &mut ChaCha8Rng) -> Architecture {
+        let count = ((config.good_part * history.len() as f64).ceil() as usize).min(config.good_max);
+        let mut order: Vec<usize> = (0..history.len()).collect();
+        order.sort_by(|a, b| history[*b].1.cmp(&history[*a].1));
+        let is_good = |i: &usize| order[..count].contains(i);
+        let part = |good: bool| (0..history.len()).filter(|i| is_good(i) == good).map(|i| &history[i].0).collect();
+        let (good, others): (Vec<&Architecture>, Vec<&Architecture>) = (part(true), part(false));
+        let (options, over) = (space.decisions(), (0..12).collect::<Vec<usize>>());
+        let [good, others] = [&good, &others].map(|archs| Parzen::new(archs, &over, &options, config.prior_weight));
+        let density = |parzen: &Parzen, candidate: &[u16]| -> f64 {
+            let product = |arch: &Architecture| -> f64 {
+                let factor = |i: usize| {
+                    let (center, other) = parzen.kernel(i);
+                    if arch.choices()[i] == candidate[i] { center } else { other }
+                };
+                (0..12).map(factor).product()
+            };
+            let sum: f64 = parzen.archs.iter().zip(&parzen.weights).map(|(arch, weight)| weight * product(arch)).sum();
+            let uniform: f64 = options.iter().map(|options| 1.0 / f64::from(*options)).product();
+            sum + uniform * parzen.weights[parzen.archs.len()]
+        };
+        let draw = |_| {
+            let mut candidate = vec![0; 12];
+            good.sample_into(&mut candidate, rng);
+            candidate
+        };
+        let candidates: Vec<Vec<u16>> = (0..config.candidates).map(draw).collect();
+        let ratio = |candidate: &Vec<u16>| density(&good, candidate) / density(&others, candidate);
+        let ratios: Vec<f64> = candidates.iter().map(ratio).collect();
+        let best = (0..ratios.len()).rev().max_by(|a, b| ratios[*a].total_cmp(&ratios[*b])).unwrap();
+        Architecture::new(candidates[best].clone())
+    }
+
+    #[derive(Debug)]
+    struct Twelve;
+
+    impl ChoiceSpace for Twelve {
+        fn name(&self) -> &str {
+            "twelve"
+        }
+
+        fn decisions(&self) -> Vec<u16> {
+            vec![2, 3, 4, 5, 2, 3, 4, 5, 2, 3, 4, 5]
+        }
+
+        fn validate(&self, _: &Architecture) -> Result<(), crate::space::InvalidArchitecture> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_thousand_proposals_are_those_of_the_plain_estimator_and_later_ones_cost_no_more() {
+        let config = TpeConfig::default();
+        let mut tpe = Tpe::new(config.clone(), &Twelve);
+        let mut drawn = nas_datasets::rng::stream(0, "values", 0);
+        for id in 0..3000 {
+            let mut rng = nas_datasets::rng::stream(0, "ask", id);
+            let asking = Asking { space: &Twelve, id, running: &[] };
+            let arch = tpe.ask(&asking, &mut rng).unwrap().arch;
+            if id >= 10 && id < 1000 {
+                let mut rng = nas_datasets::rng::stream(0, "ask", id);
+                assert_eq!(arch, plain(&config, &Twelve, &tpe.history, &mut rng), "{id}");
+            }
+            // Few values, so that there are equal ones.
+            let value = f64::from(arch.choices().iter().sum::<u16>() + drawn.random_range(0..3u16));
+            let violation = f64::from(drawn.random_range(0..4u16)).max(2.0) - 2.0;
+            let (values, origin) = (Some(vec![value]), Origin::Proposed);
+            tpe.observe(&Observation { id, arch, epochs: None, parent: None, values, violation, origin });
+            let (good, others) = tpe.split(&[]);
+            assert!(good.len() <= config.good_max && others.len() <= MOST);
         }
     }
 }
