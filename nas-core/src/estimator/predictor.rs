@@ -14,7 +14,7 @@ use crate::space::ChoiceSpace;
 use crate::stats::normal_scores;
 use crate::strategy::BananasConfig;
 use crate::strategy::bananas::Encoding;
-use crate::strategy::gaussian_process::{Process, kernels};
+use crate::strategy::gaussian_process::Surrogate;
 use crate::strategy::mlp::Mlp;
 
 /// The section `[predictor]`'s kinds.
@@ -68,7 +68,7 @@ pub struct Predictor(Model);
 
 enum Model {
     Networks(Encoding, Vec<Mlp>),
-    Process { kernel: usize, weights: Vec<f64>, archs: Vec<Architecture> },
+    Process(Box<Surrogate>),
     Trees(Encoding, Box<GradientBooster>),
 }
 
@@ -97,11 +97,7 @@ impl Predictor {
                 let config = BananasConfig::default().mlp();
                 Model::Networks(encoding, (0..*networks).map(|_| Mlp::fit(config, &features, &targets, rng)).collect())
             }
-            PredictorConfig::GaussianProcess {} => {
-                let grams = kernels(space, &references);
-                let process = Process::fit(&grams, &scores);
-                Model::Process { kernel: process.kernel, weights: process.weights.iter().copied().collect(), archs }
-            }
+            PredictorConfig::GaussianProcess {} => Model::Process(Box::new(Surrogate::of_values(space, evaluated))),
             PredictorConfig::GradientBoostedTrees { trees, max_depth, learning_rate } => {
                 ensure!(*trees > 0, "predictor.trees = 0; expected at least 1");
                 ensure!((1..=16).contains(max_depth), "predictor.max_depth = {max_depth}; expected 1 to 16");
@@ -132,11 +128,7 @@ impl Predictor {
                 let features = encoding.of(space, arch);
                 networks.iter().map(|mlp| f64::from(mlp.predict(&features))).sum::<f64>() / networks.len() as f64
             }
-            Model::Process { kernel, weights, archs } => {
-                let archs: Vec<&Architecture> = archs.iter().chain([arch]).collect();
-                let gram = &kernels(space, &archs)[*kernel];
-                weights.iter().enumerate().map(|(i, weight)| gram[(i, archs.len() - 1)] * weight).sum()
-            }
+            Model::Process(process) => process.mean(space, arch),
             Model::Trees(encoding, booster) => {
                 let row = tree_features(encoding, space, arch);
                 booster.predict(&Matrix::new(&row, 1, row.len()), false)[0]

@@ -1,10 +1,10 @@
 //! Bayesian optimisation with a Gaussian process: a Weisfeiler-Lehman kernel on the cell's graph where the space has one
 //! (NAS-BOWL, Ru et al., arXiv 2006.07556), a Hamming kernel on the choices where it has none; expected improvement.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
-use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,7 @@ impl GaussianProcess {
         }
         let (old, latest) = self.history.trials.split_at(n - half);
         let mut best: Vec<&(Architecture, Fitness)> = old.iter().collect();
-        best.sort_by(|a, b| b.1.cmp(&a.1));
+        best.sort_by_key(|(_, fitness)| Reverse(*fitness));
         best.into_iter().take(half).chain(latest).cloned().collect()
     }
 }
@@ -130,7 +130,7 @@ impl SearchStrategy for GaussianProcess {
 
 /// A process on trials that can be added one by one.
 #[derive(Debug)]
-struct Surrogate {
+pub(crate) struct Surrogate {
     kernel: usize,
     noise: f64,
     features: Features,
@@ -176,6 +176,23 @@ impl Surrogate {
         let (_, kernel, noise, factor) = best.expect("a kernel with noise on its diagonal is positive definite");
         let (weights, variance, best) = (Vec::new(), 0.0, 0.0);
         Self { kernel, noise, features, factor, fitness, fitted: told, told, best, weights, variance }
+    }
+
+    /// A process on architectures and their values, larger is better, with its weights.
+    pub fn of_values(space: &dyn ChoiceSpace, evaluated: &[(Architecture, f64)]) -> Self {
+        let trial = |(arch, value): &(Architecture, f64)| (arch.clone(), Fitness { violation: 0.0, value: *value });
+        let mut process = Self::fit(space, evaluated.iter().map(trial).collect(), evaluated.len());
+        process.weigh();
+        process
+    }
+
+    /// The normal score that an architecture is expected to have.
+    pub fn mean(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> f64 {
+        let point = match space.graph(arch) {
+            Some(graph) => Point::Labels(self.features.labels.clone().of(&graph)),
+            None => Point::Choices(arch.clone()),
+        };
+        dot(&self.features.row(self.kernel, &point), &self.weights)
     }
 
     /// Adds a trial; false where the covariance is no longer positive definite.
@@ -366,23 +383,6 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
 }
 
-/// Gram matrices of all candidates for the kernel: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.
-pub(crate) fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
-    let mut features = Features::default();
-    let mut grams = vec![DMatrix::identity(archs.len(), archs.len()); KERNELS];
-    for (i, arch) in archs.iter().enumerate() {
-        let point = features.of(space, arch);
-        for (kernel, gram) in grams.iter_mut().enumerate() {
-            for (j, value) in features.row(kernel, &point).into_iter().enumerate() {
-                gram[(i, j)] = value;
-                gram[(j, i)] = value;
-            }
-        }
-        features.push(point);
-    }
-    grams
-}
-
 fn hamming(a: &Architecture, b: &Architecture, decay: f64) -> f64 {
     let different = a.choices().iter().zip(b.choices()).filter(|(a, b)| a != b).count();
     (-decay * different as f64 / a.choices().len() as f64).exp()
@@ -425,57 +425,28 @@ impl Labels {
     }
 }
 
-/// A Gaussian process on the first points of a Gram matrix; the points after them are candidates.
-pub(crate) struct Process<'a> {
-    /// Number of the kernel.
-    pub kernel: usize,
-    gram: &'a DMatrix<f64>,
-    cholesky: Cholesky<f64, Dyn>,
-    /// Inverse covariance times the observations: the mean at a point is the kernel's row times these.
-    pub weights: DVector<f64>,
-    variance: f64,
-}
-
-impl<'a> Process<'a> {
-    /// Kernel and noise of the largest marginal likelihood; the signal's variance is the one that maximises it.
-    pub fn fit(grams: &'a [DMatrix<f64>], observations: &[f64]) -> Self {
-        let n = observations.len();
-        let y = DVector::from_column_slice(observations);
-        let mut best: Option<(f64, Self)> = None;
-        for (kernel, gram) in grams.iter().enumerate() {
-            for noise in NOISES {
-                let mut covariance = gram.view((0, 0), (n, n)).into_owned();
-                (0..n).for_each(|i| covariance[(i, i)] += noise);
-                let Some(cholesky) = covariance.cholesky() else { continue };
-                let weights = cholesky.solve(&y);
-                let variance = (y.dot(&weights) / n as f64).max(1e-12);
-                let half_log_determinant: f64 = cholesky.l_dirty().diagonal().iter().map(|x| x.ln()).sum();
-                let likelihood = -0.5 * n as f64 * variance.ln() - half_log_determinant;
-                if best.as_ref().is_none_or(|(other, _)| likelihood > *other) {
-                    best = Some((likelihood, Self { kernel, gram, cholesky, weights, variance }));
-                }
-            }
-        }
-        best.expect("a kernel with noise on its diagonal is positive definite").1
-    }
-
-    /// Mean and deviation at a point of the Gram matrix.
-    fn predict(&self, point: usize) -> (f64, f64) {
-        let n = self.weights.len();
-        let covariance = self.gram.view((0, point), (n, 1)).into_owned();
-        let mean = covariance.column(0).dot(&self.weights);
-        let mut half = covariance;
-        self.cholesky.l_dirty().solve_lower_triangular_mut(&mut half);
-        let left = (self.gram[(point, point)] - half.norm_squared()).max(1e-9);
-        (mean, (self.variance * left).sqrt())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use nalgebra::{DMatrix, DVector};
     use rand::Rng;
 
     use super::*;
+
+    fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
+        let mut features = Features::default();
+        let mut grams = vec![DMatrix::identity(archs.len(), archs.len()); KERNELS];
+        for (i, arch) in archs.iter().enumerate() {
+            let point = features.of(space, arch);
+            for (kernel, gram) in grams.iter_mut().enumerate() {
+                for (j, value) in features.row(kernel, &point).into_iter().enumerate() {
+                    gram[(i, j)] = value;
+                    gram[(j, i)] = value;
+                }
+            }
+            features.push(point);
+        }
+        grams
+    }
 
     fn chain(labels: &[u16]) -> Graph {
         Graph { labels: labels.to_vec(), edges: (1..labels.len()).map(|i| (i - 1, i)).collect() }
@@ -545,12 +516,26 @@ mod tests {
 
     #[test]
     fn a_process_passes_through_its_points_and_is_unsure_elsewhere() {
-        let archs: Vec<Architecture> = ["0-0-0-0", "0-0-0-1", "1-1-1-1", "2-2-2-2"].map(|a| a.parse().unwrap()).into();
-        let grams = vec![kernels(&Plain, &archs.iter().collect::<Vec<_>>()).remove(3)];
-        let process = Process::fit(&grams, &[1.0, 0.9, -1.0]);
-        let (near, sure) = process.predict(0);
-        let (far, unsure) = process.predict(3);
-        assert!((near - 1.0).abs() < 0.1 && far.abs() < 0.1, "{near} {far}");
-        assert!(unsure > 3.0 * sure, "{sure} {unsure}");
+        let trials: Vec<(Architecture, f64)> = [("0-0-0-0-0-0", 1.0), ("0-0-0-0-0-1", 0.9), ("1-1-1-1-1-1", -1.0)]
+            .map(|(arch, value)| (arch.parse().unwrap(), value))
+            .into();
+        let mut process = Surrogate::of_values(&Plain, &trials);
+        (process.kernel, process.noise) = (3, 1e-3);
+        let mut factor = Factor::default();
+        for (i, (arch, _)) in trials.iter().enumerate() {
+            let row = process.features.row(3, &Point::Choices(arch.clone()));
+            assert!(factor.push(&row[..i], 1.0 + 1e-3));
+        }
+        process.factor = factor;
+        process.weigh();
+        let left = |arch: &str| {
+            let row = process.features.row(3, &Point::Choices(arch.parse().unwrap()));
+            let half = process.factor.forward(&row);
+            1.0 - dot(&half, &half)
+        };
+        let mean = |arch: &str| process.mean(&Plain, &arch.parse().unwrap());
+        let scores = scores(process.fitness.iter());
+        assert!((mean("0-0-0-0-0-0") - scores[0]).abs() < 0.05 && mean("2-2-2-2-2-2").abs() < 0.05);
+        assert!(left("2-2-2-2-2-2") > 9.0 * left("0-0-0-0-0-0"));
     }
 }

@@ -1,5 +1,6 @@
 //! What strategies that model the values remember, and where their candidates come from.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use rand::Rng;
@@ -36,7 +37,7 @@ impl History {
     ) -> Vec<Architecture> {
         const TRIES_EACH: usize = 20;
         let mut best: Vec<&(Architecture, Fitness)> = self.trials.iter().collect();
-        best.sort_by(|a, b| b.1.cmp(&a.1));
+        best.sort_by_key(|(_, fitness)| Reverse(*fitness));
         best.dedup_by(|a, b| a.0 == b.0);
         best.truncate(parents);
         let mut found = Vec::new();

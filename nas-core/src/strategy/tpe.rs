@@ -256,7 +256,12 @@ mod tests {
     }
 
     /// What the estimator is, without anything kept between trials.
-    fn plain(config: &TpeConfig, space: &Twelve, history: &[(Architecture, Fitness)], rng: &mut ChaCha8Rng) -> Architecture {
+    fn plain(
+        config: &TpeConfig,
+        space: &Twelve,
+        history: &[(Architecture, Fitness)],
+        rng: &mut ChaCha8Rng,
+    ) -> Architecture {
         let count = ((config.good_part * history.len() as f64).ceil() as usize).min(config.good_max);
         let mut order: Vec<usize> = (0..history.len()).collect();
         order.sort_by(|a, b| history[*b].1.cmp(&history[*a].1));
@@ -315,7 +320,7 @@ mod tests {
             let mut rng = nas_datasets::rng::stream(0, "ask", id);
             let asking = Asking { space: &Twelve, id, running: &[] };
             let arch = tpe.ask(&asking, &mut rng).unwrap().arch;
-            if id >= 10 && id < 1000 {
+            if (10..1000).contains(&id) {
                 let mut rng = nas_datasets::rng::stream(0, "ask", id);
                 assert_eq!(arch, plain(&config, &Twelve, &tpe.history, &mut rng), "{id}");
             }
