@@ -301,9 +301,12 @@ impl Task for Classification {
         setting.eval.batch_size
     }
 
-    fn probe(net: &Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor) {
-        let net = net.fixed();
-        (net.forward(images, mode).main, net.features(images, mode))
+    fn probe_logits(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
+        net.fixed().forward(images, mode).main
+    }
+
+    fn probe_features(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
+        net.fixed().features(images, mode)
     }
 
     fn probe_batch(setting: &Setting<Self>, set: &Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)> {

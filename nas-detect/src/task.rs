@@ -356,11 +356,14 @@ impl Task for Detection {
         batches.map(|batch| Ok(images_on(&batch?.images, compute.device))).collect()
     }
 
-    /// Logits are means of the backbone's last map: a head's depend on the number of objects.
-    fn probe(net: &Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor) {
-        let last = net.fixed().backbone.features(&channels_last(images), mode).pop();
-        let last = last.expect("a backbone has a last map");
-        (last.mean_dim([2i64, 3].as_slice(), false, None::<Kind>), last)
+    /// Means of the backbone's last map: a head's logits depend on the number of objects.
+    fn probe_logits(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
+        Self::probe_features(net, images, mode).mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
+    }
+
+    fn probe_features(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
+        let features = net.fixed().backbone.features(&channels_last(images), mode);
+        features.into_iter().last().expect("a backbone has a last map")
     }
 
     /// The class of an image is that of its largest object.

@@ -329,13 +329,14 @@ impl Task for Segmentation {
         Ok(())
     }
 
-    /// Logits are means over pixels.
-    fn probe(net: &Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor) {
-        let net = net.fixed();
-        let (_, _, h, w) = images.size4().expect("images have four dimensions");
-        let mut features = net.backbone.features(&channels_last(images), mode);
-        let logits = net.head.forward(&features, (h, w), mode).mean_dim([2i64, 3].as_slice(), false, None::<Kind>);
-        (logits, features.pop().expect("a backbone has a last map"))
+    /// Means over pixels.
+    fn probe_logits(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
+        net.fixed().forward(images, mode).mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
+    }
+
+    fn probe_features(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
+        let features = net.fixed().backbone.features(&channels_last(images), mode);
+        features.into_iter().last().expect("a backbone has a last map")
     }
 
     /// The class of an image is its most frequent one.

@@ -264,8 +264,11 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Logits `[B, K]` and last maps of an untrained network, as zero-cost proxies see them.
-    fn probe(net: &Self::Net, images: &Tensor, mode: Mode) -> (Tensor, Tensor);
+    /// Logits `[B, K]` of an untrained network, as zero-cost proxies see them: one forward pass.
+    fn probe_logits(net: &Self::Net, images: &Tensor, mode: Mode) -> Tensor;
+
+    /// The last maps of an untrained network, before its head: one forward pass.
+    fn probe_features(net: &Self::Net, images: &Tensor, mode: Mode) -> Tensor;
 
     /// Images `[B, 3, side, side]` of the samples `indices`, and a class for each, `[B]`.
     fn probe_batch(setting: &Setting<Self>, set: &Self::Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)>;

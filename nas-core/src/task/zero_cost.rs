@@ -38,11 +38,11 @@ impl<T: Task> Candidate<T> {
 
 impl<T: Task> Model for Candidate<T> {
     fn logits(&self, xs: &Tensor) -> Tensor {
-        T::probe(&self.net, xs, Mode::train(0.0)).0
+        T::probe_logits(&self.net, xs, Mode::train(0.0))
     }
 
     fn features(&self, xs: &Tensor) -> Tensor {
-        T::probe(&self.net, xs, Mode::train(0.0)).1
+        T::probe_features(&self.net, xs, Mode::train(0.0))
     }
 
     fn parameters(&self) -> Vec<Named> {
@@ -200,7 +200,7 @@ impl<T: Task> ZeroCost<T> {
         if self.config.latency {
             const RUNS: usize = 11;
             let image = images.narrow(0, 0, 1);
-            let forward = || drop(tch::no_grad(|| T::probe(&candidate.net, &image, Mode::EVAL)));
+            let forward = || drop(tch::no_grad(|| T::probe_logits(&candidate.net, &image, Mode::EVAL)));
             values.insert(LATENCY.into(), latency_millis(RUNS, forward));
         }
         Ok(values)
