@@ -22,9 +22,9 @@ use crate::search::log::TrialStore;
 use crate::search::pareto::{Point, fronts};
 use crate::search::{SearchLoop, Searcher, best_so_far};
 use crate::space::Architecture;
-use crate::space::trial::{Outcome, Record, Trial, Values};
+use crate::space::trial::{Budget, Outcome, Record, Trial, Values};
 use crate::strategy::{RandomConfig, StrategyConfig};
-use crate::task::evaluator::{self, Evaluator, HonestyConfig, SearchPart};
+use crate::task::evaluator::{self, Evaluator, EvaluatorConfig, HonestyConfig, SearchPart, Searched};
 use crate::task::experiment::{self, Kind, SearchExperiment};
 use crate::task::{Task, TaskSpace};
 
@@ -173,7 +173,10 @@ impl<T: Task> Job<'_, T> {
         }
         if let Some(honesty) = &self.experiment.honesty {
             let records = self.run(SearchPart::Honesty, &random, seed(2), honesty.samples, Vec::new())?;
-            result.honesty = Some(report(honesty, &self.experiment.goals(SearchPart::Honesty), &records)?);
+            let mut report = report(honesty, &self.experiment.goals(SearchPart::Honesty), &records)?;
+            self.place(&mut report, honesty, &result, "")?;
+            result.baseline.iter().try_for_each(|of| self.place(&mut report, honesty, of, "baseline "))?;
+            result.honesty = Some(report);
         }
         let objective = &goals.objectives[0].metric;
         curves.retain(|curve| !curve.points.is_empty());
@@ -193,6 +196,28 @@ impl<T: Task> Job<'_, T> {
         write_atomic(&self.dir.path("result.txt"), format!("{result}\n").as_bytes())?;
         self.dir.finish(&result)?;
         Ok(result)
+    }
+
+    /// Adds the best of a search to the report: its true value where its trial has measured it, or a table knows it.
+    fn place(
+        &self,
+        report: &mut HonestyReport,
+        honesty: &HonestyConfig,
+        result: &SearchResult,
+        prefix: &str,
+    ) -> Result<()> {
+        let Some(found) = &result.best else { return Ok(()) };
+        let mut metrics = found.metrics.clone();
+        if let Some(table @ EvaluatorConfig::Table { .. }) = &honesty.evaluator {
+            let (id, arch) = (found.trial, found.architecture.clone());
+            let trial = Trial { id, arch, budget: Budget::default(), parent: None };
+            let table = Evaluator::open(table, &Searched::of(self.experiment)).context("honesty.evaluator")?;
+            metrics.extend(table.evaluate(&trial, Path::new(""), self.compute)?);
+        }
+        let cost = honesty.controls.iter().filter_map(|name| Some((name.clone(), *metrics.get(name)?))).collect();
+        let name = format!("{prefix}{}", result.strategy);
+        report.place(&name, result.num_trials, metrics.get(&honesty.truth).copied(), cost);
+        Ok(())
     }
 
     /// Writes the experiment of a training of what was found; returns its command.
