@@ -1,6 +1,7 @@
 //! Estimators: how good an architecture is, and how soon that can be known.
 
 pub mod batch_norm_recalibration;
+pub mod graf;
 pub mod honesty;
 pub mod latency;
 pub mod learning_curve;

@@ -9,6 +9,7 @@ use forust_ml::{GradientBooster, Matrix};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::graf::{Graf, Scale};
 use crate::space::Architecture;
 use crate::space::ChoiceSpace;
 use crate::stats::normal_scores;
@@ -26,6 +27,9 @@ pub enum PredictorConfig {
         /// Networks.
         #[serde(default = "default_networks")]
         networks: usize,
+        /// What they see.
+        #[serde(default)]
+        features: Features,
     },
     /// The mean of a Gaussian process, its kernel that of the strategy `gaussian_process`: Weisfeiler-Lehman on graphs
     /// (arXiv 2006.07556), Hamming where the space has none.
@@ -41,7 +45,23 @@ pub enum PredictorConfig {
         /// Shrinkage of a tree's contribution.
         #[serde(default = "default_learning_rate")]
         learning_rate: f32,
+        /// What they see.
+        #[serde(default)]
+        features: Features,
     },
+}
+
+/// What a predictor sees of an architecture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Features {
+    /// Its choices and paths, each a column.
+    #[default]
+    OneHot,
+    /// Counts, ways and degrees of sets of operators, see [`Graf`].
+    Graf,
+    /// Both.
+    Both,
 }
 
 fn default_networks() -> usize {
@@ -67,9 +87,9 @@ const MAX_PATHS: usize = 500;
 pub struct Predictor(Model);
 
 enum Model {
-    Networks(Encoding, Vec<Mlp>),
+    Networks(Inputs, Vec<Mlp>),
     Process(Box<Surrogate>),
-    Trees(Encoding, Box<GradientBooster>),
+    Trees(Inputs, Box<GradientBooster>),
 }
 
 impl Predictor {
@@ -89,24 +109,24 @@ impl Predictor {
         let scores = normal_scores(&evaluated.iter().map(|(_, value)| *value).collect::<Vec<_>>());
         let references: Vec<&Architecture> = archs.iter().collect();
         let model = match config {
-            PredictorConfig::MlpEnsemble { networks } => {
+            PredictorConfig::MlpEnsemble { networks, features } => {
                 ensure!(*networks > 0, "predictor.networks = 0; expected at least 1");
-                let encoding = Encoding::new(space, &references, MAX_PATHS);
-                let features: Vec<Vec<f32>> = archs.iter().map(|arch| encoding.of(space, arch)).collect();
+                let inputs = Inputs::new(*features, space, &references);
+                let rows: Vec<Vec<f32>> = archs.iter().map(|arch| inputs.of_network(space, arch)).collect();
                 let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
                 let config = BananasConfig::default().mlp();
-                Model::Networks(encoding, (0..*networks).map(|_| Mlp::fit(config, &features, &targets, rng)).collect())
+                Model::Networks(inputs, (0..*networks).map(|_| Mlp::fit(config, &rows, &targets, rng)).collect())
             }
             PredictorConfig::GaussianProcess {} => Model::Process(Box::new(Surrogate::of_values(space, evaluated))),
-            PredictorConfig::GradientBoostedTrees { trees, max_depth, learning_rate } => {
+            PredictorConfig::GradientBoostedTrees { trees, max_depth, learning_rate, features } => {
                 ensure!(*trees > 0, "predictor.trees = 0; expected at least 1");
                 ensure!((1..=16).contains(max_depth), "predictor.max_depth = {max_depth}; expected 1 to 16");
                 ensure!(
                     *learning_rate > 0.0 && *learning_rate <= 1.0,
                     "predictor.learning_rate = {learning_rate}; expected a number above 0 and up to 1"
                 );
-                let encoding = Encoding::new(space, &references, MAX_PATHS);
-                let rows: Vec<Vec<f64>> = archs.iter().map(|arch| tree_features(&encoding, space, arch)).collect();
+                let inputs = Inputs::new(*features, space, &references);
+                let rows: Vec<Vec<f64>> = archs.iter().map(|arch| inputs.of_tree(space, arch)).collect();
                 let mut booster = GradientBooster::default()
                     .set_objective_type(ObjectiveType::SquaredLoss)
                     .set_iterations(*trees)
@@ -115,7 +135,7 @@ impl Predictor {
                     .set_min_leaf_weight(1.0)
                     .set_parallel(false);
                 booster.fit_unweighted(&Matrix::new(&by_column(&rows), rows.len(), rows[0].len()), &scores, None)?;
-                Model::Trees(encoding, Box::new(booster))
+                Model::Trees(inputs, Box::new(booster))
             }
         };
         Ok(Self(model))
@@ -124,23 +144,59 @@ impl Predictor {
     /// The predicted normal score of `arch`, an architecture of the space that the predictor was fitted on.
     pub fn predict(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> f64 {
         match &self.0 {
-            Model::Networks(encoding, networks) => {
-                let features = encoding.of(space, arch);
-                networks.iter().map(|mlp| f64::from(mlp.predict(&features))).sum::<f64>() / networks.len() as f64
+            Model::Networks(inputs, networks) => {
+                let row = inputs.of_network(space, arch);
+                networks.iter().map(|mlp| f64::from(mlp.predict(&row))).sum::<f64>() / networks.len() as f64
             }
             Model::Process(process) => process.mean(space, arch),
-            Model::Trees(encoding, booster) => {
-                let row = tree_features(encoding, space, arch);
+            Model::Trees(inputs, booster) => {
+                let row = inputs.of_tree(space, arch);
                 booster.predict(&Matrix::new(&row, 1, row.len()), false)[0]
             }
         }
     }
 }
 
-/// Choices as numbers and the path encoding.
-fn tree_features(encoding: &Encoding, space: &dyn ChoiceSpace, arch: &Architecture) -> Vec<f64> {
-    let choices = arch.choices().iter().map(|choice| f64::from(*choice));
-    choices.chain(encoding.of(space, arch).into_iter().map(f64::from)).collect()
+/// What predictors see of the architectures of a space.
+struct Inputs {
+    /// Path encoding, where it is asked for.
+    paths: Option<Encoding>,
+    /// Graph features, where they are asked for, and their scale among the architectures that were learned from.
+    graf: Option<(Graf, Scale)>,
+}
+
+impl Inputs {
+    fn new(features: Features, space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Self {
+        let graf = || {
+            let graf = Graf::new(space, archs);
+            let scale = Scale::of(&archs.iter().map(|arch| graf.of(space, arch)).collect::<Vec<_>>());
+            (graf, scale)
+        };
+        Self {
+            paths: (features != Features::Graf).then(|| Encoding::new(space, archs, MAX_PATHS)),
+            graf: (features != Features::OneHot).then(graf),
+        }
+    }
+
+    fn scaled(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> Option<Vec<f64>> {
+        self.graf.as_ref().map(|(graf, scale)| scale.apply(&graf.of(space, arch)))
+    }
+
+    fn of_network(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> Vec<f32> {
+        let paths = self.paths.iter().flat_map(|paths| paths.of(space, arch));
+        paths.chain(self.scaled(space, arch).into_iter().flatten().map(|x| x as f32)).collect()
+    }
+
+    /// Choices as numbers and path encoding; graph features.
+    fn of_tree(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> Vec<f64> {
+        let mut row = Vec::new();
+        if let Some(paths) = &self.paths {
+            row.extend(arch.choices().iter().map(|choice| f64::from(*choice)));
+            row.extend(paths.of(space, arch).into_iter().map(f64::from));
+        }
+        row.extend(self.graf.iter().flat_map(|(graf, _)| graf.of(space, arch)));
+        row
+    }
 }
 
 fn by_column(rows: &[Vec<f64>]) -> Vec<f64> {
@@ -192,8 +248,13 @@ mod tests {
 
     #[test]
     fn predictions_rank_architectures_that_were_not_learned_from() {
-        let trees = PredictorConfig::GradientBoostedTrees { trees: 100, max_depth: 3, learning_rate: 0.1 };
-        let all = [PredictorConfig::MlpEnsemble { networks: 3 }, PredictorConfig::GaussianProcess {}, trees];
+        let of = |features| {
+            let trees =
+                PredictorConfig::GradientBoostedTrees { trees: 100, max_depth: 3, learning_rate: 0.1, features };
+            [PredictorConfig::MlpEnsemble { networks: 3, features }, PredictorConfig::GaussianProcess {}, trees]
+        };
+        // Counts and degrees cannot say at which place an operator stands, so they are not asked to do without places.
+        let all = [Features::OneHot, Features::Both].map(of).concat();
         for (config, graphs) in all.iter().flat_map(|config| [(config, false), (config, true)]) {
             let space = Cells { graphs };
             let mut rng = stream(0, "predictor", 0);
@@ -209,6 +270,25 @@ mod tests {
             let truth: Vec<f64> = others.iter().map(value).collect();
             let rho = spearman(&predicted, &truth);
             assert!(rho > 0.7, "{config:?}, graphs {graphs}: {rho}");
+        }
+    }
+
+    /// A value that counts and ways decide is learned from 30 architectures.
+    #[test]
+    fn graph_features_need_few_architectures_where_counts_decide() {
+        let space = Cells { graphs: true };
+        let mut rng = stream(0, "graf", 0);
+        let count = |arch: &Architecture| arch.choices().iter().filter(|choice| **choice == 2).count() as f64;
+        let mut draw = |n: usize| -> Vec<Architecture> { (0..n).map(|_| space.sample(&mut rng)).collect() };
+        let (learned, others) = (draw(30), draw(200));
+        let evaluated: Vec<_> = learned.into_iter().map(|arch| (arch.clone(), count(&arch))).collect();
+        let truth: Vec<f64> = others.iter().map(count).collect();
+        for kind in ["mlp_ensemble", "gradient_boosted_trees"] {
+            let config: PredictorConfig = toml::from_str(&format!("kind = '{kind}'\nfeatures = 'graf'")).unwrap();
+            let predictor = Predictor::fit(&config, &space, &evaluated, &mut stream(0, "graf", 1)).unwrap();
+            let predicted: Vec<f64> = others.iter().map(|arch| predictor.predict(&space, arch)).collect();
+            let rho = spearman(&predicted, &truth);
+            assert!(rho > 0.9, "{kind}: {rho}");
         }
     }
 
