@@ -103,10 +103,11 @@ fn a_network_that_ignores_its_input_has_no_score_where_none_is_defined() {
     let candidate = candidate(&config, [0; 6], Shape::new(3, 8, 8));
     let images = noise(&[4, 3, 8, 8], 0.5).to_kind(Kind::Float);
     let labels = Tensor::from_slice(&[0i64, 1, 2, 0]);
+    let undefined = [Proxy::JacobCov, Proxy::Naswot, Proxy::Zen, Proxy::AzExpressivity, Proxy::AzProgressivity];
     for proxy in Proxy::ALL {
         let result = score(proxy, &candidate, &images, &labels);
         let refused = matches!(result, Err(ZeroCostError::NotFinite { .. }));
-        assert_eq!(refused, matches!(proxy, Proxy::JacobCov | Proxy::Naswot | Proxy::Zen), "{proxy}: {result:?}");
+        assert_eq!(refused, undefined.contains(&proxy), "{proxy}: {result:?}");
     }
     let error = score(Proxy::JacobCov, &candidate, &images, &labels).unwrap_err().to_string();
     assert_eq!(error, "jacob_cov of this network is NaN, expected a finite number");
@@ -151,7 +152,8 @@ fn networks_of_every_space_are_scored() {
         let space: SpaceConfig = toml::from_str(space).unwrap();
         let arch = space.build().unwrap().sample(&mut stream(1, "test", 0));
         for on in ["noise", "data"] {
-            let text = format!("proxies = ['naswot', 'zen', 'grad_norm']\nbatch_size = 4\nimage = 32\non = '{on}'");
+            let proxies = "proxies = ['naswot', 'zen', 'grad_norm', 'zico', 'az_trainability']";
+            let text = format!("{proxies}\nbatch_size = 4\nimage = 32\non = '{on}'");
             let config: ZeroCostConfig = toml::from_str(&text).unwrap();
             let new = |seed| ZeroCost::<Classification>::new(&config, &space, None, setting, seed).unwrap();
             let values = new(0).evaluate(&arch).unwrap();

@@ -5,7 +5,9 @@ use std::cell::RefCell;
 
 use anyhow::Result;
 use nas_core::nn::Cost;
-use nas_core::nn::{BnConfig, FactorizedReduce, Linear, Mode, Module, Op, OpConfig, Shape, VarBuilder, drop_path};
+use nas_core::nn::{
+    BnConfig, FactorizedReduce, Linear, Mode, Module, Op, OpConfig, Shape, VarBuilder, drop_path, probe, probe::Site,
+};
 use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -95,6 +97,7 @@ impl Trunk {
         let keep = if mode.train { 1.0 - self.drop_path * mode.progress } else { 1.0 };
         self.frame.features(xs, mode, |layer, inputs| {
             let ys = layer.cell.forward(inputs, keep, mode);
+            probe::report(Site::Block, &ys);
             seen(layer.place, &ys);
             ys
         })

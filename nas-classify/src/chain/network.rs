@@ -4,7 +4,7 @@
 use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BatchNorm, BnConfig, ConvBn, ConvConfig, FactorizedReduce, Mode, Module, OpConfig, Shape, VarBuilder,
-    conv_bn,
+    conv_bn, probe, probe::Site,
 };
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo, Mixture, Supernet};
@@ -81,6 +81,7 @@ impl<L> Chain<L> {
             let sum = terms.reduce(|a, b| a + b).unwrap_or_else(|| before.zeros_like());
             let ys = bn.forward(&sum, mode);
             features.truncate(self.space.stage(to));
+            probe::report(Site::Block, &ys);
             features.push(ys.shallow_clone());
             outputs.push(Some(ys));
         }

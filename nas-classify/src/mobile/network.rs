@@ -1,7 +1,9 @@
 //! Networks of inverted residuals: a strided convolution, blocks, a last 1x1 convolution, and one or two linear layers.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, ConvConfig, Init, Linear, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{
+    Activation, BnConfig, ConvConfig, Init, Linear, Mode, Module, Shape, VarBuilder, probe, probe::Site,
+};
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
@@ -80,6 +82,7 @@ impl Backbone for Trunk {
         let mut features = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             xs = block.forward(&xs, mode);
+            probe::report(Site::Block, &xs);
             features.extend(self.taps.contains(&i).then(|| xs.shallow_clone()));
         }
         features.push(self.last.forward(&xs, mode));

@@ -4,7 +4,9 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
-use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Linear, Mode, Module, Shape, VarBuilder, relu};
+use nas_core::nn::{
+    BatchNorm, BnConfig, Conv2d, ConvConfig, Linear, Mode, Module, Shape, VarBuilder, probe, probe::Site, relu,
+};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace, FeatureInfo};
 use serde::{Deserialize, Serialize};
@@ -131,6 +133,7 @@ impl Backbone for Trunk {
     fn features(&self, xs: &Tensor, mode: Mode) -> Vec<Tensor> {
         let (conv, bn) = &self.stem;
         let mut xs = bn.forward(&conv.forward(xs, mode), mode);
+        probe::report(Site::Block, &xs);
         let mut features = Vec::new();
         for stage in &self.stages {
             xs = stage.forward(&xs, mode);
@@ -178,7 +181,11 @@ impl Stage {
 
 impl Module for Stage {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.layers().fold(xs.shallow_clone(), |xs, layer| layer.forward(&xs, mode))
+        self.layers().fold(xs.shallow_clone(), |xs, layer| {
+            let ys = layer.forward(&xs, mode);
+            probe::report(Site::Block, &ys);
+            ys
+        })
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

@@ -15,6 +15,7 @@ use tch::{Kind, Tensor};
 use crate::nn::Cost;
 use crate::nn::probe::{self, Site};
 use crate::optim::Named;
+use crate::stats::ranks;
 
 /// A network that can be scored.
 pub trait Model {
@@ -60,6 +61,19 @@ pub enum Proxy {
     /// standard deviations that the norms take out. Lin et al. 2021, arXiv 2102.01063; residual connections stay. Draws from
     /// libtorch's generator: seed it first.
     Zen,
+    /// `sum_l ln sum (mean |g| / deviation of g)` over the weights of a layer that have a deviation, `g` the gradients of the two
+    /// halves of the batch. Li et al. 2023, arXiv 2301.11300; the deviation is that of signed gradients, as in the authors'
+    /// program, where their formula has absolute ones.
+    Zico,
+    /// Sum over blocks of the entropy of the normalised eigenvalues of the covariance of the channels, on normal images and
+    /// Kaiming-normal weights. Lee and Ham 2024 (AZ-NAS), arXiv 2403.19232, as are the next two; their complexity is `macs`,
+    /// and [`az_nas`] joins the four. They draw from libtorch's generator: seed it first.
+    AzExpressivity,
+    /// Least growth of that entropy from one block to the next.
+    AzProgressivity,
+    /// Mean over blocks of `2 - s - 1 / s`, `s` the largest singular value of the mean product of random signs at a block's output
+    /// and their gradient at its input. Minus infinity, and so an error, where a block is the identity.
+    AzTrainability,
     /// Sum over weights of the Euclidean norm.
     L2,
     /// Number of parameters.
@@ -70,7 +84,7 @@ pub enum Proxy {
 
 impl Proxy {
     /// All proxies.
-    pub const ALL: [Proxy; 12] = [
+    pub const ALL: [Proxy; 16] = [
         Proxy::Synflow,
         Proxy::Logsynflow,
         Proxy::Naswot,
@@ -80,6 +94,10 @@ impl Proxy {
         Proxy::GradNorm,
         Proxy::JacobCov,
         Proxy::Zen,
+        Proxy::Zico,
+        Proxy::AzExpressivity,
+        Proxy::AzProgressivity,
+        Proxy::AzTrainability,
         Proxy::L2,
         Proxy::Params,
         Proxy::Macs,
@@ -97,6 +115,10 @@ impl Proxy {
             Proxy::GradNorm => "grad_norm",
             Proxy::JacobCov => "jacob_cov",
             Proxy::Zen => "zen",
+            Proxy::Zico => "zico",
+            Proxy::AzExpressivity => "az_expressivity",
+            Proxy::AzProgressivity => "az_progressivity",
+            Proxy::AzTrainability => "az_trainability",
             Proxy::L2 => "l2",
             Proxy::Params => "params",
             Proxy::Macs => "macs",
@@ -135,6 +157,14 @@ pub enum ZeroCostError {
         /// Its value.
         value: f64,
     },
+    /// The network does not say where its blocks end.
+    #[error("{proxy} looks at the outputs of blocks, and this network reports {found} of them; expected two or more")]
+    Blocks {
+        /// The proxy.
+        proxy: Proxy,
+        /// How many it reports.
+        found: usize,
+    },
     /// The batch does not fit the proxy.
     #[error("{proxy} needs {expected}, found {found}")]
     Batch {
@@ -148,8 +178,8 @@ pub enum ZeroCostError {
 }
 
 /// The proxy's value for `model` on float images `[B, C, H, W]` with labels `[B]` of kind int64. `naswot` and `jacob_cov`
-/// need two images or more; `synflow`, `logsynflow` and `zen` take only the size of the images, `l2`, `params` and `macs`
-/// nothing.
+/// need two images or more, `zico` four; `synflow`, `logsynflow`, `zen` and the three of AZ-NAS take only the size of the images, `l2`,
+/// `params` and `macs` nothing.
 pub fn score(proxy: Proxy, model: &dyn Model, images: &Tensor, labels: &Tensor) -> Result<f64, ZeroCostError> {
     check_images(proxy, images)?;
     let value = match proxy {
@@ -162,6 +192,10 @@ pub fn score(proxy: Proxy, model: &dyn Model, images: &Tensor, labels: &Tensor) 
         Proxy::GradNorm => grad_norm(model, &Batch::new(proxy, images, labels)?)?,
         Proxy::JacobCov => jacob_cov(model, images),
         Proxy::Zen => zen(model, images),
+        Proxy::Zico => zico(model, images, labels)?,
+        Proxy::AzExpressivity => entropies(&blocks(proxy, model, images)?).iter().sum(),
+        Proxy::AzProgressivity => progressivity(&entropies(&blocks(proxy, model, images)?)),
+        Proxy::AzTrainability => trainability(&blocks(proxy, model, images)?),
         Proxy::L2 => weights(model).iter().map(norm).sum(),
         Proxy::Params => model.cost().params as f64,
         Proxy::Macs => model.cost().macs as f64,
@@ -173,6 +207,8 @@ fn check_images(proxy: Proxy, images: &Tensor) -> Result<(), ZeroCostError> {
     let least = match proxy {
         Proxy::L2 | Proxy::Params | Proxy::Macs => return Ok(()),
         Proxy::Naswot | Proxy::JacobCov => 2,
+        // Two halves, each with statistics for its norms.
+        Proxy::Zico => 4,
         _ => 1,
     };
     let size = images.size();
@@ -369,6 +405,94 @@ fn zen(model: &dyn Model, images: &Tensor) -> f64 {
     })
 }
 
+fn zico(model: &dyn Model, images: &Tensor, labels: &Tensor) -> Result<f64, ZeroCostError> {
+    // Labels first: they must be as many as the images before both are cut.
+    Batch::new(Proxy::Zico, images, labels)?;
+    let (weights, half) = (weights(model), images.size()[0] / 2);
+    let gradients = |start: i64| -> Result<Vec<Tensor>, ZeroCostError> {
+        let (images, labels) = (images.narrow(0, start, half), labels.narrow(0, start, half));
+        let loss = probe::untouched(|| Batch::new(Proxy::Zico, &images, &labels)?.loss(model))?;
+        Ok(grad(&loss, &weights, false).iter().map(|grad| grad.to_kind(Kind::Double)).collect())
+    };
+    let (first, second) = (gradients(0)?, gradients(half)?);
+    // Of two values the mean of the absolute ones, over half their distance.
+    let of_layer = |(a, b): (&Tensor, &Tensor)| {
+        let deviation = (a - b).abs();
+        let ratio = (a.abs() + b.abs()) / &deviation;
+        let total = sum(&ratio.where_self(&deviation.gt(0.0), &ratio.zeros_like()));
+        if total > 0.0 { total.ln() } else { 0.0 }
+    };
+    Ok(tch::no_grad(|| first.iter().zip(&second).map(of_layer).sum()))
+}
+
+/// Outputs `[B, C, H, W]` of the stem and of every block, on normal images of the size of `images` and Kaiming-normal weights.
+fn blocks(proxy: Proxy, model: &dyn Model, images: &Tensor) -> Result<Vec<Tensor>, ZeroCostError> {
+    let normal = |name: &str, own: &Tensor| match own.dim() {
+        0 | 1 if name.ends_with("weight") => own.ones_like(),
+        0 | 1 => own.zeros_like(),
+        _ => own.randn_like() * (2.0 / (own.numel() as f64 / own.size()[0] as f64)).sqrt(),
+    };
+    let _normal = tch::no_grad(|| Swapped::new(model, normal));
+    let xs = images.randn_like();
+    let (_, blocks) = probe::record(Site::Block, Tensor::shallow_clone, || model.features(&xs));
+    match blocks.len() {
+        0 | 1 => Err(ZeroCostError::Blocks { proxy, found: blocks.len() }),
+        _ => Ok(blocks),
+    }
+}
+
+/// Entropy of the normalised eigenvalues of the covariance of the channels, of each map.
+fn entropies(blocks: &[Tensor]) -> Vec<f64> {
+    /// Keeps the logarithm of eigenvalues of zero.
+    const SMALL: f64 = 1e-8;
+    let entropy = |xs: &Tensor| {
+        let rows = xs.permute([0, 2, 3, 1]).flatten(0, 2).to_kind(Kind::Double);
+        let centred = &rows - rows.mean_dim(0, true, Kind::Double);
+        let covariance = centred.tr().matmul(&centred) / rows.size()[0] as f64;
+        let eigenvalues = covariance.linalg_eigvalsh("L");
+        let parts = &eigenvalues / eigenvalues.sum(Kind::Double);
+        -sum(&(&parts * (&parts + SMALL).log()))
+    };
+    tch::no_grad(|| blocks.iter().map(entropy).collect())
+}
+
+fn progressivity(entropies: &[f64]) -> f64 {
+    let growths = entropies.windows(2).map(|pair| pair[1] - pair[0]);
+    // NaN stays: a minimum would hide it.
+    growths.reduce(|least, growth| if growth.is_nan() || growth < least { growth } else { least }).unwrap_or(f64::NAN)
+}
+
+fn trainability(blocks: &[Tensor]) -> f64 {
+    const SMALL: f64 = 1e-6;
+    let of_block = |pair: &[Tensor]| {
+        let [input, output] = [&pair[0], &pair[1]];
+        let signs = Tensor::randint(2, output.size(), (output.kind(), output.device())) * 2.0 - 1.0;
+        let product = (output * &signs).sum(output.kind());
+        let grad = product.requires_grad().then(|| Tensor::run_backward(&[&product], &[input], true, false).remove(0));
+        let grad = grad.filter(Tensor::defined).unwrap_or_else(|| input.zeros_like());
+        if grad.size() == signs.size() && grad == signs {
+            return f64::NEG_INFINITY;
+        }
+        let stride = input.size()[2] / output.size()[2];
+        let grad = if stride > 1 { grad.pixel_unshuffle(stride) } else { grad };
+        let rows = |xs: &Tensor| xs.permute([0, 2, 3, 1]).flatten(0, 2).to_kind(Kind::Double);
+        let (grad, signs) = (rows(&grad), rows(&signs));
+        let product = grad.tr().matmul(&signs) / signs.size()[0] as f64;
+        let largest = product.tr().matmul(&product).linalg_eigvalsh("L").max().double_value(&[]).sqrt();
+        2.0 - largest - 1.0 / (largest + SMALL)
+    };
+    let scores: Vec<f64> = blocks.windows(2).map(of_block).collect();
+    scores.iter().sum::<f64>() / scores.len() as f64
+}
+
+/// AZ-NAS' joint score of architectures from their expressivity, progressivity, trainability and complexity, higher is better in
+/// all: the sum of the logarithms of their ranks as parts of the number of architectures. It compares these architectures only.
+pub fn az_nas(scores: &[[f64; 4]]) -> Vec<f64> {
+    let n = scores.len() as f64;
+    let ranks = [0, 1, 2, 3].map(|proxy| ranks(&scores.iter().map(|scores| scores[proxy]).collect::<Vec<_>>()));
+    (0..scores.len()).map(|i| ranks.iter().map(|ranks| (ranks[i] / n).ln()).sum()).collect()
+}
+
 /// Log of the root of the mean over channels of the variance of `[B, C, H, W]`; 0 for a constant, which a norm does not
 /// scale (behind a `none`).
 fn log_stdev(xs: &Tensor) -> Tensor {
@@ -412,7 +536,11 @@ mod tests {
 
         fn features(&self, xs: &Tensor) -> Tensor {
             let mode = Mode::train(0.0);
-            self.second.forward(&self.first.forward(xs, mode), mode)
+            let first = self.first.forward(xs, mode);
+            probe::report(Site::Block, &first);
+            let second = self.second.forward(&first, mode);
+            probe::report(Site::Block, &second);
+            second
         }
 
         fn parameters(&self) -> Vec<Named> {
@@ -448,9 +576,9 @@ mod tests {
             assert_eq!(serde_json::to_value(proxy).unwrap(), proxy.to_string());
             assert_eq!(proxy.to_string().parse::<Proxy>().unwrap(), proxy);
         }
-        let message = "zico".parse::<Proxy>().unwrap_err().to_string();
+        let message = "zicc".parse::<Proxy>().unwrap_err().to_string();
         assert!(
-            message.starts_with("\"zico\" is no zero-cost proxy; expected one of synflow, logsynflow, naswot, snip")
+            message.starts_with("\"zicc\" is no zero-cost proxy; expected one of synflow, logsynflow, naswot, snip")
         );
     }
 
@@ -515,6 +643,33 @@ mod tests {
         assert!((found / expected - 1.0).abs() < 0.02, "{found}, {expected} by differences");
     }
 
+    /// One linear block: `z = W y` on pixels of independent signs has `W` as the mean product of signs and gradients.
+    #[test]
+    fn trainability_is_best_where_a_block_keeps_the_length_of_gradients() {
+        let vs = VarStore::new(Device::Cpu);
+        let conv = Conv2d::new(&VarBuilder::new(&vs).sub("conv"), 4, 4, 1, ConvConfig::default());
+        let input = Tensor::ones([64, 4, 16, 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let score = |scale: f64| {
+            // A turn of the channels: every singular value is the scale.
+            let turn = Tensor::eye(4, (Kind::Float, Device::Cpu)).roll([1], [0]) * scale;
+            tch::no_grad(|| vs.variables()["conv.weight"].shallow_clone().copy_(&turn.view([4, 4, 1, 1])));
+            trainability(&[input.shallow_clone(), conv.forward(&input, Mode::EVAL)])
+        };
+        for scale in [0.25, 1.0, 3.0] {
+            let (found, expected) = (score(scale), 2.0 - scale - 1.0 / scale);
+            assert!((found - expected).abs() < 0.15, "{scale}: {found}, {expected}");
+        }
+        let same = Tensor::ones([2, 3, 4, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        assert_eq!(trainability(&[same.shallow_clone(), &same + 1.0]), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn the_joint_score_is_the_sum_of_log_ranks() {
+        let found = az_nas(&[[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 3.0, 5.0]]);
+        let expected = [0.5f64.ln() + 0.75f64.ln() + 0.5f64.ln(), 0.5f64.ln() + 0.75f64.ln()];
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
+    }
+
     #[test]
     fn counts_and_norms_are_of_the_weights() {
         let net = Net::new(4);
@@ -531,8 +686,9 @@ mod tests {
         let (before, copies): (Vec<_>, _) = (state(), net.vs.variables());
         for proxy in Proxy::ALL {
             let [first, second] = [(); 2].map(|()| value(proxy, &net));
-            // Zen draws its weights and images from the generator that all tests share.
-            assert!(first == second || proxy == Proxy::Zen, "{proxy}: {first}, then {second}");
+            // These draw weights and images from the generator that all tests share.
+            let draws = proxy == Proxy::Zen || proxy.name().starts_with("az_");
+            assert!(first == second || draws, "{proxy}: {first}, then {second}");
             for (name, value) in &before {
                 assert_eq!(copies[name], *value, "{proxy} changed {name}");
                 assert_eq!(copies[name].kind(), Kind::Float);

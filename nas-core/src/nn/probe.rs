@@ -17,6 +17,8 @@ pub enum Site {
     Weighted,
     /// Input of a batch norm.
     PreNorm,
+    /// Output of the stem or of a block (a cell, a residual block).
+    Block,
 }
 
 #[derive(Clone, Copy, PartialEq)]

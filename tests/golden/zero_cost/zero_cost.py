@@ -219,6 +219,58 @@ def zen(net):
     return (ys - moved).abs().sum((1, 2, 3)).mean().log().item() + sum(stdevs)
 
 
+def zico(net, images, labels):
+    """Gradients of two halves; numpy's mean and population deviation, of the weights whose gradients differ."""
+    half, total = BATCH // 2, 0.0
+    grads = []
+    for part in (slice(0, half), slice(half, 2 * half)):
+        own = copy.deepcopy(net)
+        F.cross_entropy(own(images[part]), labels[part]).backward()
+        grads.append([layer.weight.grad.flatten().double().numpy() for layer in layers(own)])
+    for pair in zip(*grads):
+        both = np.stack(pair)
+        deviation = both.std(0)
+        kept = deviation > 0
+        ratio = (np.abs(both).mean(0)[kept] / deviation[kept]).sum()
+        total += np.log(ratio) if ratio > 0 else 0.0
+    return total
+
+
+def az_nas(net):
+    """Drawn in this order: weights by name, images, signs from the first block to the last. Each score draws anew."""
+
+    def outputs():
+        torch.manual_seed(ZEN_SEED)
+        own = copy.deepcopy(net)
+        with torch.no_grad():
+            for name, parameter in sorted(own.named_parameters()):
+                if parameter.dim() > 1:
+                    nn.init.kaiming_normal_(parameter, mode="fan_in", nonlinearity="relu")
+                else:
+                    nn.init.constant_(parameter, float(name.endswith("weight")))
+        maps = [own.stem(torch.randn(BATCH, 3, SIZE, SIZE))]
+        for cell in own.cells:
+            maps.append(cell(maps[-1]))
+        return maps
+
+    def entropy(xs):
+        eigenvalues = np.linalg.eigvalsh(np.cov(xs.detach().double().transpose(0, 1).flatten(1).numpy(), ddof=0))
+        parts = eigenvalues / eigenvalues.sum()
+        return -(parts * np.log(parts + 1e-8)).sum()
+
+    entropies = np.array([entropy(xs) for xs in outputs()])
+    maps, scores = outputs(), []
+    for xs, ys in zip(maps, maps[1:]):
+        signs = torch.randint(2, ys.shape).float() * 2 - 1
+        grad = torch.autograd.grad(ys, xs, signs, retain_graph=True)[0]
+        if xs.shape[2] != ys.shape[2]:
+            grad = F.pixel_unshuffle(grad, xs.shape[2] // ys.shape[2])
+        product = torch.einsum("bihw,bohw->io", grad.double(), signs.double()) / (len(ys) * ys.shape[2] * ys.shape[3])
+        largest = np.linalg.norm(product.numpy(), 2)
+        scores.append(2 - largest - 1 / (largest + 1e-6))
+    return entropies.sum(), np.diff(entropies).min(), np.mean(scores)
+
+
 def main():
     torch.set_num_threads(1)
     net = fill(Net()).train()
@@ -227,6 +279,7 @@ def main():
     with torch.no_grad():
         logits = copy.deepcopy(net)(images).double()
     flow, log_flow = synflow(net, images)
+    expressivity, progressivity, trainability = az_nas(net)
     print(json.dumps({
         "choices": CHOICES, "channels": CHANNELS, "cells": CELLS, "num_classes": CLASSES, "batch": BATCH, "size": SIZE,
         "zen_seed": ZEN_SEED,
@@ -241,6 +294,10 @@ def main():
             "grad_norm": grad_norm(net, images, labels),
             "jacob_cov": jacob_cov(net, images),
             "zen": zen(net),
+            "zico": zico(net, images, labels),
+            "az_expressivity": expressivity,
+            "az_progressivity": progressivity,
+            "az_trainability": trainability,
             "l2": sum(layer.weight.norm().item() for layer in layers(net)),
             "params": sum(parameter.numel() for parameter in net.parameters()),
         },
