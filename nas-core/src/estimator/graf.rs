@@ -169,8 +169,7 @@ mod tests {
 
     #[test]
     fn a_scale_takes_out_mean_and_deviation() {
-        let rows = vec![vec![1.0, 5.0], vec![3.0, 5.0]];
-        let scale = Scale::of(&rows);
-        assert_eq!(scale.apply(&[2.0 + 2f64.sqrt(), 7.0]), [1.0, 0.0]);
+        let rows = vec![vec![1.0, 5.0], vec![2.0, 5.0], vec![3.0, 5.0]];
+        assert_eq!(Scale::of(&rows).apply(&[3.0, 7.0]), [1.0, 0.0]);
     }
 }
