@@ -1,6 +1,8 @@
 //! The head of DeepLab's networks: atrous spatial pyramid pooling (Chen et al. 2017, arXiv 1706.05587) and the decoder of
 //! DeepLabv3+ (Chen et al. 2018, arXiv 1802.02611). It turns the feature maps of any backbone into logits per pixel.
 
+use std::fmt;
+
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{
@@ -88,6 +90,15 @@ impl Default for DecoderConfig {
     }
 }
 
+/// Turns the feature maps of a backbone into logits.
+pub trait DenseHead: fmt::Debug {
+    /// Logits `[B, K, size]` of feature maps `[B, C_i, H_i, W_i]`, finest first.
+    fn forward(&self, features: &[Tensor], size: (i64, i64), mode: Mode) -> Tensor;
+
+    /// Cost by named part on feature maps of the given shapes.
+    fn cost_parts(&self, features: &[Shape]) -> Vec<(String, Cost)>;
+}
+
 /// Pyramid, decoder, logits.
 #[derive(Debug)]
 pub struct Head {
@@ -110,10 +121,12 @@ impl Head {
             logits: Conv2d::new(&vb.sub("logits"), channels, num_classes, 1, logits),
         }
     }
+}
 
-    /// Logits `[B, K, size]` of feature maps `[B, C_i, H_i, W_i]`, low-level first and final last. The final map arrives
-    /// as the pyramid takes it: a backbone that ends without an activation applies it itself.
-    pub fn forward(&self, features: &[Tensor], size: (i64, i64), mode: Mode) -> Tensor {
+impl DenseHead for Head {
+    /// Low-level first and final last. The final map arrives as the pyramid takes it: a backbone that ends without an
+    /// activation applies it itself.
+    fn forward(&self, features: &[Tensor], size: (i64, i64), mode: Mode) -> Tensor {
         let (low_level, last) = ends(features);
         let ys = self.aspp.forward(last, mode);
         let ys = match &self.decoder {
@@ -123,8 +136,8 @@ impl Head {
         resize_bilinear(&self.logits.forward(&ys, mode), size)
     }
 
-    /// Cost of `aspp`, `decoder` (where there is one) and `logits` on feature maps of the given shapes.
-    pub fn cost_parts(&self, features: &[Shape]) -> Vec<(String, Cost)> {
+    /// `aspp`, `decoder` (where there is one) and `logits`.
+    fn cost_parts(&self, features: &[Shape]) -> Vec<(String, Cost)> {
         let (low_level, last) = ends(features);
         let mut parts = Vec::new();
         let mut cost = Cost::default();
@@ -150,7 +163,7 @@ fn ends<T>(features: &[T]) -> (&T, &T) {
 
 /// Atrous spatial pyramid pooling: views of several widths side by side, then mixed.
 #[derive(Debug)]
-struct Aspp {
+pub(crate) struct Aspp {
     branches: Vec<Box<dyn Module>>,
     pooling: Option<ConvBn>,
     projection: ConvBn,
@@ -158,7 +171,7 @@ struct Aspp {
 }
 
 impl Aspp {
-    fn new(vb: &VarBuilder, input: FeatureInfo, config: &HeadConfig) -> Self {
+    pub(crate) fn new(vb: &VarBuilder, input: FeatureInfo, config: &HeadConfig) -> Self {
         let c = config.channels;
         let pointwise = |name: &str, c_in| {
             let conv = ConvConfig::default();
@@ -177,7 +190,7 @@ impl Aspp {
         Self { branches, pooling, projection: pointwise("projection", c * views as i64), dropout: config.dropout }
     }
 
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
+    pub(crate) fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
         let mut views: Vec<Tensor> = self.branches.iter().map(|branch| branch.forward(xs, mode)).collect();
         if let Some(pooling) = &self.pooling {
             let mean = xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
@@ -190,7 +203,7 @@ impl Aspp {
         ys.dropout(self.dropout, mode.train)
     }
 
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
+    pub(crate) fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
         let mut c = 0;
         for branch in &self.branches {
             c += branch.cost(xs, cost).c;
@@ -241,7 +254,7 @@ impl Decoder {
 }
 
 /// 3x3 convolution, norm, ReLU; regular or separable.
-fn conv_3x3(vb: &VarBuilder, channels: (i64, i64), dilation: i64, config: &HeadConfig) -> Box<dyn Module> {
+pub(crate) fn conv_3x3(vb: &VarBuilder, channels: (i64, i64), dilation: i64, config: &HeadConfig) -> Box<dyn Module> {
     let conv = ConvConfig { dilation, ..Default::default() };
     match config.separable {
         true => Box::new(SeparableConv::new(vb, channels, conv, config.bn, Activation::Relu)),

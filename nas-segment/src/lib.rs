@@ -9,6 +9,7 @@ pub mod head;
 pub mod loss;
 pub mod metric;
 pub mod miou;
+pub mod mobile_seg;
 pub mod model;
 pub mod picture;
 pub mod space;

@@ -50,6 +50,7 @@ enum Command {
     Compare(CompareArgs),
     Predict(commands::predict::PredictArgs),
     Cost(cost::CostArgs),
+    Sample(commands::sample::SampleArgs),
     Miou(miou::MiouArgs),
     #[command(after_help = "Example:
   nas-segment report runs/search")]
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run::<Segmentation>(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
+        Command::Sample(args) => commands::sample::run(args),
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => report::run::<Segmentation>(args),
         Command::Import(args) => import::run(args),

@@ -10,7 +10,8 @@ use tch::Tensor;
 
 use crate::auto_deeplab::AutoDeepLabConfig;
 use crate::deeplabv3plus::{BackboneConfig, DeepLabV3PlusConfig, MobileNetV2Config};
-use crate::head::Head;
+use crate::head::DenseHead;
+use crate::mobile_seg::{self, MobileSegConfig};
 
 /// A backbone with a head.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub struct SegNet {
     /// Turns images into feature maps, low-level first and final last.
     pub backbone: Box<dyn Backbone>,
     /// Turns feature maps into logits.
-    pub head: Head,
+    pub head: Box<dyn DenseHead>,
 }
 
 impl SegNet {
@@ -53,6 +54,8 @@ pub enum ModelConfig {
     Deeplabv3plus(DeepLabV3PlusConfig),
     /// A network of Auto-DeepLab's space.
     AutoDeeplab(AutoDeepLabConfig),
+    /// A network of inverted residuals for dense prediction.
+    MobileSeg(MobileSegConfig),
 }
 
 impl ModelConfig {
@@ -73,6 +76,7 @@ impl ModelConfig {
         match self {
             Self::Deeplabv3plus(config) => config.build(vb, num_classes),
             Self::AutoDeeplab(config) => config.build(vb, num_classes),
+            Self::MobileSeg(config) => config.build(vb, num_classes),
         }
     }
 
@@ -80,7 +84,7 @@ impl ModelConfig {
     pub fn with_output_stride(self, output_stride: i64) -> Result<Self> {
         match self {
             Self::Deeplabv3plus(config) => Ok(Self::Deeplabv3plus(DeepLabV3PlusConfig { output_stride, ..config })),
-            Self::AutoDeeplab(_) => bail!("the output stride of an Auto-DeepLab network is part of its architecture"),
+            Self::AutoDeeplab(_) | Self::MobileSeg(_) => bail!("the output stride is part of the network's architecture"),
         }
     }
 
@@ -89,6 +93,7 @@ impl ModelConfig {
         match self {
             Self::AutoDeeplab(config) => Ok(Self::AutoDeeplab(AutoDeepLabConfig { arch, ..config })),
             Self::Deeplabv3plus(_) => bail!("a DeepLabv3+ has no architecture to choose"),
+            Self::MobileSeg(_) => bail!("a mobile_seg network is written out; its architecture is that of its space"),
         }
     }
 }
@@ -98,7 +103,7 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
     let deeplabv3plus = |backbone| ModelConfig::Deeplabv3plus(DeepLabV3PlusConfig::new(backbone));
     let mobilenet = MobileNetV2Config::default();
     let auto_deeplab = |filters| ModelConfig::AutoDeeplab(AutoDeepLabConfig::published(filters));
-    vec![
+    let mut presets = vec![
         ("auto_deeplab_s", auto_deeplab(20)),
         ("auto_deeplab_m", auto_deeplab(32)),
         ("auto_deeplab_l", auto_deeplab(48)),
@@ -107,5 +112,7 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("deeplabv3plus_xception71", deeplabv3plus(BackboneConfig::Xception71 {})),
         ("deeplabv3plus_resnet101", deeplabv3plus(BackboneConfig::Resnet101 {})),
         ("deeplabv3plus_mobilenet_v2", deeplabv3plus(BackboneConfig::MobilenetV2(mobilenet))),
-    ]
+    ];
+    presets.extend(mobile_seg::presets().into_iter().map(|(name, config)| (name, ModelConfig::MobileSeg(config))));
+    presets
 }

@@ -89,7 +89,7 @@ impl AutoDeepLabConfig {
         self.head.validate()?;
         let backbone = Network::new(&vb.sub("backbone"), &self.genotype()?, self);
         let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
-        Ok(SegNet { backbone: Box::new(backbone), head })
+        Ok(SegNet { backbone: Box::new(backbone), head: Box::new(head) })
     }
 }
 

@@ -5,3 +5,4 @@ pub mod data;
 pub mod eval;
 pub mod gpu_check;
 pub mod predict;
+pub mod sample;

@@ -102,7 +102,7 @@ impl DeepLabV3PlusConfig {
         self.head.validate()?;
         let backbone = self.backbone.build(&vb.sub("backbone"), stride, self.bn)?;
         let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
-        Ok(SegNet { backbone, head })
+        Ok(SegNet { backbone, head: Box::new(head) })
     }
 }
 

@@ -1,0 +1,19 @@
+//! Inverted residuals for dense prediction: a space in which both the reference DeepLabv3+ and SqueezeNAS' networks
+//! (arXiv 1908.01748) are points, with widths, depths, strides, operators, head and decoder as choices.
+
+mod block;
+mod config;
+mod head;
+mod network;
+mod operator;
+mod presets;
+mod space;
+
+pub use block::Names;
+pub use config::{DecoderStep, HeadConfig, MobileSegConfig, StageConfig, Tap};
+pub use operator::{Bottleneck, Operator};
+pub use presets::presets;
+pub use space::{Context, HeadChoices, MobileSegSpace, SpacePreset, StageChoices};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! The body of a [`MobileSegConfig`]'s network: stem, blocks, and the maps that its head takes.
+
+use nas_core::nn::{ConvConfig, Cost, Mode, Module, Shape, VarBuilder};
+use nas_core::space::{Backbone, FeatureInfo};
+use tch::Tensor;
+
+use super::block::{Block, ConvNorm, Names};
+use super::config::{MobileSegConfig, STEM_STRIDE, Tap};
+
+/// Stem and blocks. Features: the maps that the head takes, finest first, and the last one, which ends without an activation
+/// unless a last 1x1 convolution follows.
+#[derive(Debug)]
+pub struct Trunk {
+    stem: ConvNorm,
+    blocks: Vec<Block>,
+    last: Option<ConvNorm>,
+    /// Index of the block and which of its maps, finest first.
+    taps: Vec<(usize, Tap)>,
+    info: Vec<FeatureInfo>,
+    /// Blocks of each stage, for the parts of the cost.
+    stages: Vec<usize>,
+}
+
+impl Trunk {
+    /// The body of `config`, which is valid.
+    pub fn new(vb: &VarBuilder, config: &MobileSegConfig) -> Self {
+        let placed = config.blocks();
+        let style = config.style();
+        let names = TrunkNames { vb, names: config.names };
+        let stem = ConvConfig { stride: STEM_STRIDE, init: style.names.init(), ..Default::default() };
+        let stem = ConvNorm::new(names.stem(), (3, config.stem), 3, stem, style.bn, style.activation);
+        let block = |(i, block): (usize, &super::config::PlacedBlock)| {
+            Block::new(&names.block(i), block.operator, block.place, style)
+        };
+        let blocks: Vec<Block> = placed.iter().enumerate().map(block).collect();
+        let c_out = placed.last().map_or(config.stem, |block| block.place.channels.1);
+        let last = (config.last > 0).then(|| {
+            let conv = ConvConfig { init: style.names.init(), ..Default::default() };
+            ConvNorm::new(names.last(blocks.len()), (c_out, config.last), 1, conv, style.bn, style.activation)
+        });
+        let find = |(stride, tap): (i64, Tap)| {
+            let block = placed.iter().rposition(|block| block.output_stride == stride);
+            (block.expect("a checked tap"), tap)
+        };
+        let mut taps: Vec<(usize, Tap)> = config.head.taps().into_iter().map(find).collect();
+        taps.reverse();
+        let info = |&(i, tap): &(usize, Tap)| {
+            let channels = match tap {
+                Tap::Output => placed[i].place.channels.1,
+                Tap::Hidden => blocks[i].hidden().expect("a checked tap"),
+            };
+            FeatureInfo { channels, stride: placed[i].output_stride }
+        };
+        let mut info: Vec<FeatureInfo> = taps.iter().map(info).collect();
+        let channels = if config.last > 0 { config.last } else { c_out };
+        info.push(FeatureInfo { channels, stride: config.output_stride() });
+        let stages = config.stages.iter().map(|stage| stage.blocks.len()).collect();
+        Self { stem, blocks, last, taps, info, stages }
+    }
+
+    /// The maps of `taps` of a block's two.
+    fn tapped<T>(&self, block: usize, hidden: &Option<T>, output: &T, copy: impl Fn(&T) -> T) -> Vec<T> {
+        let of_block = self.taps.iter().filter(|(i, _)| *i == block);
+        let map = |(_, tap): &(usize, Tap)| match tap {
+            Tap::Output => copy(output),
+            Tap::Hidden => copy(hidden.as_ref().expect("a checked tap")),
+        };
+        of_block.map(map).collect()
+    }
+}
+
+impl Backbone for Trunk {
+    fn features(&self, xs: &Tensor, mode: Mode) -> Vec<Tensor> {
+        let mut xs = self.stem.forward(xs, mode);
+        let mut features = Vec::with_capacity(self.taps.len() + 1);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let (hidden, ys) = block.forward(&xs, mode);
+            features.extend(self.tapped(i, &hidden, &ys, Tensor::shallow_clone));
+            xs = ys;
+        }
+        features.push(self.last.as_ref().map_or_else(|| xs.shallow_clone(), |last| last.forward(&xs, mode)));
+        features
+    }
+
+    fn feature_info(&self) -> Vec<FeatureInfo> {
+        self.info.clone()
+    }
+
+    fn cost_parts(&self, input: Shape) -> (Vec<(String, Cost)>, Vec<Shape>) {
+        let mut cost = Cost::default();
+        let mut xs = self.stem.cost(input, &mut cost);
+        let mut parts = vec![("stem".to_string(), cost)];
+        let mut shapes = Vec::with_capacity(self.taps.len() + 1);
+        let mut blocks = self.blocks.iter().enumerate();
+        for (s, count) in self.stages.iter().enumerate() {
+            let mut cost = Cost::default();
+            for (i, block) in blocks.by_ref().take(*count) {
+                let (hidden, ys) = block.cost(xs, &mut cost);
+                shapes.extend(self.tapped(i, &hidden, &ys, |shape| *shape));
+                xs = ys;
+            }
+            parts.push((format!("stage_{s}"), cost));
+        }
+        if let Some(last) = &self.last {
+            let mut cost = Cost::default();
+            xs = last.cost(xs, &mut cost);
+            parts.push(("last".to_string(), cost));
+        }
+        shapes.push(xs);
+        (parts, shapes)
+    }
+}
+
+/// Places of the body's layers.
+struct TrunkNames<'a, 'v> {
+    vb: &'a VarBuilder<'v>,
+    names: Names,
+}
+
+impl<'v> TrunkNames<'_, 'v> {
+    fn features(&self) -> VarBuilder<'v> {
+        self.vb.sub("backbone").sub("features")
+    }
+
+    fn stem(&self) -> [VarBuilder<'v>; 2] {
+        let vb = match self.names {
+            Names::Torchvision => self.features().sub(0),
+            Names::Squeezenas => self.vb.sub("encoder").sub("conv1"),
+        };
+        [vb.sub(0), vb.sub(1)]
+    }
+
+    fn block(&self, i: usize) -> VarBuilder<'v> {
+        match self.names {
+            Names::Torchvision => self.features().sub(i + 1).sub("conv"),
+            Names::Squeezenas => self.vb.sub("encoder").sub("residuals").sub(i).sub("op"),
+        }
+    }
+
+    fn last(&self, blocks: usize) -> [VarBuilder<'v>; 2] {
+        let vb = match self.names {
+            Names::Torchvision => self.features().sub(blocks + 1),
+            Names::Squeezenas => self.vb.sub("encoder").sub("last_conv"),
+        };
+        [vb.sub(0), vb.sub(1)]
+    }
+}
