@@ -84,7 +84,9 @@ impl ModelConfig {
     pub fn with_output_stride(self, output_stride: i64) -> Result<Self> {
         match self {
             Self::Deeplabv3plus(config) => Ok(Self::Deeplabv3plus(DeepLabV3PlusConfig { output_stride, ..config })),
-            Self::AutoDeeplab(_) | Self::MobileSeg(_) => bail!("the output stride is part of the network's architecture"),
+            Self::AutoDeeplab(_) | Self::MobileSeg(_) => {
+                bail!("the output stride is part of the network's architecture")
+            }
         }
     }
 

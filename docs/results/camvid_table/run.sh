@@ -11,7 +11,7 @@ for name in "$@"; do
     out=$runs/short/$name
     mkdir -p "$runs/short" "$runs/configs"
     config=$runs/configs/$name.toml
-    { echo "seed = 0"; cat "$here/recipe.toml"; echo; echo "[data]"; echo 'kind = "camvid"'; echo "root = \"$holdout\""; echo
+    { echo 'kind = "train"'; echo "seed = 0"; cat "$here/recipe.toml"; echo; echo "[data]"; echo 'kind = "camvid"'; echo "root = \"$holdout\""; echo
       cat "$runs/models/$name.toml"; } >"$config"
     if [ ! -e "$out/result.json" ]; then
         nice -n 5 "$bin" train --config "$config" --out "$out" --resume --threads 1 || continue

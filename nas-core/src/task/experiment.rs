@@ -565,6 +565,25 @@ pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
     Ok(experiment)
 }
 
+/// The experiment of a network without a run: `name` is a preset, whose other sections are those of `sets`, or an experiment
+/// file of kind `train`.
+pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<T>> {
+    let model = match T::preset(name) {
+        Err(_) if Path::new(name).is_file() => return load(Path::new(name), sets),
+        preset => preset.with_context(|| format!("{name}: neither an experiment file nor a preset"))?,
+    };
+    let mut table = Table::from_iter([
+        ("kind".to_string(), Value::String(Kind::Train.name().into())),
+        ("model".to_string(), Value::try_from(model)?),
+    ]);
+    config::apply_all(&mut table, sets)?;
+    ensure!(table.contains_key("data"), "{name}: no samples; expected --set data.kind=KIND and --set data.root=DIR");
+    resolve(&mut table, &T::preset)?;
+    let experiment: TrainExperiment<T> = config::from_table(table, name)?;
+    experiment.check().with_context(|| name.to_string())?;
+    Ok(experiment)
+}
+
 /// The kind of the experiment file at `path`.
 pub fn kind_at(path: &Path, sets: &[String]) -> Result<Kind> {
     kind_of(&config::read_table(path, sets)?).with_context(|| path.display().to_string())

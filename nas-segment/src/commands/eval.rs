@@ -1,14 +1,16 @@
 //! `nas-segment eval`: scores of a trained network on a split.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
-use nas_core::run::cli::{self, Compute, Format, print};
+use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
+use nas_core::run::run_dir::read_classes;
 use nas_core::task::Task;
 use nas_core::task::experiment::{self, TrainExperiment};
-use nas_datasets::{EvalTransform, SegDataset, Split, check};
+use nas_datasets::{EvalTransform, SegDataset, Split, check, require_same_classes};
 use tch::Tensor;
 
 use crate::evaluation::evaluate;
@@ -18,6 +20,7 @@ use crate::task::{EvalConfig, Net, Segmentation, trained};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   nas-segment eval --run runs/derived
+  nas-segment eval --model squeezenas_mac_small --weights mac_small.safetensors --set data.kind=cityscapes --set data.root=DIR
   nas-segment eval --run runs/derived --set eval.scales=[0.75,1.0,1.25] --set eval.flip=true --format json")]
 pub struct EvalArgs {
     #[command(flatten)]
@@ -30,8 +33,20 @@ pub struct EvalArgs {
 /// Which network and which images.
 #[derive(Clone, Debug, Args)]
 pub struct TrainedArgs {
+    /// Run folder of a training
+    #[arg(long, value_name = "DIR", required_unless_present = "model")]
+    run: Option<PathBuf>,
+    /// In the place of a run: a preset, or an experiment file of kind train
+    #[arg(long, value_name = "NAME", conflicts_with = "run", requires = "weights")]
+    model: Option<String>,
+    /// Weights [default: the run's last]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Replace a key of the config (data.root, eval.resize, ...); may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
     #[command(flatten)]
-    trained: cli::TrainedArgs,
+    compute: ComputeArgs,
     /// train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     pub split: Split,
@@ -52,14 +67,29 @@ pub struct Trained {
 impl TrainedArgs {
     /// Loads the network and opens the split.
     pub fn load(&self) -> Result<(Trained, Compute)> {
-        let Self { trained: args, split } = self;
-        let compute = args.compute.resolve()?;
-        let experiment: TrainExperiment<Segmentation> = experiment::load(&args.config(), &args.sets)?;
-        let dataset = experiment.data.open(*split)?;
-        args.require_classes(&experiment.data.place(), &dataset.classes().names)?;
-        let net = trained(&experiment.model, dataset.classes().len(), &args.weights(), compute)?;
+        let compute = self.compute.resolve()?;
+        let experiment = self.experiment()?;
+        let dataset = experiment.data.open(self.split)?;
+        if let Some(run) = &self.run {
+            let place = experiment.data.place();
+            require_same_classes("the run", &read_classes(run)?, &place, &dataset.classes().names)?;
+        }
+        let net = trained(&experiment.model, dataset.classes().len(), &self.weights(), compute)?;
         let transform = EvalTransform::like(&experiment.augment, experiment.eval.resize);
         Ok((Trained { net, dataset, transform, eval: experiment.eval }, compute))
+    }
+
+    fn experiment(&self) -> Result<TrainExperiment<Segmentation>> {
+        match (&self.run, &self.model) {
+            (Some(run), _) => experiment::load(&run.join("config.toml"), &self.sets),
+            (None, Some(model)) => experiment::of_model(model, &self.sets),
+            (None, None) => bail!("expected --run or --model"),
+        }
+    }
+
+    fn weights(&self) -> PathBuf {
+        let of_run = || self.run.iter().map(|run| run.join("checkpoints/last.safetensors")).collect();
+        self.weights.clone().unwrap_or_else(of_run)
     }
 }
 

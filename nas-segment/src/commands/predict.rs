@@ -20,9 +20,11 @@ use crate::picture::{overlay, to_file_ids};
 
 /// Write label-id PNGs that cityscapesScripts accepts, and colour overlays
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   nas-segment predict --run runs/derived --out predictions
-  nas-segment predict --run runs/derived --split test --out submission --no-overlays")]
+  nas-segment predict --run runs/derived --split test --out submission --no-overlays
+  nas-segment predict --model squeezenas_mac_small --weights mac_small.safetensors --set data.kind=cityscapes \\
+      --set data.root=DIR --out predictions")]
 pub struct PredictArgs {
     #[command(flatten)]
     trained: TrainedArgs,

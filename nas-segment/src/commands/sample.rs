@@ -106,6 +106,7 @@ pub fn run(args: &SampleArgs) -> Result<()> {
         write_atomic(&file, to_toml(&model).as_bytes()).with_context(|| file.display().to_string())?;
         Ok(Sampled { file, cost: network_cost(&arch)?, arch })
     };
+    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let networks = (0..args.count).map(network).collect::<Result<_>>()?;
     print(&SampleReport { networks }, args.format)
 }

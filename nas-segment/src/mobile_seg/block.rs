@@ -123,8 +123,7 @@ impl Block {
             let conv = depthwise(if middle.is_some() { 1 } else { stride }, c_in);
             ConvNorm::new(names.start(), (c_in, c_in), ksize, conv, bn, Activation::Identity)
         });
-        let expand =
-            expansion.map(|_| ConvNorm::new(names.hidden(0), (c_in, hidden), 1, pointwise, bn, activation));
+        let expand = expansion.map(|_| ConvNorm::new(names.hidden(0), (c_in, hidden), 1, pointwise, bn, activation));
         let middle = middle.map(|ksize| {
             ConvNorm::new(names.hidden(3), (hidden, hidden), ksize, depthwise(stride, hidden), bn, activation)
         });

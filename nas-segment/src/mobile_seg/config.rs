@@ -298,10 +298,16 @@ impl MobileSegConfig {
 /// Says why there can be no such block.
 pub(super) fn check_block(block: &PlacedBlock) -> Result<()> {
     let PlacedBlock { operator, place: Place { channels: (c_in, c_out), stride }, .. } = block;
-    ensure!(*stride == 1 || operator.can_stride(), "{operator} has stride {stride}; expected one with a depthwise kernel");
+    ensure!(
+        *stride == 1 || operator.can_stride(),
+        "{operator} has stride {stride}; expected one with a depthwise kernel"
+    );
     match operator {
         Operator::Skip => {
-            ensure!(*stride == 1 || c_out % 2 == 0, "skip of stride {stride} to {c_out} channels; expected an even number")
+            ensure!(
+                *stride == 1 || c_out % 2 == 0,
+                "skip of stride {stride} to {c_out} channels; expected an even number"
+            )
         }
         Operator::Bottleneck(form) => {
             let hidden = c_in * form.expansion.unwrap_or(1);

@@ -2,8 +2,8 @@
 //! Variables of the former have the names of [`crate::head`].
 
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Cost, Init, Mode, Module, Shape, VarBuilder,
-    conv_bn, resize_bilinear,
+    Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Cost, Init, Mode, Module, Shape, VarBuilder, conv_bn,
+    resize_bilinear,
 };
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::{Kind, Tensor};
@@ -138,8 +138,7 @@ impl Step {
     fn new(vb: &VarBuilder, (coarse, fine): (i64, i64), step: &DecoderStep, head: &head::HeadConfig) -> Self {
         let DecoderStep { low_level_channels, channels, convs, .. } = *step;
         let low_level = (fine, low_level_channels);
-        let low_level =
-            conv_bn(&vb.sub("low_level"), low_level, 1, ConvConfig::default(), head.bn, Activation::Relu);
+        let low_level = conv_bn(&vb.sub("low_level"), low_level, 1, ConvConfig::default(), head.bn, Activation::Relu);
         let refine = (0..convs).map(|i| {
             let c_in = if i == 0 { coarse + low_level_channels } else { channels };
             head::conv_3x3(&vb.sub(format!("refine_{i}")), (c_in, channels), 1, head)

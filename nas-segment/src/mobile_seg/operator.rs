@@ -238,7 +238,10 @@ mod tests {
         let squeezenas = Operator::squeezenas();
         assert!(squeezenas.iter().all(|operator| all.contains(operator)));
         let names = squeezenas.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!([&names[1][..], &names[7], &names[9], &names[12]], ["ib_k3_e1_g2", "ib_k5_e6", "ib_k3_e1_g2_d2", "skip"]);
+        assert_eq!(
+            [&names[1][..], &names[7], &names[9], &names[12]],
+            ["ib_k3_e1_g2", "ib_k5_e6", "ib_k3_e1_g2_d2", "skip"]
+        );
     }
 
     #[test]

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Names, Place};
 use super::config::{
-    DecoderStep, HeadConfig, MobileSegConfig, PlacedBlock, STEM_STRIDE, StageConfig, Tap,
-    default_activation, default_dropout, rate,
+    DecoderStep, HeadConfig, MobileSegConfig, PlacedBlock, STEM_STRIDE, StageConfig, Tap, default_activation,
+    default_dropout, rate,
 };
 use super::network::Trunk;
 use super::operator::Operator;
@@ -259,8 +259,15 @@ impl MobileSegSpace {
             let sound = strides.iter().chain([plain_stride]).all(|stride| (1..=2).contains(stride));
             ensure!(sound, "space.stages[{i}]: strides {strides:?}, plain_stride {plain_stride}; expected 1 and 2");
         }
-        if let HeadChoices::Chosen { contexts, channels: widths, decoders, taps, convs, low_level_channels, decoder_channels } =
-            &self.head
+        if let HeadChoices::Chosen {
+            contexts,
+            channels: widths,
+            decoders,
+            taps,
+            convs,
+            low_level_channels,
+            decoder_channels,
+        } = &self.head
         {
             channels("head.channels", widths)?;
             channels("head.low_level_channels", low_level_channels)?;
@@ -427,8 +434,7 @@ impl MobileSegSpace {
             return None;
         }
         choices.extend([index(&stage.channels, &channels)?, depth as u16, index(&stage.strides, &stride)?]);
-        let after =
-            Placing { c_in: channels, actual: at.actual * stride, plain: at.plain * stage.plain_stride };
+        let after = Placing { c_in: channels, actual: at.actual * stride, plain: at.plain * stage.plain_stride };
         for (i, block) in blocks.iter().enumerate() {
             let rate = if i == 0 { at.rate() } else { after.rate() };
             let operator = self.operators.iter().position(|operator| operator.dilated(rate) == block.operator)?;
@@ -439,8 +445,15 @@ impl MobileSegSpace {
     }
 
     fn encode_head(&self, head: &HeadConfig, blocks: &[PlacedBlock], choices: &mut Vec<u16>) -> Option<()> {
-        let HeadChoices::Chosen { contexts, channels: widths, decoders, taps, convs, low_level_channels, decoder_channels } =
-            &self.head
+        let HeadChoices::Chosen {
+            contexts,
+            channels: widths,
+            decoders,
+            taps,
+            convs,
+            low_level_channels,
+            decoder_channels,
+        } = &self.head
         else {
             return (HeadChoices::Fixed { head: head.clone() } == self.head).then_some(());
         };

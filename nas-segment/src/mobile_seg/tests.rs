@@ -174,7 +174,10 @@ fn squeezenas_operators_compute_count_and_name_what_the_authors_do() {
         assert_eq!(cost.macs as i64, number("macs_per_image"), "{operator} {place:?}");
         assert_eq!(ys.size(), [2, shape.c, shape.h, shape.w], "{operator} {place:?}");
         let (norm, expected) = (ys.to_kind(Kind::Double).norm().double_value(&[]), case["norm"].as_f64().unwrap());
-        assert!((norm - expected).abs() < 1e-4 * expected.max(1.0), "{operator} {place:?}: {norm}, expected {expected}");
+        assert!(
+            (norm - expected).abs() < 1e-4 * expected.max(1.0),
+            "{operator} {place:?}: {norm}, expected {expected}"
+        );
     }
 }
 
@@ -226,7 +229,8 @@ fn deeplabv3plus_is_a_point_of_the_space() {
 #[test]
 fn hand_made_networks_have_their_counts() {
     let counts = ["mobile_seg_hand_c", "mobile_seg_hand_a"].map(|name| cost(&preset(name), 11, (360, 480)));
-    let rounded = counts.map(|cost| (format!("{:.3}", cost.macs as f64 / 1e9), format!("{:.3}", cost.params as f64 / 1e6)));
+    let rounded =
+        counts.map(|cost| (format!("{:.3}", cost.macs as f64 / 1e9), format!("{:.3}", cost.params as f64 / 1e6)));
     assert_eq!(rounded, [("0.440".into(), "0.234".into()), ("0.463".into(), "0.289".into())]);
 }
 
