@@ -1,7 +1,8 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) whose momentum and statistics are open to the caller: `tch`'s own fixes
 //! them at construction and draws its scale at random.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -38,13 +39,12 @@ pub struct BatchNorm {
     running_var: Tensor,
     /// While averaging: the batches seen so far.
     averaged: Cell<Option<u64>>,
-    /// Number of the last [`AverageAll`] that reached this norm, and the batches seen in it.
-    in_average: Cell<(u64, u64)>,
 }
 
 thread_local! {
-    /// Number of the present [`AverageAll`], 0 outside of one; and of the last one.
-    static AVERAGE: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
+    /// Within an [`AverageAll`]: the batches that each norm has seen, by the place of its running mean. So norms that are made
+    /// anew for every pass over shared statistics count on.
+    static AVERAGE: RefCell<Option<HashMap<usize, u64>>> = const { RefCell::new(None) };
 }
 
 /// While it lives, every norm that a batch of this thread reaches in training mode holds the plain mean of the batches'
@@ -55,14 +55,14 @@ pub struct AverageAll(());
 impl AverageAll {
     /// Starts averaging.
     pub fn start() -> Self {
-        AVERAGE.with(|average| average.set((average.get().1 + 1, average.get().1 + 1)));
+        AVERAGE.set(Some(HashMap::new()));
         Self(())
     }
 }
 
 impl Drop for AverageAll {
     fn drop(&mut self) {
-        AVERAGE.with(|average| average.set((0, average.get().1)));
+        AVERAGE.set(None);
     }
 }
 
@@ -78,7 +78,20 @@ impl BatchNorm {
             running_mean: vb.buffer("running_mean", &[channels], 0.0),
             running_var: vb.buffer("running_var", &[channels], 1.0),
             averaged: Cell::new(None),
-            in_average: Cell::new((0, 0)),
+        }
+    }
+
+    /// The norm of `len` channels from `start` on, with the same weights and statistics.
+    pub fn part(&self, start: i64, len: i64) -> Self {
+        let part = |tensor: &Tensor| tensor.narrow(0, start, len);
+        Self {
+            channels: len,
+            config: self.config,
+            weight: self.weight.as_ref().map(part),
+            bias: self.bias.as_ref().map(part),
+            running_mean: part(&self.running_mean),
+            running_var: part(&self.running_var),
+            averaged: Cell::new(None),
         }
     }
 
@@ -98,11 +111,12 @@ impl BatchNorm {
 
     /// The weight of the coming batch in the running statistics.
     fn next_momentum(&self) -> f64 {
-        let (average, _) = AVERAGE.get();
-        if average > 0 {
-            let (last, seen) = self.in_average.get();
-            let seen = if last == average { seen + 1 } else { 1 };
-            self.in_average.set((average, seen));
+        let seen = AVERAGE.with_borrow_mut(|average| {
+            let seen = average.as_mut()?.entry(self.running_mean.data_ptr() as usize).or_insert(0);
+            *seen += 1;
+            Some(*seen)
+        });
+        if let Some(seen) = seen {
             return 1.0 / seen as f64;
         }
         let Some(seen) = self.averaged.get() else { return self.config.momentum };

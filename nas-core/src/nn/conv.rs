@@ -83,6 +83,16 @@ impl Conv2d {
         is_narrow && mode.train && xs.device() == Device::Cpu
     }
 
+    /// The convolution to `len` output channels from `start` on, with the same weights. Of a depthwise one, these are its input
+    /// channels too.
+    pub fn outputs(&self, start: i64, len: i64) -> Self {
+        let depthwise = self.groups == self.c_in && self.c_in == self.c_out;
+        assert!(depthwise || self.groups == 1, "part of a convolution with {} groups", self.groups);
+        let (c_in, groups) = if depthwise { (len, len) } else { (self.c_in, 1) };
+        let part = |tensor: &Tensor| tensor.narrow(0, start, len);
+        Self { c_in, c_out: len, groups, weight: part(&self.weight), bias: self.bias.as_ref().map(part), ..*self }
+    }
+
     fn convolve(&self, xs: &Tensor, stride: [i64; 2], dilation: i64, mode: Mode) -> Tensor {
         let (_, c, h, w) = xs.size4().expect("a feature map has four dimensions");
         let is_depthwise = self.groups == c && self.c_out == c;

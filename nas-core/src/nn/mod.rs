@@ -20,7 +20,7 @@ pub use cost::{Cost, Shape};
 pub use linear::Linear;
 pub use ops::{Op, OpConfig, drop_path};
 pub use shared::{Shared, Sum};
-pub use var_builder::{Init, VarBuilder};
+pub use var_builder::{Init, Notes, VarBuilder};
 
 use std::fmt;
 

@@ -16,34 +16,63 @@ pub fn target(level: usize, step: usize) -> Option<usize> {
     (level + step).checked_sub(1).filter(|target| *target < LEVELS)
 }
 
-/// The most probable path, by Viterbi in log space: products of twelve probabilities are small, their logs are not.
-pub fn viterbi(betas: &Betas) -> Vec<usize> {
-    let mut scores = [0.0, f64::NEG_INFINITY, f64::NEG_INFINITY, f64::NEG_INFINITY];
-    let mut sources = Vec::with_capacity(betas.len());
+/// Levels that can be reached from `level`.
+fn exits(level: usize) -> usize {
+    (0..3).filter(|step| target(level, *step).is_some()).count()
+}
+
+/// The path that the transition probabilities speak for, and how clearly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedPath {
+    /// Levels of the layers.
+    pub levels: Vec<usize>,
+    /// By how much it is more probable than where all exits of a level are equally probable, as a natural logarithm: 0 for
+    /// untrained parameters.
+    pub over_uniform: f64,
+    /// The same, above the second path's. Infinite where there is one path.
+    pub over_second: f64,
+}
+
+/// The best path by the sum of `ln(probability * exits)`, by Viterbi with the two best paths into every level.
+///
+/// The factor takes out what the trellis says by itself: the outer levels have two exits and the inner ones three, so at equal
+/// probabilities the product favours paths along the borders, and a search decoded by it can return its own prior.
+pub fn viterbi(betas: &Betas) -> DecodedPath {
+    /// Score of a path, and the level and rank of its last but one node.
+    type Entry = (f64, usize, usize);
+    let mut best: [Vec<f64>; LEVELS] = [vec![0.0], Vec::new(), Vec::new(), Vec::new()];
+    let mut sources: Vec<[Vec<Entry>; LEVELS]> = Vec::with_capacity(betas.len());
     for layer in betas {
-        let mut next = [f64::NEG_INFINITY; LEVELS];
-        let mut source = [0; LEVELS];
+        let mut next: [Vec<Entry>; LEVELS] = Default::default();
         for (level, probabilities) in layer.iter().enumerate() {
             for (step, probability) in probabilities.iter().enumerate() {
                 let Some(to) = target(level, step) else { continue };
-                let score = scores[level] + probability.ln();
-                if score > next[to] {
-                    (next[to], source[to]) = (score, level);
-                }
+                let gain = (probability * exits(level) as f64).ln();
+                next[to].extend(best[level].iter().enumerate().map(|(rank, score)| (score + gain, level, rank)));
             }
         }
-        scores = next;
-        sources.push(source);
+        for entries in &mut next {
+            entries.sort_by(|a, b| b.0.total_cmp(&a.0));
+            entries.truncate(2);
+        }
+        best = next.each_ref().map(|entries| entries.iter().map(|entry| entry.0).collect());
+        sources.push(next);
     }
-    let best = |best: usize, level: usize| if scores[level] > scores[best] { level } else { best };
-    let mut level = (0..LEVELS).fold(0, best);
-    let mut path = Vec::with_capacity(betas.len());
-    for source in sources.iter().rev() {
-        path.push(level);
-        level = source[level];
+    let mut ends: Vec<Entry> = best
+        .iter()
+        .enumerate()
+        .flat_map(|(level, scores)| scores.iter().enumerate().map(move |(r, s)| (*s, level, r)))
+        .collect();
+    ends.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let (over_uniform, mut level, mut rank) = ends[0];
+    let mut levels = Vec::with_capacity(betas.len());
+    for layer in sources.iter().rev() {
+        levels.push(level);
+        (_, level, rank) = layer[level][rank];
     }
-    path.reverse();
-    path
+    levels.reverse();
+    let over_second = ends.get(1).map_or(f64::INFINITY, |second| over_uniform - second.0);
+    DecodedPath { levels, over_uniform, over_second }
 }
 
 /// Index of the first edge into `block`; edges are ordered by block, then by state.
@@ -112,13 +141,41 @@ mod tests {
         for _ in 0..5 {
             let betas: Betas =
                 (0..12).map(|_| std::array::from_fn(|_| std::array::from_fn(|_| rng.random()))).collect();
-            let probability = |path: &Vec<usize>| -> f64 {
+            let score = |path: &Vec<usize>| -> f64 {
                 let from = std::iter::once(0).chain(path.iter().copied());
-                from.zip(path).zip(&betas).map(|((from, to), beta)| beta[from][to + 1 - from].ln()).sum()
+                let step = |((from, to), beta): ((usize, &usize), &[[f64; 3]; LEVELS])| {
+                    (beta[from][to + 1 - from] * if from % 3 == 0 { 2.0 } else { 3.0 }).ln()
+                };
+                from.zip(path).zip(&betas).map(step).sum()
             };
-            let best = all.iter().max_by(|a, b| probability(a).total_cmp(&probability(b))).unwrap();
-            assert_eq!(&viterbi(&betas), best);
+            let mut ranked: Vec<(f64, &Vec<usize>)> = all.iter().map(|path| (score(path), path)).collect();
+            ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let found = viterbi(&betas);
+            assert_eq!(&found.levels, ranked[0].1);
+            assert!((found.over_uniform - ranked[0].0).abs() < 1e-9);
+            assert!((found.over_second - (ranked[0].0 - ranked[1].0)).abs() < 1e-9);
         }
+    }
+
+    /// Untrained parameters speak for no path, and a small preference decides whatever the number of exits is.
+    #[test]
+    fn the_trellis_has_no_say() {
+        let uniform = || -> [[f64; 3]; LEVELS] {
+            let node = |level: usize| std::array::from_fn(|_| 1.0 / exits(level) as f64);
+            std::array::from_fn(node)
+        };
+        let mut betas: Betas = (0..6).map(|_| uniform()).collect();
+        let found = viterbi(&betas);
+        assert!(found.over_uniform.abs() < 1e-12 && found.over_second.abs() < 1e-12, "{found:?}");
+        // Down to the second level, there until the end: three exits each, so less probable than the border's.
+        let preferred = [1, 2, 2, 2, 2, 2];
+        let from = [0, 1, 2, 2, 2, 2];
+        for (beta, (from, to)) in betas.iter_mut().zip(from.into_iter().zip(preferred)) {
+            beta[from][to + 1 - from] *= 1.05;
+        }
+        let found = viterbi(&betas);
+        assert_eq!(found.levels, preferred);
+        assert!((found.over_uniform - 6.0 * 1.05f64.ln()).abs() < 1e-9);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::decode::{Betas, LEVELS, decode_cell, first_edge, target, viterbi};
+use super::decode::{Betas, DecodedPath, LEVELS, decode_cell, first_edge, target, viterbi};
 use super::genotype::{Edge, Genotype, OPS};
 use super::network::{AutoDeepLabConfig, Network};
 use super::supernet::Trellis;
@@ -61,6 +61,16 @@ impl AutoDeepLabSpace {
             true => Ok(genotype),
             false => Err(invalid(format!("{} blocks, expected {}", genotype.cell.len(), self.blocks))),
         }
+    }
+
+    /// The path that weights of alpha and beta speak for, and how clearly.
+    pub fn decode_path(&self, weights: &[Tensor]) -> DecodedPath {
+        let [_, beta] = weights else { panic!("alpha and beta") };
+        let probability = |layer, level, step| beta.double_value(&[layer, level as i64, step as i64]);
+        let betas: Betas = (0..self.layers as i64)
+            .map(|layer| std::array::from_fn(|level| std::array::from_fn(|step| probability(layer, level, step))))
+            .collect();
+        viterbi(&betas)
     }
 
     /// A path drawn uniformly: each step is taken with the share of the remaining paths that it leads to.
@@ -179,15 +189,11 @@ impl WeightSharing for AutoDeepLabSpace {
     }
 
     fn discretize(&self, weights: &[Tensor]) -> Architecture {
-        let [alpha, beta] = weights else { panic!("alpha and beta") };
+        let [alpha, _] = weights else { panic!("alpha and beta") };
         let alphas: Vec<[f64; 8]> = (0..self.num_edges() as i64)
             .map(|edge| std::array::from_fn(|op| alpha.double_value(&[edge, op as i64])))
             .collect();
-        let probability = |layer, level, step| beta.double_value(&[layer, level as i64, step as i64]);
-        let betas: Betas = (0..self.layers as i64)
-            .map(|layer| std::array::from_fn(|level| std::array::from_fn(|step| probability(layer, level, step))))
-            .collect();
-        Genotype { path: viterbi(&betas), cell: decode_cell(&alphas, self.blocks) }.to_architecture()
+        Genotype { path: self.decode_path(weights).levels, cell: decode_cell(&alphas, self.blocks) }.to_architecture()
     }
 }
 

@@ -11,12 +11,11 @@ use std::slice;
 use nas_core::nn::{
     Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
 };
-use nas_core::space::Architecture;
 use nas_core::space::{FeatureInfo, Mixture, Supernet};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use super::decode::{LEVELS, first_edge, target};
-use super::genotype::{Genotype, OPS};
+use super::decode::{LEVELS, target};
+use super::genotype::Genotype;
 use super::mixed_cell::{CellWeights, MixedCell, SEARCH_BN};
 use super::space::AutoDeepLabSpace;
 use super::stem::{Preprocess, Stem};
@@ -52,15 +51,21 @@ impl Trellis {
 
     /// Maps of the last layer.
     fn last_layer(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Layer {
-        let (alpha, transitions) = match mixture {
+        let relaxed = |alpha: &Tensor| {
+            let level = |level| CellWeights::new(alpha, self.space.blocks, self.space.filters << level);
+            (0..LEVELS).map(level).collect::<Vec<_>>()
+        };
+        let (weights, transitions) = match mixture {
             Mixture::Weights([alpha, beta]) | Mixture::Sampled { weights: [alpha, beta], .. } => {
-                (alpha.shallow_clone(), Transitions::soft(beta))
+                (relaxed(alpha), Transitions::soft(beta))
             }
             Mixture::Weights(_) | Mixture::Sampled { .. } => panic!("weights of alpha and beta"),
-            Mixture::Path(arch) => self.one_hot(arch, xs.device()),
+            Mixture::Path(arch) => {
+                let Genotype { path, cell } =
+                    self.space.genotype(arch).expect("the architecture is of the supernet's space");
+                ((0..LEVELS).map(|_| CellWeights::Path(cell.clone())).collect(), Transitions::Path(path))
+            }
         };
-        let weights: Vec<CellWeights> =
-            (0..LEVELS).map(|level| CellWeights::new(&alpha, self.space.blocks, self.space.filters << level)).collect();
         let [half, quarter] = self.stem.forward(xs, mode);
         let (_, _, h, w) = quarter.size4().expect("a feature map has four dimensions");
         let sizes = level_sizes((h, w));
@@ -76,17 +81,6 @@ impl Trellis {
             last = next;
         }
         last
-    }
-
-    fn one_hot(&self, arch: &Architecture, device: Device) -> (Tensor, Transitions) {
-        let Genotype { path, cell } = self.space.genotype(arch).expect("the architecture is of the supernet's space");
-        let alpha = Tensor::zeros([self.space.num_edges() as i64, OPS.len() as i64], (Kind::Float, device));
-        for (block, edge) in cell.iter().enumerate().flat_map(|(block, inputs)| inputs.iter().map(move |e| (block, e)))
-        {
-            let op = OPS.iter().position(|op| *op == edge.op).expect("an operator of the space");
-            let _ = alpha.get((first_edge(block) + edge.state) as i64).get(op as i64).fill_(1.0);
-        }
-        (alpha, Transitions::Path(path))
     }
 }
 

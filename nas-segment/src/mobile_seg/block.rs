@@ -91,22 +91,43 @@ impl Block {
     }
 
     fn skip(vb: &VarBuilder, place: Place, style: BlockStyle) -> Self {
-        let Place { channels: (c_in, c_out), stride } = place;
-        let pointwise = |vb: [VarBuilder; 2], c_out| {
-            let conv = ConvConfig { stride, init: style.names.init(), ..Default::default() };
-            ConvNorm::new(vb, (c_in, c_out), 1, conv, style.bn, Activation::Identity)
-        };
-        let squeezenas = style.names == Names::Squeezenas;
-        let layers = match stride {
+        let layers = match place.stride {
             _ if place.is_residual() => Layers::Identity,
-            1 if squeezenas => Layers::Project(pointwise([1, 2].map(|i| vb.sub("op").sub(i)), c_out)),
-            1 => Layers::Project(pointwise([0, 1].map(|i| vb.sub(i)), c_out)),
-            _ => Layers::Halves(["conv_1", "conv_2"].map(|name| {
-                let vb = vb.sub(name);
-                pointwise([vb.sub(0), vb.sub(1)], c_out / 2)
-            })),
+            1 => Self::change_of_channels(vb, place, style),
+            _ => Self::change_of_stride(vb, place, style),
         };
         Self { layers, adds_input: false, hidden: None }
+    }
+
+    /// Makes the weights of all that a skip of `strides` between these or fewer channels can be.
+    pub(super) fn declare_skip(vb: &VarBuilder, place: Place, strides: &[i64], style: BlockStyle) {
+        for stride in strides {
+            match stride {
+                1 => Self::change_of_channels(vb, place, style),
+                _ => Self::change_of_stride(vb, Place { stride: 2, ..place }, style),
+            };
+        }
+    }
+
+    fn pointwise(vb: [VarBuilder; 2], channels: (i64, i64), stride: i64, style: BlockStyle) -> ConvNorm {
+        let conv = ConvConfig { stride, init: style.names.init(), ..Default::default() };
+        ConvNorm::new(vb, channels, 1, conv, style.bn, Activation::Identity)
+    }
+
+    fn change_of_channels(vb: &VarBuilder, place: Place, style: BlockStyle) -> Layers {
+        let vb = match style.names {
+            Names::Squeezenas => [1, 2].map(|i| vb.sub("op").sub(i)),
+            Names::Torchvision => [0, 1].map(|i| vb.sub(i)),
+        };
+        Layers::Project(Self::pointwise(vb, place.channels, 1, style))
+    }
+
+    fn change_of_stride(vb: &VarBuilder, place: Place, style: BlockStyle) -> Layers {
+        let (c_in, c_out) = place.channels;
+        Layers::Halves(["conv_1", "conv_2"].map(|name| {
+            let vb = vb.sub(name);
+            Self::pointwise([vb.sub(0), vb.sub(1)], (c_in, c_out / 2), place.stride, style)
+        }))
     }
 
     fn bottleneck(vb: &VarBuilder, form: Bottleneck, place: Place, style: BlockStyle) -> Self {

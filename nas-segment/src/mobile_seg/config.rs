@@ -151,15 +151,34 @@ pub enum Tap {
 }
 
 impl HeadConfig {
+    /// Channels of the context module.
+    pub fn channels(&self) -> i64 {
+        match self {
+            Self::SeparableAspp { channels, .. }
+            | Self::LrAspp { channels, .. }
+            | Self::Pooling { channels, .. }
+            | Self::SqueezenasLrAspp { channels, .. }
+            | Self::SqueezenasAspp { channels, .. } => *channels,
+        }
+    }
+
+    /// The refinements; none of SqueezeNAS' heads.
+    pub(super) fn decoder(&self) -> Option<&[DecoderStep]> {
+        match self {
+            Self::SeparableAspp { decoder, .. } | Self::LrAspp { decoder, .. } | Self::Pooling { decoder, .. } => {
+                Some(decoder)
+            }
+            Self::SqueezenasLrAspp { .. } | Self::SqueezenasAspp { .. } => None,
+        }
+    }
+
     /// The maps besides the last that the head takes, coarser first: stride and which.
     pub fn taps(&self) -> Vec<(i64, Tap)> {
         match self {
-            Self::SeparableAspp { decoder, .. } | Self::LrAspp { decoder, .. } | Self::Pooling { decoder, .. } => {
-                decoder.iter().map(|step| (step.stride, step.tap)).collect()
-            }
             Self::SqueezenasLrAspp { low_level_stride, .. } | Self::SqueezenasAspp { low_level_stride, .. } => {
                 vec![(*low_level_stride, Tap::Output)]
             }
+            _ => self.decoder().into_iter().flatten().map(|step| (step.stride, step.tap)).collect(),
         }
     }
 

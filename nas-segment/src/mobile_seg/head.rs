@@ -8,26 +8,213 @@ use nas_core::nn::{
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::{Kind, Tensor};
 
-use super::config::{DecoderStep, HeadConfig, MobileSegConfig};
+use super::config::{DecoderStep, HeadConfig, MobileSegConfig, Tap};
 use super::network::Trunk;
 use crate::head::{self, Aspp, DenseHead};
 
 /// The head of `config` over `trunk`, its weights under `vb`.
 pub(super) fn build(vb: &VarBuilder, config: &MobileSegConfig, trunk: &Trunk, classes: i64) -> Box<dyn DenseHead> {
     let features = trunk.feature_info();
-    match &config.head {
-        HeadConfig::SeparableAspp { decoder, .. }
-        | HeadConfig::LrAspp { decoder, .. }
-        | HeadConfig::Pooling { decoder, .. } => {
-            Box::new(RefinedHead::new(&vb.sub("head"), config, decoder, &features, classes))
+    match config.head.decoder() {
+        Some(decoder) => {
+            let names = HeadNames::Alone(vb.sub("head"));
+            Box::new(RefinedHead::new(&names, config, decoder, &features, classes))
         }
+        None => squeezenas(vb, &config.head, &features, config.bn, classes),
+    }
+}
+
+/// As [`build`], with the weights of a supernet under `vb`.
+pub(super) fn build_shared(
+    vb: &VarBuilder,
+    config: &MobileSegConfig,
+    trunk: &Trunk,
+    classes: i64,
+) -> Box<dyn DenseHead> {
+    let features = trunk.feature_info();
+    match config.head.decoder() {
+        Some(decoder) => {
+            let names = HeadNames::Shared(vb.sub("head"));
+            Box::new(RefinedHead::new(&names, config, decoder, &features, classes))
+        }
+        None => squeezenas(vb, &config.head, &features, config.bn, classes),
+    }
+}
+
+fn squeezenas(
+    vb: &VarBuilder,
+    head: &HeadConfig,
+    features: &[FeatureInfo],
+    bn: BnConfig,
+    classes: i64,
+) -> Box<dyn DenseHead> {
+    match head {
+        HeadConfig::SqueezenasAspp { channels, .. } => Box::new(SqueezeAspp::new(vb, features, *channels, bn, classes)),
         HeadConfig::SqueezenasLrAspp { channels, .. } => {
-            Box::new(SqueezeLrAspp::new(&vb.sub("decoder"), &features, *channels, config.bn, classes))
+            Box::new(SqueezeLrAspp::new(&vb.sub("decoder"), features, *channels, bn, classes))
         }
-        HeadConfig::SqueezenasAspp { channels, .. } => {
-            Box::new(SqueezeAspp::new(vb, &features, *channels, config.bn, classes))
+        _ => unreachable!("a head without a decoder"),
+    }
+}
+
+/// Places of a head's layers.
+enum HeadNames<'v> {
+    /// Those of [`crate::head`].
+    Alone(VarBuilder<'v>),
+    /// A supernet's, by what the layers are.
+    Shared(VarBuilder<'v>),
+}
+
+/// What a decoder step or the logits take: the context module's map or that of the step of a stride.
+#[derive(Clone, Copy)]
+enum From {
+    Context,
+    Step(i64),
+}
+
+impl std::fmt::Display for From {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Context => f.write_str("context"),
+            Self::Step(stride) => write!(f, "step_{stride}"),
         }
     }
+}
+
+impl<'v> HeadNames<'v> {
+    fn context(&self, head: &HeadConfig) -> VarBuilder<'v> {
+        let (kind, channels) = match head {
+            HeadConfig::SeparableAspp { rates: [a, b, c], channels, .. } => (format!("aspp_{a}_{b}_{c}"), channels),
+            HeadConfig::LrAspp { channels, .. } => ("lr_aspp".into(), channels),
+            HeadConfig::Pooling { channels, .. }
+            | HeadConfig::SqueezenasLrAspp { channels, .. }
+            | HeadConfig::SqueezenasAspp { channels, .. } => ("pooling".into(), channels),
+        };
+        match (self, head) {
+            (Self::Shared(vb), _) => vb.sub("context").sub(kind).sub(channels),
+            (Self::Alone(vb), HeadConfig::LrAspp { .. }) => vb.sub("lr_aspp"),
+            (Self::Alone(vb), _) => vb.sub("aspp"),
+        }
+    }
+
+    /// The place of the `i`th step.
+    fn step(&self, i: usize, stride: i64) -> VarBuilder<'v> {
+        match self {
+            Self::Shared(vb) => vb.sub("decoder").sub(stride),
+            Self::Alone(vb) if i == 0 => vb.sub("decoder"),
+            Self::Alone(vb) => vb.sub(format!("decoder_{}", i + 1)),
+        }
+    }
+
+    fn low_level(&self, step: &VarBuilder<'v>, tap: Tap) -> VarBuilder<'v> {
+        let vb = step.sub("low_level");
+        match (self, tap) {
+            (Self::Alone(_), _) => vb,
+            (Self::Shared(_), Tap::Output) => vb.sub("output"),
+            (Self::Shared(_), Tap::Hidden) => vb.sub("hidden"),
+        }
+    }
+
+    /// The place of a step's `i`th convolution after a map of `coarse` channels.
+    fn refine(&self, step: &VarBuilder<'v>, i: usize, (from, coarse): (From, i64)) -> VarBuilder<'v> {
+        let vb = step.sub(format!("refine_{i}"));
+        match self {
+            Self::Shared(_) if i == 0 => vb.sub(from).sub(coarse),
+            _ => vb,
+        }
+    }
+
+    fn logits(&self, from: From) -> VarBuilder<'v> {
+        match self {
+            Self::Alone(vb) => vb.sub("logits"),
+            Self::Shared(vb) => vb.sub("logits").sub(from),
+        }
+    }
+}
+
+/// Makes the largest tensors of a supernet's head.
+pub(super) struct SharedHead<'a, 'v> {
+    pub vb: &'a VarBuilder<'v>,
+    pub config: &'a MobileSegConfig,
+    /// Most channels of the last map.
+    pub last: i64,
+    /// Most channels of a tapped map.
+    pub low_level: &'a dyn Fn(Tap) -> i64,
+    pub classes: i64,
+}
+
+impl SharedHead<'_, '_> {
+    /// The one head of all paths.
+    pub fn declare_fixed(&self, head: &HeadConfig) {
+        let taps = head.taps().into_iter().rev();
+        let info = |channels, stride| FeatureInfo { channels, stride };
+        let mut features: Vec<FeatureInfo> = taps.map(|(stride, tap)| info((self.low_level)(tap), stride)).collect();
+        features.push(info(self.last, self.config.output_stride()));
+        match head.decoder() {
+            None => drop(squeezenas(self.vb, head, &features, self.config.bn, self.classes)),
+            Some(decoder) => {
+                let names = HeadNames::Shared(self.vb.sub("head"));
+                drop(RefinedHead::new(&names, self.config, decoder, &features, self.classes));
+            }
+        }
+    }
+
+    pub fn declare_contexts(&self, contexts: &[HeadConfig]) {
+        let names = HeadNames::Shared(self.vb.sub("head"));
+        let last = FeatureInfo { channels: self.last, stride: self.config.output_stride() };
+        for head in contexts {
+            Context::new(&names, head, last, self.config);
+        }
+        let widest = contexts.iter().map(HeadConfig::channels).max().unwrap_or(1);
+        logits(&names, (From::Context, widest), self.classes);
+    }
+
+    /// Steps of `decoders` with up to `low` channels of the finer map, `out` of the result and `convs` convolutions.
+    pub fn declare_decoders(
+        &self,
+        decoders: &[Vec<i64>],
+        taps: &[Tap],
+        contexts: &[i64],
+        coarse: &[i64],
+        (low, out, convs): (i64, i64, usize),
+    ) {
+        let names = HeadNames::Shared(self.vb.sub("head"));
+        let settings = separable(self.config);
+        let mut made = std::collections::BTreeSet::new();
+        for strides in decoders {
+            for (i, stride) in strides.iter().enumerate() {
+                let vb = names.step(i, *stride);
+                if made.insert((*stride, 0)) {
+                    for tap in taps {
+                        let channels = ((self.low_level)(*tap), low);
+                        reduction(&names.low_level(&vb, *tap), channels, &settings);
+                    }
+                    let any = (From::Context, 0);
+                    (1..convs).for_each(|i| drop(head::conv_3x3(&names.refine(&vb, i, any), (out, out), 1, &settings)));
+                    logits(&names, (From::Step(*stride), out), self.classes);
+                }
+                let before = i.checked_sub(1).map(|i| strides[i]);
+                if made.insert((*stride, before.unwrap_or(1))) {
+                    let (from, widths) = before.map_or((From::Context, contexts), |s| (From::Step(s), coarse));
+                    for width in widths {
+                        let place = names.refine(&vb, 0, (from, *width));
+                        head::conv_3x3(&place, (width + low, out), 1, &settings);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The convolution that makes logits.
+fn logits(names: &HeadNames, (from, channels): (From, i64), classes: i64) -> Conv2d {
+    let conv = ConvConfig { bias: true, init: Init::Normal(0.01), ..Default::default() };
+    Conv2d::new(&names.logits(from), channels, classes, 1, conv)
+}
+
+/// The convolution that reduces a finer map.
+fn reduction(vb: &VarBuilder, channels: (i64, i64), head: &head::HeadConfig) -> ConvBn {
+    conv_bn(vb, channels, 1, ConvConfig::default(), head.bn, Activation::Relu)
 }
 
 /// Context, refinements, logits.
@@ -45,51 +232,45 @@ enum Context {
     LrAspp(LrAspp),
 }
 
+impl Context {
+    fn new(names: &HeadNames, head: &HeadConfig, last: FeatureInfo, config: &MobileSegConfig) -> Self {
+        let (vb, channels) = (names.context(head), head.channels());
+        let pyramid = head::HeadConfig { channels, ..separable(config) };
+        match head {
+            HeadConfig::SeparableAspp { rates, .. } => {
+                Self::Pyramid(Aspp::new(&vb, last, &head::HeadConfig { rates: *rates, ..pyramid }))
+            }
+            HeadConfig::LrAspp { .. } => Self::LrAspp(LrAspp::new(&vb, last.channels, channels, config.bn)),
+            HeadConfig::Pooling { .. } | HeadConfig::SqueezenasLrAspp { .. } | HeadConfig::SqueezenasAspp { .. } => {
+                Self::Pyramid(Aspp::new(&vb, last, &head::HeadConfig { atrous_convs: false, ..pyramid }))
+            }
+        }
+    }
+}
+
 impl RefinedHead {
     fn new(
-        vb: &VarBuilder,
+        names: &HeadNames,
         config: &MobileSegConfig,
         decoder: &[DecoderStep],
         features: &[FeatureInfo],
         classes: i64,
     ) -> Self {
         let (last, low_levels) = features.split_last().expect("a last map");
-        let (channels, pyramid) = context(config);
-        let mut coarse = channels;
-        let steps = decoder.iter().zip(low_levels.iter().rev()).enumerate().map(|(i, (step, low_level))| {
-            let name = if i == 0 { "decoder".to_string() } else { format!("decoder_{}", i + 1) };
-            let step = Step::new(&vb.sub(name), (coarse, low_level.channels), step, &separable(config));
-            coarse = step.channels;
-            step
-        });
-        let steps: Vec<Step> = steps.collect();
-        let context = match pyramid {
-            Some(pyramid) => Context::Pyramid(Aspp::new(&vb.sub("aspp"), *last, &pyramid)),
-            None => Context::LrAspp(LrAspp::new(&vb.sub("lr_aspp"), last.channels, channels, config.bn)),
-        };
-        let logits = ConvConfig { bias: true, init: Init::Normal(0.01), ..Default::default() };
-        Self { context, steps, logits: Conv2d::new(&vb.sub("logits"), coarse, classes, 1, logits) }
+        let mut coarse = (From::Context, config.head.channels());
+        let mut steps = Vec::with_capacity(decoder.len());
+        for (i, (step, low_level)) in decoder.iter().zip(low_levels.iter().rev()).enumerate() {
+            steps.push(Step::new(names, i, step, low_level.channels, coarse, &separable(config)));
+            coarse = (From::Step(step.stride), step.channels);
+        }
+        let context = Context::new(names, &config.head, *last, config);
+        Self { context, steps, logits: logits(names, coarse, classes) }
     }
 }
 
 /// Settings of DeepLab's parts.
 fn separable(config: &MobileSegConfig) -> head::HeadConfig {
     head::HeadConfig { separable: true, bn: config.bn, dropout: config.dropout, ..Default::default() }
-}
-
-/// Channels of the context, and the pyramid's settings where it is one.
-fn context(config: &MobileSegConfig) -> (i64, Option<head::HeadConfig>) {
-    match config.head {
-        HeadConfig::SeparableAspp { rates, channels, .. } => {
-            (channels, Some(head::HeadConfig { rates, channels, ..separable(config) }))
-        }
-        HeadConfig::Pooling { channels, .. } => {
-            (channels, Some(head::HeadConfig { atrous_convs: false, channels, ..separable(config) }))
-        }
-        HeadConfig::LrAspp { channels, .. }
-        | HeadConfig::SqueezenasLrAspp { channels, .. }
-        | HeadConfig::SqueezenasAspp { channels, .. } => (channels, None),
-    }
 }
 
 impl DenseHead for RefinedHead {
@@ -131,19 +312,25 @@ impl DenseHead for RefinedHead {
 struct Step {
     low_level: ConvBn,
     refine: Vec<Box<dyn Module>>,
-    channels: i64,
 }
 
 impl Step {
-    fn new(vb: &VarBuilder, (coarse, fine): (i64, i64), step: &DecoderStep, head: &head::HeadConfig) -> Self {
+    fn new(
+        names: &HeadNames,
+        i: usize,
+        step: &DecoderStep,
+        fine: i64,
+        coarse: (From, i64),
+        head: &head::HeadConfig,
+    ) -> Self {
         let DecoderStep { low_level_channels, channels, convs, .. } = *step;
-        let low_level = (fine, low_level_channels);
-        let low_level = conv_bn(&vb.sub("low_level"), low_level, 1, ConvConfig::default(), head.bn, Activation::Relu);
+        let vb = names.step(i, step.stride);
+        let low_level = reduction(&names.low_level(&vb, step.tap), (fine, low_level_channels), head);
         let refine = (0..convs).map(|i| {
-            let c_in = if i == 0 { coarse + low_level_channels } else { channels };
-            head::conv_3x3(&vb.sub(format!("refine_{i}")), (c_in, channels), 1, head)
+            let c_in = if i == 0 { coarse.1 + low_level_channels } else { channels };
+            head::conv_3x3(&names.refine(&vb, i, coarse), (c_in, channels), 1, head)
         });
-        Self { low_level, refine: refine.collect(), channels }
+        Self { low_level, refine: refine.collect() }
     }
 
     fn forward(&self, xs: &Tensor, low_level: &Tensor, mode: Mode) -> Tensor {

@@ -3,17 +3,21 @@
 
 mod block;
 mod config;
+mod drawing;
 mod head;
 mod network;
 mod operator;
 mod presets;
 mod space;
+mod supernet;
 
 pub use block::Names;
 pub use config::{DecoderStep, HeadConfig, MobileSegConfig, StageConfig, Tap};
+pub use drawing::svg;
 pub use operator::{Bottleneck, Operator};
 pub use presets::presets;
 pub use space::{Context, HeadChoices, MobileSegSpace, SpacePreset, StageChoices};
+pub use supernet::MobileSegSupernet;
 
 #[cfg(test)]
 mod tests;

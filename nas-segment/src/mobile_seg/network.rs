@@ -4,8 +4,9 @@ use nas_core::nn::{ConvConfig, Cost, Mode, Module, Shape, VarBuilder};
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
-use super::block::{Block, ConvNorm, Names};
-use super::config::{MobileSegConfig, STEM_STRIDE, Tap};
+use super::block::{Block, BlockStyle, ConvNorm, Names};
+use super::config::{MobileSegConfig, PlacedBlock, STEM_STRIDE, Tap};
+use super::operator::Operator;
 
 /// Stem and blocks. Features: the maps that the head takes, finest first, and the last one, which ends without an activation
 /// unless a last 1x1 convolution follows.
@@ -22,22 +23,20 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// The body of `config`, which is valid.
+    /// The body of `config`, which is valid, by the config's names.
     pub fn new(vb: &VarBuilder, config: &MobileSegConfig) -> Self {
+        Self::with_names(config, &BodyNames::of(vb, config.names))
+    }
+
+    /// The body of `config`, which is valid.
+    pub(super) fn with_names(config: &MobileSegConfig, names: &BodyNames) -> Self {
         let placed = config.blocks();
         let style = config.style();
-        let names = TrunkNames { vb, names: config.names };
-        let stem = ConvConfig { stride: STEM_STRIDE, init: style.names.init(), ..Default::default() };
-        let stem = ConvNorm::new(names.stem(), (3, config.stem), 3, stem, style.bn, style.activation);
-        let block = |(i, block): (usize, &super::config::PlacedBlock)| {
-            Block::new(&names.block(i), block.operator, block.place, style)
-        };
+        let stem = Self::stem(names, config.stem, style);
+        let block = |(i, block): (usize, &PlacedBlock)| Block::new(&names.block(i), block.operator, block.place, style);
         let blocks: Vec<Block> = placed.iter().enumerate().map(block).collect();
         let c_out = placed.last().map_or(config.stem, |block| block.place.channels.1);
-        let last = (config.last > 0).then(|| {
-            let conv = ConvConfig { init: style.names.init(), ..Default::default() };
-            ConvNorm::new(names.last(blocks.len()), (c_out, config.last), 1, conv, style.bn, style.activation)
-        });
+        let last = (config.last > 0).then(|| Self::last(names, (c_out, config.last), style));
         let find = |(stride, tap): (i64, Tap)| {
             let block = placed.iter().rposition(|block| block.output_stride == stride);
             (block.expect("a checked tap"), tap)
@@ -56,6 +55,18 @@ impl Trunk {
         info.push(FeatureInfo { channels, stride: config.output_stride() });
         let stages = config.stages.iter().map(|stage| stage.blocks.len()).collect();
         Self { stem, blocks, last, taps, info, stages }
+    }
+
+    /// The first convolution.
+    pub(super) fn stem(names: &BodyNames, channels: i64, style: BlockStyle) -> ConvNorm {
+        let conv = ConvConfig { stride: STEM_STRIDE, init: style.names.init(), ..Default::default() };
+        ConvNorm::new(names.stem(), (3, channels), 3, conv, style.bn, style.activation)
+    }
+
+    /// The last convolution.
+    pub(super) fn last(names: &BodyNames, channels: (i64, i64), style: BlockStyle) -> ConvNorm {
+        let conv = ConvConfig { init: style.names.init(), ..Default::default() };
+        ConvNorm::new(names.last(), channels, 1, conv, style.bn, style.activation)
     }
 
     /// The maps of `taps` of a block's two.
@@ -112,35 +123,66 @@ impl Backbone for Trunk {
 }
 
 /// Places of the body's layers.
-struct TrunkNames<'a, 'v> {
-    vb: &'a VarBuilder<'v>,
-    names: Names,
+pub(super) enum BodyNames<'a, 'v> {
+    /// torchvision's; it has no name for a last convolution after fewer blocks than its own.
+    Torchvision(VarBuilder<'v>),
+    /// SqueezeNAS'.
+    Squeezenas(VarBuilder<'v>),
+    /// A supernet's: the blocks of a path by what they are.
+    Shared {
+        /// The supernet's place.
+        vb: &'a VarBuilder<'v>,
+        /// The blocks.
+        slots: Vec<Slot>,
+    },
 }
 
-impl<'v> TrunkNames<'_, 'v> {
-    fn features(&self) -> VarBuilder<'v> {
-        self.vb.sub("backbone").sub("features")
+/// What a block of a supernet's path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub stage: usize,
+    /// Number in its stage.
+    pub position: usize,
+    pub operator: Operator,
+}
+
+impl Slot {
+    /// The block's place below the supernet's.
+    pub(super) fn place<'v>(self, vb: &VarBuilder<'v>) -> VarBuilder<'v> {
+        vb.sub("body").sub(self.stage).sub(self.position).sub(self.operator)
+    }
+}
+
+impl<'v> BodyNames<'_, 'v> {
+    fn of(vb: &VarBuilder<'v>, names: Names) -> Self {
+        match names {
+            Names::Torchvision => Self::Torchvision(vb.sub("backbone").sub("features")),
+            Names::Squeezenas => Self::Squeezenas(vb.sub("encoder")),
+        }
     }
 
     fn stem(&self) -> [VarBuilder<'v>; 2] {
-        let vb = match self.names {
-            Names::Torchvision => self.features().sub(0),
-            Names::Squeezenas => self.vb.sub("encoder").sub("conv1"),
+        let vb = match self {
+            Self::Torchvision(vb) => vb.sub(0),
+            Self::Squeezenas(vb) => vb.sub("conv1"),
+            Self::Shared { vb, .. } => vb.sub("stem"),
         };
         [vb.sub(0), vb.sub(1)]
     }
 
     fn block(&self, i: usize) -> VarBuilder<'v> {
-        match self.names {
-            Names::Torchvision => self.features().sub(i + 1).sub("conv"),
-            Names::Squeezenas => self.vb.sub("encoder").sub("residuals").sub(i).sub("op"),
+        match self {
+            Self::Torchvision(vb) => vb.sub(i + 1).sub("conv"),
+            Self::Squeezenas(vb) => vb.sub("residuals").sub(i).sub("op"),
+            Self::Shared { vb, slots } => slots[i].place(vb),
         }
     }
 
-    fn last(&self, blocks: usize) -> [VarBuilder<'v>; 2] {
-        let vb = match self.names {
-            Names::Torchvision => self.features().sub(blocks + 1),
-            Names::Squeezenas => self.vb.sub("encoder").sub("last_conv"),
+    fn last(&self) -> [VarBuilder<'v>; 2] {
+        let vb = match self {
+            Self::Torchvision(vb) => vb.sub("last"),
+            Self::Squeezenas(vb) => vb.sub("last_conv"),
+            Self::Shared { vb, .. } => vb.sub("last"),
         };
         [vb.sub(0), vb.sub(1)]
     }

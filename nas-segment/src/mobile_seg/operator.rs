@@ -84,6 +84,14 @@ impl Operator {
         matches!(self, Self::Bottleneck(b) if b.middle.is_some())
     }
 
+    /// Channels after the expansion per channel before it.
+    pub fn expansion(self) -> i64 {
+        match self {
+            Self::Skip => 1,
+            Self::Bottleneck(bottleneck) => bottleneck.expansion.unwrap_or(1),
+        }
+    }
+
     /// Whether it can be the first block of a stage of stride 2.
     pub const fn can_stride(self) -> bool {
         matches!(self, Self::Skip) || self.has_depthwise()

@@ -17,7 +17,7 @@ use super::config::{
     DecoderStep, HeadConfig, MobileSegConfig, PlacedBlock, STEM_STRIDE, StageConfig, Tap, default_activation,
     default_dropout, rate,
 };
-use super::network::Trunk;
+use super::network::{Slot, Trunk};
 use super::operator::Operator;
 use super::presets::SqueezeSize;
 
@@ -133,6 +133,17 @@ pub enum Context {
     LrAspp,
     /// A 1x1 convolution and the mean of the image.
     Pooling,
+}
+
+impl Context {
+    /// The head with this context module.
+    pub(super) fn head(self, channels: i64, decoder: Vec<DecoderStep>) -> HeadConfig {
+        match self {
+            Self::SeparableAspp(rates) => HeadConfig::SeparableAspp { rates, channels, decoder },
+            Self::LrAspp => HeadConfig::LrAspp { channels, decoder },
+            Self::Pooling => HeadConfig::Pooling { channels, decoder },
+        }
+    }
 }
 
 /// The widths of MobileNetV2's stages times 0.5, 0.75, 1 and 1.25, as multiples of 8 and each once; and their plain strides.
@@ -363,11 +374,7 @@ impl MobileSegSpace {
             DecoderStep { stride: *stride, tap, low_level_channels, channels, convs }
         };
         let decoder = strides.iter().map(step).collect();
-        match context {
-            Context::SeparableAspp(rates) => HeadConfig::SeparableAspp { rates, channels, decoder },
-            Context::LrAspp => HeadConfig::LrAspp { channels, decoder },
-            Context::Pooling => HeadConfig::Pooling { channels, decoder },
-        }
+        context.head(channels, decoder)
     }
 
     /// The one architecture that stands for `config`; none where it is not of the space.
@@ -504,7 +511,7 @@ impl MobileSegSpace {
 }
 
 impl StageChoices {
-    fn max_depth(&self) -> usize {
+    pub(super) fn max_depth(&self) -> usize {
         self.depths.last().copied().unwrap_or(0)
     }
 }
@@ -617,6 +624,28 @@ impl MobileSegSpace {
             void.extend(at + 5 + 2 * steps..at + 5 + 2 * self.decoder_steps());
         }
         void
+    }
+}
+
+impl MobileSegSpace {
+    /// Some network of the space.
+    pub(super) fn any_config(&self) -> MobileSegConfig {
+        self.sample_config(&mut nas_datasets::rng::stream(0, "any", 0)).expect("a checked space has networks")
+    }
+
+    /// What the blocks of `arch` are, in the order of its network's.
+    pub(super) fn slots(&self, arch: &Architecture) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        let mut at = 1;
+        for (s, stage) in self.stages.iter().enumerate() {
+            let choices = &arch.choices()[at..];
+            for position in 0..stage.depths[usize::from(choices[1])] {
+                let operator = self.operators[usize::from(choices[3 + position])];
+                slots.push(Slot { stage: s, position, operator });
+            }
+            at += Self::stage_decisions(stage);
+        }
+        slots
     }
 }
 

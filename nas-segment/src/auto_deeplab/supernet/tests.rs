@@ -1,7 +1,9 @@
 use nas_core::optim::gradients;
+use nas_core::space::Architecture;
 use nas_core::space::{ArchParameter, ChoiceSpace, WeightSharing};
 use nas_core::train::{all_variables, copy_into};
 use std::collections::HashMap;
+use tch::Device;
 use tch::nn::VarStore;
 
 use super::*;
