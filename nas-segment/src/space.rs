@@ -7,6 +7,7 @@ use nas_core::task::TaskSpace;
 use serde::{Deserialize, Serialize};
 
 use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace, SearchNet};
+use crate::mobile_seg::{self, MobileSegSpace, MobileSegSupernet};
 use crate::model::ModelConfig;
 use crate::task::{Net, Segmentation};
 
@@ -16,6 +17,8 @@ use crate::task::{Net, Segmentation};
 pub enum SpaceConfig {
     /// Auto-DeepLab's two levels: a path through strides, and a cell.
     AutoDeeplab(AutoDeepLabSpace),
+    /// Inverted residuals: strides, widths, depths, operators, head and decoder.
+    MobileSeg(MobileSegSpace),
 }
 
 impl TaskSpace<Segmentation> for SpaceConfig {
@@ -25,12 +28,20 @@ impl TaskSpace<Segmentation> for SpaceConfig {
                 space.check()?;
                 Ok(Box::new(space.clone()))
             }
+            Self::MobileSeg(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
         }
     }
 
     fn shared(&self) -> Result<Box<dyn WeightSharing>> {
         match self {
             Self::AutoDeeplab(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
+            Self::MobileSeg(space) => {
                 space.check()?;
                 Ok(Box::new(space.clone()))
             }
@@ -51,6 +62,12 @@ impl TaskSpace<Segmentation> for SpaceConfig {
                     Some(_) => bail!("model: an architecture of this space needs kind = \"auto_deeplab\""),
                 }
             }
+            Self::MobileSeg(space) => match model {
+                None => Ok(ModelConfig::MobileSeg(space.decode(arch)?)),
+                Some(_) => {
+                    bail!("model: an architecture of the space mobile_seg is a whole network; expected no section")
+                }
+            },
         }
     }
 
@@ -63,12 +80,21 @@ impl TaskSpace<Segmentation> for SpaceConfig {
     ) -> Result<Net> {
         match self {
             Self::AutoDeeplab(space) => Ok(Net::AutoDeeplab(SearchNet::new(vb, space, num_classes as i64))),
+            Self::MobileSeg(space) => Ok(Net::MobileSeg(MobileSegSupernet::new(vb, space, num_classes as i64))),
         }
     }
 
     fn notation(&self, arch: &Architecture) -> Result<String> {
         match self {
             Self::AutoDeeplab(space) => Ok(space.genotype(arch).context("space")?.to_string()),
+            Self::MobileSeg(space) => Ok(space.decode(arch).context("space")?.to_string()),
+        }
+    }
+
+    fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
+        match self {
+            Self::AutoDeeplab(_) => Ok(None),
+            Self::MobileSeg(space) => Ok(Some(mobile_seg::svg(&space.decode(arch)?))),
         }
     }
 }

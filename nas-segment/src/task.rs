@@ -26,6 +26,7 @@ use crate::auto_deeplab::SearchNet;
 use crate::evaluation::{evaluate, predict};
 use crate::loss::cross_entropy;
 use crate::metric::{ConfusionMatrix, Scores};
+use crate::mobile_seg::MobileSegSupernet;
 use crate::model::{ModelConfig, SegNet};
 use crate::picture::overlay;
 use crate::space::SpaceConfig;
@@ -41,6 +42,8 @@ pub enum Net {
     Fixed(SegNet),
     /// All of Auto-DeepLab's space.
     AutoDeeplab(SearchNet),
+    /// All of the space of inverted residuals.
+    MobileSeg(MobileSegSupernet),
 }
 
 impl Net {
@@ -52,6 +55,12 @@ impl Net {
         match self {
             Self::Fixed(net) => net.forward(xs, mode),
             Self::AutoDeeplab(net) => net.forward(xs, mixture.expect("a supernet runs a mixture"), mode),
+            Self::MobileSeg(net) => match mixture {
+                Some(Mixture::Path(arch)) => {
+                    net.forward(xs, arch, mode).expect("an architecture of the supernet's space")
+                }
+                _ => panic!("a supernet of paths runs one architecture"),
+            },
         }
     }
 
@@ -62,7 +71,7 @@ impl Net {
     pub fn fixed(&self) -> &SegNet {
         match self {
             Self::Fixed(net) => net,
-            Self::AutoDeeplab(_) => panic!("a supernet in the place of a network"),
+            Self::AutoDeeplab(_) | Self::MobileSeg(_) => panic!("a supernet in the place of a network"),
         }
     }
 }
@@ -162,6 +171,14 @@ impl Task for Segmentation {
 
     fn preset(name: &str) -> Result<ModelConfig> {
         ModelConfig::preset(name)
+    }
+
+    fn slowest_momentum(model: &ModelConfig) -> Option<f64> {
+        Some(match model {
+            ModelConfig::Deeplabv3plus(config) => config.bn.momentum.min(config.head.bn.momentum),
+            ModelConfig::AutoDeeplab(config) => config.bn.momentum.min(config.head.bn.momentum),
+            ModelConfig::MobileSeg(config) => config.bn.momentum,
+        })
     }
 
     fn open(data: &DataConfig, split: Split) -> Result<Set> {

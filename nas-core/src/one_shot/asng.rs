@@ -62,6 +62,10 @@ impl OneShotDef for AsngConfig {
         self.strategy().check().context("method")
     }
 
+    fn runs_paths(&self) -> bool {
+        true
+    }
+
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
         Ok(Box::new(Learned::new(self.strategy(), self.arch_start_epoch, self.recipe(), problem)))
     }

@@ -24,6 +24,11 @@ pub trait OneShotDef: fmt::Debug {
     fn second_stage(&self) -> Option<SecondStage> {
         None
     }
+
+    /// Whether a step runs single architectures only, so that spaces without architecture parameters can be served.
+    fn runs_paths(&self) -> bool {
+        false
+    }
 }
 
 /// What the registry knows of a method.
@@ -48,6 +53,13 @@ impl OneShotConfig {
 
     /// Says which parameter cannot be served, or why the method cannot serve `space` on images of `input`.
     pub fn check(&self, space: &dyn WeightSharing, input: Shape) -> Result<()> {
+        ensure!(
+            self.def().runs_paths() || !space.arch_parameters().is_empty(),
+            "method.kind = {:?} mixes candidates, and a supernet of the space {} runs one at a time; spos, random_nas_ws, enas, \
+             mdenas, ddpnas and asng serve it",
+            self.info().kind,
+            space.name()
+        );
         self.def().check(space, input)
     }
 

@@ -47,6 +47,10 @@ impl OneShotDef for RandomNasWsConfig {
         Ok(())
     }
 
+    fn runs_paths(&self) -> bool {
+        true
+    }
+
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
         Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem))))
     }

@@ -57,6 +57,10 @@ impl OneShotDef for SposConfig {
         self.strategy.check().context("method")
     }
 
+    fn runs_paths(&self) -> bool {
+        true
+    }
+
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
         Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem))))
     }

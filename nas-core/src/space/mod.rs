@@ -145,6 +145,11 @@ pub trait WeightSharing: SearchSpace {
     /// The most probable architecture under `weights`, such as [`WeightSharing::softmax`] gives.
     fn discretize(&self, weights: &[Tensor]) -> Architecture;
 
+    /// Metrics that say how clearly `weights` speak for [`WeightSharing::discretize`], where the space knows any.
+    fn evidence(&self, _weights: &[Tensor]) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
     /// The same choices in networks of `layers` layers; `None` where no network can be so deep, or layers are the choice.
     fn with_layers(&self, _layers: usize) -> Option<Rc<dyn WeightSharing>> {
         None

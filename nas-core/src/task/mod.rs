@@ -150,6 +150,11 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Every broken sample of a set.
     fn problems(set: &Self::Set) -> Vec<Problem>;
 
+    /// Momentum of the norms of `model` that settle last, where the task knows it.
+    fn slowest_momentum(_model: &Self::Model) -> Option<f64> {
+        None
+    }
+
     /// What is worth knowing of a set that is not broken.
     fn warnings(_set: &Self::Set) -> Vec<String> {
         Vec::new()

@@ -14,7 +14,7 @@ use super::supervised::{Batches, PartSums, metrics_of, next_batch};
 use super::{BatchOf, Pass, Task, TaskSpace};
 use crate::estimator::supernet::SupernetEvaluator;
 use crate::nn::{Mode, Shape, VarBuilder};
-use crate::one_shot::{self, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
+use crate::one_shot::{self, Chosen, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use crate::optim::{Named, named_parameters};
 use crate::run::cli::Compute;
 use crate::space::trial::Values;
@@ -26,6 +26,7 @@ use crate::train::{At, Job, Metrics, Step, all_variables, copy_into};
 pub struct Shared<T: Task> {
     experiment: OneShotExperiment<T>,
     setting: Setting<T>,
+    space: Rc<dyn WeightSharing>,
     method: Box<dyn OneShot>,
     supernet: Supernet<T>,
     weight_data: TrainLoader<T::Source>,
@@ -66,8 +67,11 @@ impl<T: Task> Shared<T> {
         wanted.retain(|(name, _)| pretrained.contains_key(name));
         copy_into(&wanted, pretrained).context("pretrain")?;
         let weights = named_parameters(&supernet.weights);
-        let method =
-            section.method.build(Problem { space, weights, input, amp: compute.amp, seed }).context("one_shot")?;
+        let problem_space = space.clone();
+        let method = section
+            .method
+            .build(Problem { space: problem_space, weights, input, amp: compute.amp, seed })
+            .context("one_shot")?;
         check_epochs(&*method, section.epochs).context("one_shot")?;
         let (purpose, (seen, held_out)) = match section.held_out {
             None => ("train_a", disjoint_halves(T::len(&train), seed)),
@@ -85,7 +89,7 @@ impl<T: Task> Shared<T> {
         }
         let arch_data = method.arch_start_epoch().map(|_| loader(&held_out, "train_b")).transpose()?;
         let (seen, held_out) = (T::subset(&train, seen), T::subset(&train, held_out));
-        Ok(Self { experiment, setting, method, supernet, weight_data, arch_data, seen, held_out })
+        Ok(Self { experiment, setting, space, method, supernet, weight_data, arch_data, seen, held_out })
     }
 
     /// The architecture that the method has found so far.
@@ -251,6 +255,10 @@ impl<T: Task> Job for Shared<T> {
         }
         if let Some(arch) = self.derive().filter(|_| self.searches_arch(epoch)) {
             metrics.insert("architecture".into(), json!(arch));
+            if let Some(Chosen::Weights(weights)) = self.method.chosen() {
+                let evidence = self.space.evidence(&weights);
+                metrics.extend(evidence.into_iter().map(|(name, value)| (name.to_string(), json!(value))));
+            }
         }
         Ok(metrics)
     }

@@ -226,7 +226,12 @@ pub fn train_on<T: Task>(
 ) -> Result<TrainResult<T::Scores>> {
     let settings = LoopConfig::new(experiment.train.epochs, experiment.seed);
     let (classes, input) = (T::classes(&val), T::input(&experiment.setting(), &val)?);
+    let momentum = T::slowest_momentum(&experiment.model);
     let mut training = Supervised::on(experiment, train, val, compute)?;
+    let steps = settings.epochs * training.steps_per_epoch();
+    if let Some(warning) = momentum.and_then(|momentum| unsettled_norms(momentum, steps)) {
+        eprintln!("warning: {warning}");
+    }
     let summary = train::run(&mut training, "train", dir, settings)?;
     let validation = training.validation().context("the last epoch has no validation")?;
     T::write_validation(dir, validation, &classes)?;
@@ -235,6 +240,20 @@ pub fn train_on<T: Task>(
     draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
     dir.finish(&result)?;
     Ok(result)
+}
+
+/// Says that running statistics of `momentum` still hold their initial values after `steps`: they keep `(1 - momentum)^steps` of
+/// them, and a validation normalises by them.
+fn unsettled_norms(momentum: f64, steps: usize) -> Option<String> {
+    const TIMES: f64 = 10.0;
+    let needed = TIMES / momentum;
+    ((steps as f64) < needed).then(|| {
+        let kept = 100.0 * (1.0 - momentum).powf(steps as f64);
+        format!(
+            "batch-norm momentum {momentum} in a training of {steps} steps: {kept:.0} % of the initial statistics remain at its end; \
+             expected {needed:.0} steps or more, or a larger momentum (0.1 is common)"
+        )
+    })
 }
 
 /// The metrics of scores, as an epoch's line or a trial's record holds them.
@@ -381,5 +400,13 @@ mod tests {
             metrics.iter().map(|(name, mean)| (name.as_str(), mean.as_f64().unwrap())).collect();
         assert_eq!(found, [("regression_loss", 4.0), ("classification_loss", 2.0)]);
         assert_eq!(sums, PartSums::default());
+    }
+
+    #[test]
+    fn a_slow_norm_in_a_short_training_is_warned_of() {
+        let warning = unsettled_norms(3e-4, 1000).unwrap();
+        assert!(warning.contains("0.0003") && warning.contains("74 %") && warning.contains("33333 steps"), "{warning}");
+        assert_eq!(unsettled_norms(0.1, 100), None);
+        assert!(unsettled_norms(0.1, 99).is_some());
     }
 }

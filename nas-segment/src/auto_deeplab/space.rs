@@ -188,6 +188,12 @@ impl WeightSharing for AutoDeepLabSpace {
         ]
     }
 
+    /// By how much the path is more probable than at untrained parameters, and than the second one, as natural logarithms.
+    fn evidence(&self, weights: &[Tensor]) -> Vec<(&'static str, f64)> {
+        let path = self.decode_path(weights);
+        vec![("path_over_uniform", path.over_uniform), ("path_over_second", path.over_second)]
+    }
+
     fn discretize(&self, weights: &[Tensor]) -> Architecture {
         let [alpha, _] = weights else { panic!("alpha and beta") };
         let alphas: Vec<[f64; 8]> = (0..self.num_edges() as i64)

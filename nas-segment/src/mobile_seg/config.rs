@@ -1,6 +1,8 @@
 //! A network of inverted residuals for dense prediction as plain data: what a config's `[model]` says, what presets are and
 //! what the space's architectures stand for.
 
+use std::fmt;
+
 use anyhow::{Result, ensure};
 use nas_core::nn::{Activation, BnConfig, VarBuilder};
 use serde::{Deserialize, Serialize};
@@ -216,6 +218,32 @@ fn check_decoder(decoder: &[DecoderStep]) -> Result<()> {
         ensure!((1..=8).contains(convs), "model.head.decoder[{i}].convs = {convs}: expected 1 to 8");
     }
     Ok(())
+}
+
+impl fmt::Display for MobileSegConfig {
+    /// Stem, stages as channels, stride and blocks, head: `16 | 24/2 ib_k3_e3 ib_k3_e3 | … | separable_aspp …`.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}", self.stem)?;
+        for StageConfig { channels, stride, blocks, .. } in &self.stages {
+            write!(f, " | {channels}/{stride}")?;
+            blocks.iter().try_for_each(|block| write!(f, " {block}"))?;
+        }
+        match &self.head {
+            HeadConfig::SeparableAspp { rates: [a, b, c], channels, .. } => {
+                write!(f, " | separable_aspp {a},{b},{c} {channels}")?;
+            }
+            HeadConfig::LrAspp { channels, .. } => write!(f, " | lr_aspp {channels}")?,
+            HeadConfig::Pooling { channels, .. } => write!(f, " | pooling {channels}")?,
+            HeadConfig::SqueezenasLrAspp { channels, .. } => write!(f, " | squeezenas_lr_aspp {channels}")?,
+            HeadConfig::SqueezenasAspp { channels, .. } => write!(f, " | squeezenas_aspp {channels}")?,
+        }
+        for DecoderStep { stride, tap, low_level_channels, channels, convs } in self.head.decoder().unwrap_or_default()
+        {
+            let hidden = if *tap == Tap::Hidden { " hidden" } else { "" };
+            write!(f, " | /{stride}{hidden} {low_level_channels} to {channels}, {convs}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A block in its place, with the dilation that makes up for strides in its operator.

@@ -729,6 +729,8 @@ mod tests {
         let space = space(SpacePreset::MobilenetV2);
         let (_, base) = presets().into_iter().find(|(name, _)| *name == "mobile_seg_hand_c").unwrap();
         let expected = space.encode(&base).unwrap();
+        let text = "1-1-1-0-0-0-0-0-1-2-1-9-9-0-0-3-3-1-9-9-9-0-2-3-1-15-15-15-0-0-0-0-0-0-0-0-0-0-0-0-0-0-0-1-1-3-0-0-1-1-0-0";
+        assert_eq!(expected.to_string(), text);
         let mut skips = base.clone();
         skips.stages[2].blocks.insert(1, Operator::Skip);
         let mut split = base.clone();
