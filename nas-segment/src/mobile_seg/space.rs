@@ -797,7 +797,7 @@ mod tests {
         for (text, key) in [
             ("stem = []", "space.stem"),
             ("operators = []", "space.operators"),
-            ("output_strides = [64]", "output_strides"),
+            ("output_strides = [256]", "output_strides"),
             ("stages = [{ channels = [8, 8], depths = [1], strides = [2], plain_stride = 2 }]", "stages[0].channels"),
             ("stages = [{ channels = [8], depths = [2, 1], strides = [2], plain_stride = 2 }]", "stages[0].depths"),
             ("stages = [{ channels = [8], depths = [1], strides = [4], plain_stride = 2 }]", "stages[0]"),
