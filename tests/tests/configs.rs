@@ -103,3 +103,33 @@ fn every_strategy_searches_in_every_task_and_survives_kills() {
         }
     }
 }
+
+/// The val split chooses nothing: searches of both kinds end where there is none, and only then a training asks for it.
+#[test]
+fn no_search_opens_the_val_split() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_string();
+    let data = path("streets");
+    SEGMENT.succeed(&["data", "synth", "--out", &data, "--images", "40", "--size", "32x64", "--seed", "1"]);
+    for folder in ["leftImg8bit", "gtFine"] {
+        fs::remove_dir_all(Path::new(&data).join(folder).join("val")).unwrap();
+    }
+    let set = format!("data={{kind='cityscapes', root='{data}'}}");
+    let compute = ["--device", "cpu", "--threads", "1"];
+    let run = |config: &str, out: &str, more: &[&str]| {
+        let args = [&["search", "--config", config, "--out", out, "--set", &set][..], &compute, more].concat();
+        SEGMENT.succeed(&args);
+    };
+    run("tests/configs/tiny_search.toml", &path("shared"), &["--set", "one_shot.epochs=2"]);
+
+    let trials = path("trials.toml");
+    let text = "kind = 'search'\nnum_trials = 2\nobjectives = [{ metric = 'miou' }]\nstrategy = { kind = 'random' }\n\
+                space = { kind = 'auto_deeplab', layers = 2, blocks = 1, filters = 2, stem = [4, 4, 4] }\n\
+                evaluator = { kind = 'train' }\ntrain = { epochs = 1, batch_size = 2 }\naugment = { crop = [33, 33] }\n";
+    fs::write(&trials, text).unwrap();
+    run(&trials, &path("trials"), &[]);
+
+    let training = format!("{}/train.toml", path("trials"));
+    let error = SEGMENT.fail(&[&["train", "--config", &training, "--out", &path("net")][..], &compute].concat());
+    assert!(error.contains("val"), "{error}");
+}
