@@ -152,7 +152,7 @@ fn networks_of_every_space_are_scored() {
         let space: SpaceConfig = toml::from_str(space).unwrap();
         let arch = space.build().unwrap().sample(&mut stream(1, "test", 0));
         for on in ["noise", "data"] {
-            let proxies = "proxies = ['naswot', 'zen', 'grad_norm', 'zico', 'az_trainability']";
+            let proxies = "proxies = ['naswot', 'zen', 'grad_norm', 'zico', 'az_expressivity']";
             let text = format!("{proxies}\nbatch_size = 4\nimage = 32\non = '{on}'");
             let config: ZeroCostConfig = toml::from_str(&text).unwrap();
             let new = |seed| ZeroCost::<Classification>::new(&config, &space, None, setting, seed).unwrap();

@@ -240,7 +240,7 @@ impl Task for Detection {
     fn inherit(from: &Path, model: &ModelConfig, to: &VarStore) -> Result<Vec<String>> {
         supervised::inherit(from, to, Self::CLASS_LAYERS, |trained| {
             let config = from.join("config.toml");
-            if !config.exists() || experiment::kind_at(&config, &[])? != experiment::Kind::OneShot {
+            if !config.exists() || experiment::kind_at(&config, &[])? != Some(experiment::Kind::OneShot) {
                 return Ok(trained);
             }
             let BackboneConfig::Detnas(backbone) = &model.backbone else {

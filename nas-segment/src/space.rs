@@ -14,6 +14,7 @@ use crate::task::{Net, Segmentation};
 /// A space of segmentation networks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub enum SpaceConfig {
     /// Auto-DeepLab's two levels: a path through strides, and a cell.
     AutoDeeplab(AutoDeepLabSpace),

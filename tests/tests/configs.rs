@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nas_classify::task::Classification;
 use nas_core::strategy::StrategyConfig;
 use nas_core::task::Task;
@@ -18,7 +18,7 @@ use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool, root};
 fn read<T: Task>(path: &Path, model: &str) -> Result<()> {
     let text = fs::read_to_string(path)?;
     let found = text.contains("\"runs/") || text.contains("'runs/");
-    match kind_at(path, &[])? {
+    match kind_at(path, &[])?.context("an experiment of the repository says its kind")? {
         Kind::Train if found => load::<TrainExperiment<T>>(path, &[format!("model={model}")]).map(drop),
         Kind::Train => load::<TrainExperiment<T>>(path, &[]).map(drop),
         Kind::Compare if found => {

@@ -15,7 +15,6 @@ use tch::{Kind, Tensor};
 use crate::nn::Cost;
 use crate::nn::probe::{self, Site};
 use crate::optim::Named;
-use crate::stats::ranks;
 
 /// A network that can be scored.
 pub trait Model {
@@ -66,14 +65,11 @@ pub enum Proxy {
     /// program, where their formula has absolute ones.
     Zico,
     /// Sum over blocks of the entropy of the normalised eigenvalues of the covariance of the channels, on normal images and
-    /// Kaiming-normal weights. Lee and Ham 2024 (AZ-NAS), arXiv 2403.19232, as are the next two; their complexity is `macs`,
-    /// and [`az_nas`] joins the four. They draw from libtorch's generator: seed it first.
+    /// Kaiming-normal weights. Lee and Ham 2024 (AZ-NAS), arXiv 2403.19232, as is the next one.
+    /// They draw from libtorch's generator: seed it first.
     AzExpressivity,
     /// Least growth of that entropy from one block to the next.
     AzProgressivity,
-    /// Mean over blocks of `2 - s - 1 / s`, `s` the largest singular value of the mean product of random signs at a block's output
-    /// and their gradient at its input. Minus infinity, and so an error, where a block is the identity.
-    AzTrainability,
     /// Sum over weights of the Euclidean norm.
     L2,
     /// Number of parameters.
@@ -84,7 +80,7 @@ pub enum Proxy {
 
 impl Proxy {
     /// All proxies.
-    pub const ALL: [Proxy; 16] = [
+    pub const ALL: [Proxy; 15] = [
         Proxy::Synflow,
         Proxy::Logsynflow,
         Proxy::Naswot,
@@ -97,7 +93,6 @@ impl Proxy {
         Proxy::Zico,
         Proxy::AzExpressivity,
         Proxy::AzProgressivity,
-        Proxy::AzTrainability,
         Proxy::L2,
         Proxy::Params,
         Proxy::Macs,
@@ -118,7 +113,6 @@ impl Proxy {
             Proxy::Zico => "zico",
             Proxy::AzExpressivity => "az_expressivity",
             Proxy::AzProgressivity => "az_progressivity",
-            Proxy::AzTrainability => "az_trainability",
             Proxy::L2 => "l2",
             Proxy::Params => "params",
             Proxy::Macs => "macs",
@@ -178,7 +172,7 @@ pub enum ZeroCostError {
 }
 
 /// The proxy's value for `model` on float images `[B, C, H, W]` with labels `[B]` of kind int64. `naswot` and `jacob_cov`
-/// need two images or more, `zico` four; `synflow`, `logsynflow`, `zen` and the three of AZ-NAS take only the size of the images, `l2`,
+/// need two images or more, `zico` four; `synflow`, `logsynflow`, `zen` and the two of AZ-NAS take only the size of the images, `l2`,
 /// `params` and `macs` nothing.
 pub fn score(proxy: Proxy, model: &dyn Model, images: &Tensor, labels: &Tensor) -> Result<f64, ZeroCostError> {
     check_images(proxy, images)?;
@@ -195,7 +189,6 @@ pub fn score(proxy: Proxy, model: &dyn Model, images: &Tensor, labels: &Tensor) 
         Proxy::Zico => zico(model, images, labels)?,
         Proxy::AzExpressivity => entropies(&blocks(proxy, model, images)?).iter().sum(),
         Proxy::AzProgressivity => progressivity(&entropies(&blocks(proxy, model, images)?)),
-        Proxy::AzTrainability => trainability(&blocks(proxy, model, images)?),
         Proxy::L2 => weights(model).iter().map(norm).sum(),
         Proxy::Params => model.cost().params as f64,
         Proxy::Macs => model.cost().macs as f64,
@@ -462,37 +455,6 @@ fn progressivity(entropies: &[f64]) -> f64 {
     growths.reduce(|least, growth| if growth.is_nan() || growth < least { growth } else { least }).unwrap_or(f64::NAN)
 }
 
-fn trainability(blocks: &[Tensor]) -> f64 {
-    const SMALL: f64 = 1e-6;
-    let of_block = |pair: &[Tensor]| {
-        let [input, output] = [&pair[0], &pair[1]];
-        let signs = Tensor::randint(2, output.size(), (output.kind(), output.device())) * 2.0 - 1.0;
-        let product = (output * &signs).sum(output.kind());
-        let grad = product.requires_grad().then(|| Tensor::run_backward(&[&product], &[input], true, false).remove(0));
-        let grad = grad.filter(Tensor::defined).unwrap_or_else(|| input.zeros_like());
-        if grad.size() == signs.size() && grad == signs {
-            return f64::NEG_INFINITY;
-        }
-        let stride = input.size()[2] / output.size()[2];
-        let grad = if stride > 1 { grad.pixel_unshuffle(stride) } else { grad };
-        let rows = |xs: &Tensor| xs.permute([0, 2, 3, 1]).flatten(0, 2).to_kind(Kind::Double);
-        let (grad, signs) = (rows(&grad), rows(&signs));
-        let product = grad.tr().matmul(&signs) / signs.size()[0] as f64;
-        let largest = product.tr().matmul(&product).linalg_eigvalsh("L").max().double_value(&[]).sqrt();
-        2.0 - largest - 1.0 / (largest + SMALL)
-    };
-    let scores: Vec<f64> = blocks.windows(2).map(of_block).collect();
-    scores.iter().sum::<f64>() / scores.len() as f64
-}
-
-/// AZ-NAS' joint score of architectures from their expressivity, progressivity, trainability and complexity, higher is better in
-/// all: the sum of the logarithms of their ranks as parts of the number of architectures. It compares these architectures only.
-pub fn az_nas(scores: &[[f64; 4]]) -> Vec<f64> {
-    let n = scores.len() as f64;
-    let ranks = [0, 1, 2, 3].map(|proxy| ranks(&scores.iter().map(|scores| scores[proxy]).collect::<Vec<_>>()));
-    (0..scores.len()).map(|i| ranks.iter().map(|ranks| (ranks[i] / n).ln()).sum()).collect()
-}
-
 /// Log of the root of the mean over channels of the variance of `[B, C, H, W]`; 0 for a constant, which a norm does not
 /// scale (behind a `none`).
 fn log_stdev(xs: &Tensor) -> Tensor {
@@ -641,33 +603,6 @@ mod tests {
         let expected = -(moved(STEP) - moved(-STEP)) / (2.0 * STEP);
         let found = value(Proxy::Grasp, &net);
         assert!((found / expected - 1.0).abs() < 0.02, "{found}, {expected} by differences");
-    }
-
-    /// One linear block: `z = W y` on pixels of independent signs has `W` as the mean product of signs and gradients.
-    #[test]
-    fn trainability_is_best_where_a_block_keeps_the_length_of_gradients() {
-        let vs = VarStore::new(Device::Cpu);
-        let conv = Conv2d::new(&VarBuilder::new(&vs).sub("conv"), 4, 4, 1, ConvConfig::default());
-        let input = Tensor::ones([64, 4, 16, 16], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        let score = |scale: f64| {
-            // A turn of the channels: every singular value is the scale.
-            let turn = Tensor::eye(4, (Kind::Float, Device::Cpu)).roll([1], [0]) * scale;
-            tch::no_grad(|| vs.variables()["conv.weight"].shallow_clone().copy_(&turn.view([4, 4, 1, 1])));
-            trainability(&[input.shallow_clone(), conv.forward(&input, Mode::EVAL)])
-        };
-        for scale in [0.25, 1.0, 3.0] {
-            let (found, expected) = (score(scale), 2.0 - scale - 1.0 / scale);
-            assert!((found - expected).abs() < 0.15, "{scale}: {found}, {expected}");
-        }
-        let same = Tensor::ones([2, 3, 4, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        assert_eq!(trainability(&[same.shallow_clone(), &same + 1.0]), f64::NEG_INFINITY);
-    }
-
-    #[test]
-    fn the_joint_score_is_the_sum_of_log_ranks() {
-        let found = az_nas(&[[1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 3.0, 5.0]]);
-        let expected = [0.5f64.ln() + 0.75f64.ln() + 0.5f64.ln(), 0.5f64.ln() + 0.75f64.ln()];
-        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
     }
 
     #[test]

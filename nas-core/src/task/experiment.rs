@@ -556,8 +556,9 @@ pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
     let mut table = config::read_table(path, sets)?;
     let expected = E::KIND.name();
     match kind_of(&table).with_context(|| origin.clone())? {
-        kind if kind == E::KIND => {}
-        kind => bail!("{origin}: kind = {:?}; this command takes kind = {expected:?}", kind.name()),
+        None => _ = table.insert("kind".into(), Value::String(expected.into())),
+        Some(kind) if kind == E::KIND => {}
+        Some(kind) => bail!("{origin}: kind = {:?}; this command takes kind = {expected:?}", kind.name()),
     }
     resolve(&mut table, &E::Task::preset)?;
     let experiment: E = config::from_table(table, &origin)?;
@@ -584,15 +585,15 @@ pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<
     Ok(experiment)
 }
 
-/// The kind of the experiment file at `path`.
-pub fn kind_at(path: &Path, sets: &[String]) -> Result<Kind> {
+/// The kind that the experiment file at `path` says it is of; a file that says nothing is of its command's first kind.
+pub fn kind_at(path: &Path, sets: &[String]) -> Result<Option<Kind>> {
     kind_of(&config::read_table(path, sets)?).with_context(|| path.display().to_string())
 }
 
-fn kind_of(table: &Table) -> Result<Kind> {
+fn kind_of(table: &Table) -> Result<Option<Kind>> {
     const KINDS: &str = "\"train\", \"compare\", \"search\" (by trials) or \"one_shot\" (a search on shared weights)";
-    let kind = table.get("kind").with_context(|| format!("no key `kind`; expected kind = {KINDS}"))?;
-    kind.clone().try_into().map_err(|_| anyhow!("kind = {kind}; expected {KINDS}"))
+    let Some(kind) = table.get("kind") else { return Ok(None) };
+    kind.clone().try_into().map(Some).map_err(|_| anyhow!("kind = {kind}; expected {KINDS}"))
 }
 
 /// One section of an experiment file of any kind.
@@ -768,8 +769,8 @@ mod tests {
     #[test]
     fn the_kind_of_an_experiment_is_written() {
         let kind = |text: &str| kind_of(&text.parse().unwrap()).map_err(|error| error.to_string());
-        assert_eq!(kind("kind = 'one_shot'"), Ok(Kind::OneShot));
-        assert!(kind("seed = 0").unwrap_err().contains("no key `kind`; expected kind = \"train\""));
+        assert_eq!(kind("kind = 'one_shot'"), Ok(Some(Kind::OneShot)));
+        assert_eq!(kind("seed = 0"), Ok(None));
         assert!(kind("kind = 'magic'").unwrap_err().contains("kind = \"magic\"; expected"));
     }
 }

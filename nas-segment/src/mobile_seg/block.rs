@@ -64,6 +64,7 @@ pub struct Block {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 enum Layers {
     Identity,
     /// SqueezeNAS' skip between different channels: ReLU, 1x1, norm.

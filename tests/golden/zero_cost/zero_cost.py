@@ -237,7 +237,7 @@ def zico(net, images, labels):
 
 
 def az_nas(net):
-    """Drawn in this order: weights by name, images, signs from the first block to the last. Each score draws anew."""
+    """Drawn in this order: weights by name, images. Each score draws anew."""
 
     def outputs():
         torch.manual_seed(ZEN_SEED)
@@ -259,16 +259,7 @@ def az_nas(net):
         return -(parts * np.log(parts + 1e-8)).sum()
 
     entropies = np.array([entropy(xs) for xs in outputs()])
-    maps, scores = outputs(), []
-    for xs, ys in zip(maps, maps[1:]):
-        signs = torch.randint(2, ys.shape).float() * 2 - 1
-        grad = torch.autograd.grad(ys, xs, signs, retain_graph=True)[0]
-        if xs.shape[2] != ys.shape[2]:
-            grad = F.pixel_unshuffle(grad, xs.shape[2] // ys.shape[2])
-        product = torch.einsum("bihw,bohw->io", grad.double(), signs.double()) / (len(ys) * ys.shape[2] * ys.shape[3])
-        largest = np.linalg.norm(product.numpy(), 2)
-        scores.append(2 - largest - 1 / (largest + 1e-6))
-    return entropies.sum(), np.diff(entropies).min(), np.mean(scores)
+    return entropies.sum(), np.diff(entropies).min()
 
 
 def main():
@@ -279,7 +270,7 @@ def main():
     with torch.no_grad():
         logits = copy.deepcopy(net)(images).double()
     flow, log_flow = synflow(net, images)
-    expressivity, progressivity, trainability = az_nas(net)
+    expressivity, progressivity = az_nas(net)
     print(json.dumps({
         "choices": CHOICES, "channels": CHANNELS, "cells": CELLS, "num_classes": CLASSES, "batch": BATCH, "size": SIZE,
         "zen_seed": ZEN_SEED,
@@ -297,7 +288,6 @@ def main():
             "zico": zico(net, images, labels),
             "az_expressivity": expressivity,
             "az_progressivity": progressivity,
-            "az_trainability": trainability,
             "l2": sum(layer.weight.norm().item() for layer in layers(net)),
             "params": sum(parameter.numel() for parameter in net.parameters()),
         },

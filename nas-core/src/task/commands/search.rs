@@ -119,7 +119,7 @@ impl SearchResult {
 /// Runs the command.
 pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     let RunArgs { config, sets, .. } = &args.run;
-    if experiment::kind_at(config, sets)? == Kind::OneShot {
+    if experiment::kind_at(config, sets)? == Some(Kind::OneShot) {
         ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
         return one_shot::run::<T>(&args.run, args.format);
     }
