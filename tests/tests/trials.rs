@@ -122,7 +122,7 @@ fn trials_that_go_wrong_are_records_and_the_search_goes_on() {
         esac; echo '{\"valid\": 0.5}'";
     let config = config(temp.path(), 8, script);
     let out = temp.path().join("run");
-    let limits = ["--set", "executor={kind='processes',workers=2,time_secs=20,memory_mib=300}"];
+    let limits = ["--set", "executor={kind='processes',workers=2}", "--set", "limits={time_secs=20,memory_mib=300}"];
     CLASSIFY.succeed(&args(&config, &out, &limits));
     let mut records = trial_log::read(&out.join("trials.jsonl")).unwrap();
     records.sort_by_key(|record| record.trial.id);
@@ -179,7 +179,7 @@ fn what_cannot_be_served_is_refused_when_the_config_is_read() {
     refused("objectives=[{metric='valid'},{metric='valid',goal='minimize'}]", "strategies that serve several: nsga2");
     refused("strategy.kind='magic'", "unknown variant `magic`");
     refused("executor={kind='processes',workers=0}", "executor.workers = 0; expected at least 1");
-    refused("executor={kind='processes',workers=1,time_secs=nan}", "executor.time_secs = NaN; expected more than 0");
+    refused("limits.time_secs=1", "limits need --workers");
 }
 
 /// The committed experiment on the table, in small.

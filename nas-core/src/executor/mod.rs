@@ -188,13 +188,33 @@ impl<E: FnMut(&Trial) -> Result<Values>> Executor for InProcess<E> {
     }
 }
 
-/// What a trial may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// `[limits]`: what a trial that runs in a process of its own may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Seconds that a trial may run.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub time_secs: Option<f64>,
-    /// Resident memory in MiB that a trial's process may use.
+    /// Resident memory in MiB that a trial and what it starts may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u64>,
+}
+
+impl Limits {
+    /// Says which value makes no sense, or that trials which run where `executor` says have no limits.
+    pub fn check(&self, executor: &ExecutorConfig) -> Result<()> {
+        let limited = *self != Self::default();
+        let in_process = matches!(executor, ExecutorConfig::InProcess);
+        ensure!(!(limited && in_process), "limits: trials run in this process; limits need --workers N");
+        if let Some(secs) = self.time_secs {
+            ensure!(secs > 0.0 && secs.is_finite(), "limits.time_secs = {secs}; expected more than 0");
+        }
+        if let Some(mib) = self.memory_mib {
+            let most = u64::MAX >> 20;
+            ensure!((1..=most).contains(&mib), "limits.memory_mib = {mib}; expected 1 to {most}");
+        }
+        Ok(())
+    }
 }
 
 /// `[executor]`: where trials run.
@@ -204,16 +224,10 @@ pub enum ExecutorConfig {
     /// One by one in this process.
     #[default]
     InProcess,
-    /// Side by side, each in a process of its own, within limits.
+    /// Side by side, each in a process of its own.
     Processes {
         /// Trials at a time.
         workers: usize,
-        /// Seconds that a trial may run.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        time_secs: Option<f64>,
-        /// Resident memory in MiB that a trial and what it starts may use.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        memory_mib: Option<u64>,
         /// Takes results in the order of the trials, so that the log does not depend on their times; off: as they come, which
         /// waits for no slow trial.
         #[serde(default = "ordered")]
@@ -230,29 +244,14 @@ impl ExecutorConfig {
     pub fn with_workers(self, workers: Option<usize>) -> Self {
         match (workers, self) {
             (None, config) => config,
-            (Some(workers), Self::InProcess) => {
-                Self::Processes { workers, time_secs: None, memory_mib: None, ordered: true }
-            }
-            (Some(workers), Self::Processes { time_secs, memory_mib, ordered, .. }) => {
-                Self::Processes { workers, time_secs, memory_mib, ordered }
-            }
+            (Some(workers), Self::InProcess) => Self::Processes { workers, ordered: true },
+            (Some(workers), Self::Processes { ordered, .. }) => Self::Processes { workers, ordered },
         }
     }
 
     /// Says which value makes no sense.
     pub fn check(&self) -> Result<()> {
-        let Self::Processes { workers, time_secs, memory_mib, .. } = *self else { return Ok(()) };
-        ensure!(workers > 0, "executor.workers = 0; expected at least 1");
-        if let Some(secs) = time_secs {
-            ensure!(secs > 0.0 && secs.is_finite(), "executor.time_secs = {secs}; expected more than 0");
-        }
-        if let Some(mib) = memory_mib {
-            ensure!(
-                (1..=u64::MAX >> 20).contains(&mib),
-                "executor.memory_mib = {mib}; expected 1 to {}",
-                u64::MAX >> 20
-            );
-        }
+        ensure!(!matches!(self, Self::Processes { workers: 0, .. }), "executor.workers = 0; expected at least 1");
         Ok(())
     }
 }

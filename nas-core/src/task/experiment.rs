@@ -12,7 +12,7 @@ use toml::{Table, Value};
 use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSection, SearchPart};
 use super::{Task, TaskSpace};
 use crate::estimator::learning_curve::EarlyStopConfig;
-use crate::executor::ExecutorConfig;
+use crate::executor::{ExecutorConfig, Limits};
 use crate::one_shot::{OneShotConfig, check_constraints};
 use crate::optim::{OptimizerConfig, Schedule};
 use crate::run::cli::{Compute, require_sound, warn};
@@ -444,6 +444,9 @@ pub struct SearchExperiment<T: Task> {
     /// Where trials run.
     #[serde(default)]
     pub executor: ExecutorConfig,
+    /// What a trial may use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
     /// A second search with the same number of trials to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<StrategyConfig>,
@@ -480,6 +483,10 @@ pub struct SearchExperiment<T: Task> {
     /// How networks are validated.
     #[serde(default)]
     pub eval: T::Eval,
+}
+
+fn is_default(limits: &Limits) -> bool {
+    *limits == Limits::default()
 }
 
 impl<T: Task> SearchExperiment<T> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::one_shot;
 use crate::estimator::honesty::HonestyReport;
-use crate::executor::{Executor, ExecutorConfig, InProcess, Limits, Processes, trial_folder};
+use crate::executor::{Executor, ExecutorConfig, InProcess, Processes, trial_folder};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::plot::{self, Mark, Series};
@@ -130,6 +130,7 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     evaluator::check(&experiment, &evaluator).with_context(|| config.display().to_string())?;
     drop(evaluator);
     let executor = experiment.executor.with_workers(args.workers);
+    experiment.limits.check(&executor).with_context(|| config.display().to_string())?;
     run_in_folder(&args.run, compute, Some(experiment.seed), &experiment, args.format, |dir| {
         Job { dir, experiment: &experiment, executor, compute }.search()
     })
@@ -258,8 +259,8 @@ impl<T: Task> Job<'_, T> {
                 let evaluate = |trial: &Trial| evaluator.evaluate(trial, &trial_folder(&trials, trial.id), compute);
                 search.run(&mut InProcess::new(evaluate), true, given, on_end)?
             }
-            ExecutorConfig::Processes { workers, time_secs, memory_mib, ordered } => {
-                let limits = Limits { time_secs, memory_mib };
+            ExecutorConfig::Processes { workers, ordered } => {
+                let limits = experiment.limits;
                 let mut processes = Processes::new(folder.join("trials"), workers, limits)?;
                 let mut started = processes.started()?;
                 started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
