@@ -85,7 +85,7 @@ impl ModelConfig {
         match self {
             Self::Deeplabv3plus(config) => Ok(Self::Deeplabv3plus(DeepLabV3PlusConfig { output_stride, ..config })),
             Self::AutoDeeplab(_) | Self::MobileSeg(_) => {
-                bail!("the output stride is part of the network's architecture")
+                bail!("the output stride of such a network is part of its architecture")
             }
         }
     }

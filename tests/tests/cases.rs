@@ -186,8 +186,7 @@ fn a_search_without_its_program_stops_with_1() {
     assert!(!case.path("run/result.json").exists());
     let records = fs::read_to_string(case.path("run/trials.jsonl")).unwrap();
     assert_eq!(records.lines().count(), 1);
-    let line =
-        "nas-classify search --config search.toml --out other --set 'evaluator.command=[\"sh\",\"-c\",\"exit 3\"]'";
+    let line = "nas-classify search --config search.toml --workers 1 --out other --set 'evaluator.command=[\"sh\",\"-c\",\"exit 3\"]'";
     case.run(line).refuses(&["all 4 trials failed, the first with: sh ended with exit status: 3"]);
 }
 

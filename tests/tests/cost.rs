@@ -55,7 +55,9 @@ fn multiply_adds_at_full_size_are_those_of_the_specification() {
 #[test]
 fn counted_multiply_adds_are_those_that_torch_executes() {
     let golden: Value = serde_json::from_str(include_str!("../golden/macs/macs.json")).unwrap();
-    for (name, model) in presets() {
+    // Networks of mobile_seg are compared with SqueezeNAS' published counts and with DeepLabv3+ (nas-segment/src/mobile_seg).
+    let of_mobile_seg = |name: &str| name.starts_with("mobile_seg_") || name.starts_with("squeezenas_");
+    for (name, model) in presets().into_iter().filter(|(name, _)| !of_mobile_seg(name)) {
         let net = model.build(&VarBuilder::dry(), CLASSES).unwrap();
         for (h, w) in SMALL {
             assert_eq!(golden[name][format!("{h}x{w}")], net.cost((h, w)).macs, "{name} at {h}x{w}");
