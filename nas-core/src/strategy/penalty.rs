@@ -6,7 +6,7 @@ use crate::space::Observation;
 /// most) times the distance of their quartiles. Until one keeps all bounds, the middle and the quartiles are those of all.
 ///
 /// Milder than to count it below the worst (Deb 2000, doi 10.1016/S0045-7825(99)00389-8): one bad network among the feasible
-/// ones would make the penalty so large that a strategy learns nothing but to keep the bound (docs/results/nasbench201.md).
+/// ones would make the penalty so large that a strategy learns nothing but to keep the bound.
 #[derive(Debug, Default)]
 pub(super) struct Penalty {
     /// Sorted values of the trials that keep all bounds, and of all trials.
