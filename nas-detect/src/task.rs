@@ -184,6 +184,10 @@ impl Task for Detection {
         set.classes().names().to_vec()
     }
 
+    fn sample_name(set: &Set, index: usize) -> String {
+        set.name(index).to_string()
+    }
+
     fn subset(set: &Set, indices: Vec<usize>) -> Set {
         Arc::new(Subset::new(set.clone(), indices))
     }

@@ -85,6 +85,13 @@ impl TaskSpace<Segmentation> for SpaceConfig {
         }
     }
 
+    fn parse(&self, text: &str) -> Result<Architecture> {
+        match self {
+            Self::AutoDeeplab(_) => Ok(text.parse()?),
+            Self::MobileSeg(space) => space.parse(text),
+        }
+    }
+
     fn notation(&self, arch: &Architecture) -> Result<String> {
         match self {
             Self::AutoDeeplab(space) => Ok(space.genotype(arch).context("space")?.to_string()),

@@ -194,6 +194,10 @@ impl Task for Segmentation {
         set.classes().names.clone()
     }
 
+    fn sample_name(set: &Set, index: usize) -> String {
+        set.name(index).to_string()
+    }
+
     fn subset(set: &Set, indices: Vec<usize>) -> Set {
         Arc::new(Subset::new(set.clone(), indices))
     }

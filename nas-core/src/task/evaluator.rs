@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nas_datasets::{Split, rng};
 use serde::{Deserialize, Serialize};
 
-use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment, check_part};
-use super::shared::held_out_part;
+use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
+use super::held_out::{HeldOut, held_out_part};
 use super::supervised::{metrics_of, train_on};
 use super::zero_cost::{ZeroCost, ZeroCostConfig};
 use super::{CostFunction, Task, TaskSpace};
@@ -36,8 +36,8 @@ pub enum EvaluatorConfig {
     /// rest: the metrics are those of the task and the space's costs.
     Train {
         /// Part of the train split that trials are scored on.
-        #[serde(default = "default_held_out")]
-        held_out: f64,
+        #[serde(default)]
+        held_out: HeldOut,
     },
     /// Looks the architecture up; the metrics are the table's columns.
     Table {
@@ -83,10 +83,6 @@ impl Files {
             Self::Several(paths) => paths,
         }
     }
-}
-
-fn default_held_out() -> f64 {
-    0.2
 }
 
 /// `[honesty]`: the main objective against a full evaluation on random architectures.
@@ -413,14 +409,14 @@ fn run_program(command: &[String], metrics: &[String], notation: &str, seed: u64
 pub struct TrainEvaluator<T: Task> {
     searched: Searched<T>,
     setting: Setting<T>,
-    held_out: f64,
+    held_out: HeldOut,
     costs: CostFunction,
 }
 
 impl<T: Task> TrainEvaluator<T> {
     /// What cannot be trained is said now, not by every trial.
-    fn new(held_out: f64, searched: &Searched<T>) -> Result<Self> {
-        check_part("evaluator.held_out", held_out)?;
+    fn new(held_out: HeldOut, searched: &Searched<T>) -> Result<Self> {
+        held_out.check("evaluator.held_out")?;
         let setting = searched.setting()?.clone();
         let sample = searched.space.choices()?.sample(&mut rng::stream(0, "check", 0));
         training_at(searched, &setting, &sample, &searched.budget)?.check().context("evaluator")?;
@@ -464,7 +460,7 @@ impl<T: Task> TrainEvaluator<T> {
     /// What a trial is trained on, and what it is scored on: parts of the train split.
     fn sets(&self, budget: &Budget) -> Result<(T::Set, T::Set)> {
         let train = T::open(&self.setting.data, Split::Train)?;
-        let (mut seen, held_out) = held_out_part(T::len(&train), self.held_out, self.searched.seed);
+        let (mut seen, held_out) = self.held_out.split::<T>(&train, self.searched.seed).context("evaluator")?;
         if budget.data < 1.0 {
             let (_, part) = held_out_part(seen.len(), budget.data, self.searched.seed);
             seen = part.into_iter().map(|i| seen[i]).collect();

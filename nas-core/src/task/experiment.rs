@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSection, SearchPart};
+use super::held_out::HeldOut;
 use super::{Task, TaskSpace};
 use crate::estimator::learning_curve::EarlyStopConfig;
 use crate::executor::{ExecutorConfig, Limits};
@@ -19,6 +20,7 @@ use crate::run::cli::{Compute, require_sound, warn};
 use crate::run::config;
 use crate::run::run_dir::read_json;
 use crate::search::goals::{Constraint, Goal, Goals, Objective};
+use crate::search::start::StartConfig;
 use crate::space::Architecture;
 use crate::space::trial::Budget;
 use crate::strategy::StrategyConfig;
@@ -372,7 +374,7 @@ pub struct OneShotSection {
     pub eval_every: usize,
     /// Part of the train split that the weights do not see; absent: one of two random halves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out: Option<f64>,
+    pub held_out: Option<HeldOut>,
 }
 
 fn default_one_shot_epochs() -> usize {
@@ -405,9 +407,7 @@ impl<T: Task> Experiment for OneShotExperiment<T> {
         let OneShotSection { method, epochs, batch_size, held_out, .. } = &self.one_shot;
         ensure!(*epochs > 0, "one_shot.epochs = 0; expected at least 1");
         ensure!(*batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
-        if let Some(part) = held_out {
-            check_part("one_shot.held_out", *part)?;
-        }
+        held_out.map_or(Ok(()), |held_out| held_out.check("one_shot.held_out"))?;
         ensure!(self.retrain.init.is_none(), "retrain.init: the search itself says what its trainings start from");
         self.retrain.check("retrain", &self.eval)?;
         T::check(&self.setting())?;
@@ -447,6 +447,9 @@ pub struct SearchExperiment<T: Task> {
     /// What a trial may use.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: Limits,
+    /// What the search begins from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub start: StartConfig,
     /// A second search with the same number of trials to compare with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baseline: Option<StrategyConfig>,
@@ -485,8 +488,8 @@ pub struct SearchExperiment<T: Task> {
     pub eval: T::Eval,
 }
 
-fn is_default(limits: &Limits) -> bool {
-    *limits == Limits::default()
+fn is_default<S: Default + PartialEq>(section: &S) -> bool {
+    *section == S::default()
 }
 
 impl<T: Task> SearchExperiment<T> {
@@ -535,6 +538,7 @@ impl<T: Task> Experiment for SearchExperiment<T> {
         ensure!(self.num_trials > 0, "num_trials = 0; expected at least 1");
         self.budget.check()?;
         self.executor.check()?;
+        self.start.check(self.num_trials)?;
         self.train.check("train", &self.eval)?;
         self.retrain.as_ref().map_or(Ok(()), |recipe| recipe.check("retrain", &self.eval))?;
         if self.data.is_some() {
@@ -623,7 +627,7 @@ fn resolve<M: Serialize>(table: &mut Table, preset: &impl Fn(&str) -> Result<M>)
 }
 
 /// Keys that hold paths, in whatever section they stand.
-const PATHS: [&str; 3] = ["root", "init", "path"];
+const PATHS: [&str; 4] = ["root", "init", "path", "log"];
 
 /// Makes the paths of a file independent of the current folder.
 fn absolute_paths(table: &mut Table) -> Result<()> {

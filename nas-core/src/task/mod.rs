@@ -4,6 +4,7 @@
 pub mod commands;
 pub mod evaluator;
 pub mod experiment;
+pub mod held_out;
 pub mod shared;
 pub mod supervised;
 pub mod zero_cost;
@@ -140,6 +141,9 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 
     /// Samples of a set.
     fn len(set: &Self::Set) -> usize;
+
+    /// Name of a sample.
+    fn sample_name(set: &Self::Set, index: usize) -> String;
 
     /// Names of the classes, by index.
     fn classes(set: &Self::Set) -> Vec<String>;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use nas_datasets::{Split, TrainLoader, disjoint_halves, hold_out, rng};
+use nas_datasets::{Split, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
 
@@ -75,7 +75,7 @@ impl<T: Task> Shared<T> {
         check_epochs(&*method, section.epochs).context("one_shot")?;
         let (purpose, (seen, held_out)) = match section.held_out {
             None => ("train_a", disjoint_halves(T::len(&train), seed)),
-            Some(part) => ("train", held_out_part(T::len(&train), part, seed)),
+            Some(held_out) => ("train", held_out.split::<T>(&train, seed).context("one_shot")?),
         };
         let loader = |indices: &[usize], purpose| {
             let config = setting.loading(section.batch_size, compute);
@@ -124,11 +124,6 @@ impl<T: Task> Shared<T> {
     fn searches_arch(&self, epoch: usize) -> bool {
         self.method.arch_start_epoch().is_some_and(|first| epoch >= first)
     }
-}
-
-/// Samples of a train split of `len` that are trained on, and the part of them that candidates are scored on.
-pub fn held_out_part(len: usize, part: f64, seed: u64) -> (Vec<usize>, Vec<usize>) {
-    hold_out(len, ((len as f64 * part).round() as usize).clamp(1, len), seed)
 }
 
 /// Candidates of a trained supernet.

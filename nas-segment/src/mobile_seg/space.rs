@@ -4,7 +4,7 @@
 //! nothing of the network depends on are 0, blocks stand in the first stages that can hold them, and blocks that do nothing
 //! are left out ([`MobileSegSpace::encode`]).
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nas_core::nn::{Activation, BnConfig, Cost, VarBuilder};
 use nas_core::space::{Architecture, Backbone, ChoiceSpace, InvalidArchitecture, SearchSpace};
 use rand::Rng;
@@ -19,7 +19,7 @@ use super::config::{
 };
 use super::network::{Slot, Trunk};
 use super::operator::Operator;
-use super::presets::SqueezeSize;
+use super::presets::{SqueezeSize, presets};
 
 /// The forms of the space that have names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -377,6 +377,15 @@ impl MobileSegSpace {
         context.head(channels, decoder)
     }
 
+    /// The architecture of choices such as `1-0-3`, or of a network with a name. An error where it is not of the space.
+    pub fn parse(&self, text: &str) -> Result<Architecture> {
+        let named = presets().into_iter().find(|(name, _)| *name == text);
+        let Some((_, config)) = named else {
+            return text.parse().with_context(|| format!("{text:?} is no network with a name and no list of choices"));
+        };
+        self.encode(&config).with_context(|| format!("{text} is not of this space: its choices do not hold that network"))
+    }
+
     /// The one architecture that stands for `config`; none where it is not of the space.
     pub fn encode(&self, config: &MobileSegConfig) -> Option<Architecture> {
         let Self { last, activation, names, bn, dropout, .. } = self;
@@ -662,7 +671,6 @@ mod tests {
 
     use nas_datasets::rng;
 
-    use super::super::presets::presets;
     use super::*;
 
     fn space(preset: SpacePreset) -> MobileSegSpace {

@@ -19,6 +19,7 @@ use crate::run::progress::Progress;
 use crate::run::run_dir::{RunDir, write_atomic};
 use crate::search::goals::{Goals, Restricted};
 use crate::search::log::TrialStore;
+use crate::search::start::StartConfig;
 use crate::search::pareto::{Point, fronts};
 use crate::search::{SearchLoop, Searcher, best_so_far};
 use crate::space::Architecture;
@@ -41,6 +42,9 @@ pub struct SearchArgs {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
 }
+
+/// What a search began from, as JSON, in its run folder.
+const START: &str = "start.json";
 
 /// An architecture and its metrics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,7 +252,12 @@ impl<T: Task> Job<'_, T> {
         let space = Restricted::new(&*space, &experiment.constraints, &cost)?;
         let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
         let name = strategy.info().kind;
-        let searcher = Searcher::new(&space, strategy, experiment.goals(part), experiment.budget, seed);
+        let goals = experiment.goals(part);
+        let mut searcher = Searcher::new(&space, strategy, goals.clone(), experiment.budget, seed);
+        if part == SearchPart::Search && experiment.start != StartConfig::default() {
+            let parse = |text: &str| experiment.space.parse(text);
+            searcher = searcher.starting_from(&experiment.start.open_once(&dir.path(START), &space, &goals, parse)?);
+        }
         let label = if part == SearchPart::Search { name } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
         let on_end = |record: &Record| progress.trial(record);
