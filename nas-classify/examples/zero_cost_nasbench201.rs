@@ -17,10 +17,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nas_classify::model::{ModelConfig, NasBench201Model};
-use nas_classify::nasbench201::{NetworkConfig, Table};
+use nas_classify::nasbench201::{NasBench201, NetworkConfig};
 use nas_classify::task::Classification;
 use nas_core::estimator::zero_cost::{Proxy, ZeroCostError, score};
 use nas_core::nn::Shape;
+use nas_core::search::table::Table;
 use nas_core::space::Architecture;
 use nas_core::stats::spearman;
 use nas_core::task::zero_cost::Candidate;
@@ -127,9 +128,9 @@ impl Sample {
 
 /// Every architecture, in the benchmark's order, with its CIFAR-10 test accuracy after 200 epochs.
 fn table(path: &Path) -> Result<Vec<(Architecture, f64)>> {
-    let table = Table::read(path)?;
+    let table = Table::read(&[path], &|text| Ok(NasBench201::parse(text)?))?;
     let (index, accuracy) = (table.column("index")?, table.column("cifar10_test_200")?);
-    let mut archs: Vec<Architecture> = Table::archs().collect();
+    let mut archs: Vec<Architecture> = table.archs().to_vec();
     archs.sort_by_key(|arch| table.get(arch, index).expect("a complete column") as usize);
     Ok(archs.into_iter().filter_map(|arch| Some((arch.clone(), table.get(&arch, accuracy)?))).collect())
 }

@@ -7,6 +7,7 @@ use nas_classify::commands;
 use nas_classify::task::Classification;
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::{self, AnalyseArgs};
+use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -55,7 +56,7 @@ enum Command {
   nas-classify analyse runs/nb201/trials.jsonl --metric cifar10_valid_200 --format json")]
     Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
-    Bench(commands::bench::BenchArgs),
+    Bench(BenchArgs),
     BenchStep(commands::bench_step::BenchStepArgs),
     Strategies(StrategiesArgs),
     #[command(hide = true)]
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(args),
         Command::Trial(args) => trial::run::<Classification>(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
-        Command::Bench(args) => commands::bench::run(args),
+        Command::Bench(args) => bench::run::<Classification>(args),
         Command::BenchStep(args) => commands::bench_step::run(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {

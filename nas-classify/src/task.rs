@@ -133,6 +133,8 @@ impl Task for Classification {
     const REDUCED: [&'static [&'static str]; 2] = [&["channels"], &["cells", "layers"]];
     const CLASS_LAYERS: &'static [&'static str] = &["classifier.", "fc.", "aux"];
 
+    const BENCHMARK: Option<&'static str> = Some("nasbench201");
+
     type Space = SpaceConfig;
     type Model = ModelConfig;
     type Loss = LossConfig;

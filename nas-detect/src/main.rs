@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
+use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -64,6 +65,7 @@ Examples:
   nas-detect analyse runs/search/trials.jsonl --metric ap --html insight.html")]
     Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
+    Bench(BenchArgs),
     Strategies(StrategiesArgs),
     /// Print a completion script for a shell
     Completions {
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Report(args) => report::run::<Detection>(args),
         Command::Data(args) => commands::data::run(args),
+        Command::Bench(args) => bench::run::<Detection>(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
+use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -60,7 +61,8 @@ enum Command {
   nas-segment analyse runs/search/trials.jsonl --metric miou --html insight.html")]
     Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
-    Bench(commands::bench::BenchArgs),
+    Bench(BenchArgs),
+    BenchStep(commands::bench_step::BenchStepArgs),
     GpuCheck(commands::gpu_check::GpuCheckArgs),
     Strategies(StrategiesArgs),
     /// Print a completion script for a shell
@@ -86,7 +88,8 @@ fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Data(args) => commands::data::run(args),
-        Command::Bench(args) => commands::bench::run(args),
+        Command::Bench(args) => bench::run::<Segmentation>(args),
+        Command::BenchStep(args) => commands::bench_step::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {

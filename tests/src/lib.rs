@@ -87,6 +87,16 @@ impl Tool {
         child.kill().and_then(|()| child.wait()).expect("the child is ours");
     }
 
+    /// Runs the tool and kills it by SIGKILL once `when` holds.
+    pub fn kill_when(self, args: &[&str], when: impl Fn() -> bool) {
+        let mut child = self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
+        while !when() {
+            assert!(child.try_wait().expect("the child is ours").is_none(), "{} {args:?} ended before", self.0);
+            sleep(Duration::from_millis(5));
+        }
+        child.kill().and_then(|()| child.wait()).expect("the child is ours");
+    }
+
     /// Runs the tool, which must fail with exit code 1; returns its stderr.
     pub fn fail(self, args: &[&str]) -> String {
         let Output { status, stderr, .. } = self.command(args).output().expect("the tool runs");

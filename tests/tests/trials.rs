@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nas_core::search::log as trial_log;
 use nas_core::space::trial::{Outcome, Record};
 use nas_core::strategy::StrategyConfig;
-use nas_tests::{CLASSIFY, assert_same_file, data};
+use nas_tests::{CLASSIFY, SEGMENT, assert_same_file, data};
 
 /// A search whose trials are a shell script.
 fn config(folder: &Path, num_trials: u64, script: &str) -> String {
@@ -95,6 +95,69 @@ fn a_killed_search_writes_the_same_log() {
         fs::read_to_string(straight.join("trials.csv")).unwrap(),
         fs::read_to_string(killed.join("trials.csv")).unwrap()
     );
+}
+
+fn records(run: &Path) -> Vec<Record> {
+    trial_log::read(&run.join("trials.jsonl")).unwrap()
+}
+
+#[test]
+fn a_search_begins_from_named_architectures_and_the_best_of_an_earlier_log() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = config(temp.path(), 20, SLOW);
+    let [earlier, straight, killed] = ["earlier", "straight", "killed"].map(|name| temp.path().join(name));
+    CLASSIFY.succeed(&args(&config, &earlier, &[]));
+    let log = format!("start.log={}", earlier.display());
+    let sets = ["--set", &log, "--set", "start.best=2", "--set", "start.archs=['0-0-0-0-0']"];
+    CLASSIFY.succeed(&args(&config, &straight, &sets));
+    let mut best = records(&earlier);
+    best.sort_by(|a, b| b.metric("valid").unwrap().total_cmp(&a.metric("valid").unwrap()));
+    best.dedup_by(|a, b| a.trial.arch == b.trial.arch);
+    let first: Vec<String> = records(&straight).iter().take(3).map(|record| record.trial.arch.to_string()).collect();
+    assert_eq!(first, ["0-0-0-0-0".into(), best[0].trial.arch.to_string(), best[1].trial.arch.to_string()]);
+    // What began from a log needs it no more.
+    let log = killed.join("trials.jsonl");
+    CLASSIFY.kill_when(&args(&config, &killed, &sets), || fs::read_to_string(&log).is_ok_and(|log| !log.is_empty()));
+    fs::remove_dir_all(&earlier).unwrap();
+    CLASSIFY.succeed(&args(&config, &killed, &sets));
+    assert_same_file(&straight, &killed, "trials.jsonl");
+}
+
+#[test]
+fn a_search_decides_on_the_recipe_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = config(temp.path(), 30, "echo '{\"valid\": {optimizer.lr}}'");
+    let out = temp.path().join("run");
+    let recipe = ["--set", "space.recipe.optimizer.lr=[0.1, 0.4, 0.2]", "--set", "space.recipe.batch_size=[8, 16]"];
+    let stdout = CLASSIFY.succeed(&args(&config, &out, &recipe));
+    assert!(stdout.contains("optimizer.lr=0.4"), "{stdout}");
+    assert!(records(&out).iter().all(|record| record.trial.arch.choices().len() == 8));
+    for (set, expected) in [
+        ("space.recipe.optimizer.lr=[0.1, -0.1]", "space.recipe.optimizer.lr = -0.1: "),
+        ("space.recipe.rate=[0.1]", "space.recipe.rate = 0.1: "),
+        ("space.recipe.epochs=3", "space.recipe: epochs = 3; expected a list"),
+    ] {
+        let stderr = CLASSIFY.fail(&args(&config, &temp.path().join("refused"), &["--set", set]));
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}
+
+#[test]
+fn a_finished_log_is_a_table_that_strategies_are_tried_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = config(temp.path(), 20, "echo \"{\\\"valid\\\": 0.$(echo {arch} | tr -d -)}\"");
+    let out = temp.path().join("run");
+    CLASSIFY.succeed(&args(&config, &out, &[]));
+    let log = out.join("trials.jsonl");
+    let fixed = ["bench", "--table", log.to_str().unwrap(), "--valid", "valid", "--num-trials", "10", "--seeds", "5"];
+    let more = ["--strategy", "random,regularized_evolution,gaussian_process", "--format", "json"];
+    let rows: Vec<Row> = serde_json::from_str(&CLASSIFY.succeed(&[&fixed[..], &more].concat())).unwrap();
+    let best = records(&out).iter().filter_map(|record| record.metric("valid")).fold(0.0, f64::max);
+    assert_eq!(rows.len(), 9);
+    assert!(rows.iter().all(|row| row.mean > 0.0 && row.values.iter().all(|value| *value <= best)));
+    // The tool of another task does not know the space.
+    let stderr = SEGMENT.fail(&[&fixed[..], &more].concat());
+    assert!(stderr.contains("nasbench201"), "{stderr}");
 }
 
 #[test]
@@ -377,7 +440,8 @@ fn the_honesty_report_says_what_few_epochs_are_worth() {
 #[test]
 fn the_published_darts_cell_is_in_the_table() {
     let Some(path) = data("nasbench201/nasbench201.csv.gz") else { return };
-    let table = nas_classify::nasbench201::Table::read(&path).unwrap();
+    let parse = |text: &str| Ok(nas_classify::nasbench201::NasBench201::parse(text)?);
+    let table = nas_core::search::table::Table::read(&[path], &parse).unwrap();
     // NATS-Bench's results file: DARTS ends in skip connections on all edges; published 54.30 %.
     let all_skip = "1-1-1-1-1-1".parse().unwrap();
     assert_eq!(table.get(&all_skip, table.column("index").unwrap()), Some(1835.0));

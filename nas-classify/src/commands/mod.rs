@@ -1,7 +1,6 @@
 //! What only `nas-classify` has: one file per command.
 
 pub mod analyse;
-pub mod bench;
 pub mod bench_step;
 pub mod cost;
 pub mod data;

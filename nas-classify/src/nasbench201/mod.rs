@@ -3,10 +3,8 @@
 mod network;
 mod space;
 mod supernet;
-mod table;
 mod vocabulary;
 
 pub use network::{Network, NetworkConfig, Trunk};
 pub use space::{EDGES, NasBench201, OPS, ParseCellError};
 pub use supernet::{NasBench201Nets, NasBench201Supernet};
-pub use table::Table;

@@ -8,5 +8,6 @@ pub mod interrupt;
 pub mod picture;
 pub mod plot;
 pub mod progress;
+pub mod ranges;
 pub mod run_dir;
 pub mod words;

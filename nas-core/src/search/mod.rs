@@ -4,6 +4,7 @@ pub mod analysis;
 pub mod goals;
 pub mod log;
 pub mod pareto;
+pub mod rows;
 mod search_loop;
 mod searcher;
 pub mod start;

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::Architecture;
 
 /// A set of architectures, each a list of choices: all that a search strategy sees of a space.
-pub trait ChoiceSpace: fmt::Debug {
+pub trait ChoiceSpace: fmt::Debug + Send + Sync {
     /// The space's name, as configs spell it.
     fn name(&self) -> &str;
 

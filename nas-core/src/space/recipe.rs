@@ -123,7 +123,7 @@ fn join(inner: &Architecture, recipe: &[u16]) -> Architecture {
 
 impl<S> ChoiceSpace for RecipeSpace<S>
 where
-    S: Deref<Target: ChoiceSpace>,
+    S: Deref<Target: ChoiceSpace> + Send + Sync,
 {
     fn name(&self) -> &str {
         self.space.name()

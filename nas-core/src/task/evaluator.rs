@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
 use super::held_out::{HeldOut, held_out_part};
+use super::searched::SearchedSpace;
 use super::supervised::{metrics_of, train_on};
 use super::zero_cost::{ZeroCost, ZeroCostConfig};
-use super::{CostFunction, Task, TaskSpace};
+use super::{CostFunction, Task};
 use crate::estimator::predictor::{Predictor, PredictorConfig};
 use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
@@ -55,8 +56,8 @@ pub enum EvaluatorConfig {
     /// Runs a program, which prints the metrics as one JSON object on its last line.
     Command {
         /// Program and arguments, in which names in braces are replaced: `{arch}`, `{notation}`, `{id}`, `{seed}`; the
-        /// budget `{epochs}`, `{data}`, `{image}`, `{channels}`, `{cells}`; `{parent}`, the trial to go on from. What is not
-        /// given is empty.
+        /// budget `{epochs}`, `{data}`, `{image}`, `{channels}`, `{cells}`; `{parent}`, the trial to go on from; the keys of
+        /// `[space.recipe]`. What is not given is empty.
         command: Vec<String>,
         /// Names of the metrics.
         metrics: Vec<String>,
@@ -180,7 +181,7 @@ pub struct Searched<T: Task> {
     /// Seed of the run.
     pub seed: u64,
     /// The space.
-    pub space: T::Space,
+    pub space: SearchedSpace<T>,
     /// The network that an architecture is for.
     pub model: Option<T::Model>,
     /// The recipe of trials that train.
@@ -219,7 +220,7 @@ pub enum Evaluator<T: Task> {
     /// See [`EvaluatorConfig::Command`].
     Command {
         /// Whose notation the program is given.
-        space: T::Space,
+        space: SearchedSpace<T>,
         /// Program and arguments.
         command: Vec<String>,
         /// Names of the metrics.
@@ -232,7 +233,7 @@ pub enum Evaluator<T: Task> {
     /// See [`PredictorSection`].
     Predicted {
         /// Whose architectures are predicted.
-        space: T::Space,
+        space: SearchedSpace<T>,
         /// The fitted predictor.
         predictor: Predictor,
         /// What the architecture alone decides comes from here.
@@ -262,10 +263,15 @@ impl<T: Task> Evaluator<T> {
             EvaluatorConfig::Command { command, metrics } => {
                 ensure!(!command.is_empty(), "evaluator.command is empty; expected a program and its arguments");
                 ensure!(!metrics.is_empty(), "evaluator.metrics is empty; expected the names that the program prints");
+                let recipe = space.recipe.choices()?;
+                let known: Vec<&str> = PLACEHOLDERS.into_iter().chain(recipe.keys().map(String::as_str)).collect();
+                check_placeholders(command, &known)?;
                 let space = space.clone();
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed: *seed })
             }
             EvaluatorConfig::ZeroCost(config) => {
+                let recipe = &space.recipe.0;
+                ensure!(recipe.is_empty(), "space.recipe: untrained networks do not depend on {}", recipe);
                 let setting = || searched.setting().cloned();
                 Ok(Self::ZeroCost(Box::new(ZeroCost::new(config, space, model.as_ref(), setting, *seed)?)))
             }
@@ -359,9 +365,7 @@ impl<T: Task> Evaluator<T> {
     pub fn evaluate(&self, trial: &Trial, folder: &Path, compute: Compute) -> Result<Values> {
         match self {
             Self::Table { table, .. } => table.values(&trial.arch),
-            Self::Command { space, command, metrics, seed } => {
-                run_program(command, metrics, &space.notation(&trial.arch)?, *seed, trial)
-            }
+            Self::Command { space, command, metrics, seed } => run_program(command, metrics, space, *seed, trial),
             Self::ZeroCost(proxies) => proxies.evaluate(&trial.arch),
             Self::Predicted { space, predictor, inner } => {
                 let mut values = inner.cost(&trial.arch);
@@ -379,27 +383,57 @@ impl<T: Task> Evaluator<T> {
     }
 }
 
-fn run_program(command: &[String], metrics: &[String], notation: &str, seed: u64, trial: &Trial) -> Result<Values> {
+/// Names in braces that a command knows, besides the keys of `[space.recipe]`.
+const PLACEHOLDERS: [&str; 10] =
+    ["arch", "notation", "id", "seed", "epochs", "data", "image", "channels", "cells", "parent"];
+
+/// Says which name in braces looks like a slip of one that is known. Others may be the program's own.
+fn check_placeholders(command: &[String], known: &[&str]) -> Result<()> {
+    for text in command.iter().flat_map(|argument| argument.split('{').skip(1)) {
+        let Some((name, _)) = text.split_once('}') else { continue };
+        let meant = known.iter().find(|known| strsim::osa_distance(name, known) == 1);
+        if let Some(meant) = meant.filter(|_| !known.contains(&name)) {
+            bail!("evaluator.command: {{{name}}} is unknown; did you mean {{{meant}}}?");
+        }
+    }
+    Ok(())
+}
+
+fn run_program<T: Task>(
+    command: &[String],
+    metrics: &[String],
+    space: &SearchedSpace<T>,
+    seed: u64,
+    trial: &Trial,
+) -> Result<Values> {
     let Budget { epochs, data, image, channels, cells } = trial.budget;
     let optional = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
-    let names = [
-        ("{arch}", trial.arch.to_string()),
-        ("{notation}", notation.to_string()),
-        ("{id}", trial.id.to_string()),
-        ("{seed}", seed.to_string()),
-        ("{epochs}", optional(epochs.map(u64::from))),
-        ("{data}", data.to_string()),
-        ("{image}", image.to_string()),
-        ("{channels}", channels.to_string()),
-        ("{cells}", cells.to_string()),
-        ("{parent}", optional(trial.parent)),
+    let values = [
+        trial.arch.to_string(),
+        space.notation(&trial.arch)?,
+        trial.id.to_string(),
+        seed.to_string(),
+        optional(epochs.map(u64::from)),
+        data.to_string(),
+        image.to_string(),
+        channels.to_string(),
+        cells.to_string(),
+        optional(trial.parent),
     ];
+    let fixed = PLACEHOLDERS.map(String::from).into_iter().zip(values);
+    let recipe = space.overrides(&trial.arch)?.into_iter().map(|(key, value)| (key, plain(&value)));
+    let names: Vec<(String, String)> = fixed.chain(recipe).collect();
     let replaced = |argument: &String| {
-        names.iter().fold(argument.clone(), |argument, (name, value)| argument.replace(name, value))
+        names.iter().fold(argument.clone(), |argument, (name, value)| argument.replace(&format!("{{{name}}}"), value))
     };
     let mut program = Command::new(replaced(&command[0]));
     program.args(command[1..].iter().map(replaced));
     executor::run_program(program, metrics)
+}
+
+/// A value as a program's argument: text without its quotes.
+fn plain(value: &toml::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), String::from)
 }
 
 /// A trial is a training of the architecture's network at the trial's budget, in the trial's folder.
@@ -492,7 +526,8 @@ fn training_at<T: Task>(
     if budget.image != 1.0 {
         (setting.augment, setting.eval) = T::resized(&setting.augment, &setting.eval, budget.image);
     }
-    let train = Recipe { epochs: budget.epochs.map_or(train.epochs, |epochs| epochs as usize), ..train.clone() };
+    let train = space.recipe(train, arch)?;
+    let train = Recipe { epochs: budget.epochs.map_or(train.epochs, |epochs| epochs as usize), ..train };
     Ok(TrainExperiment::new(*seed, reduced::<T>(space.derive(model.as_ref(), arch)?, budget)?, train, setting))
 }
 

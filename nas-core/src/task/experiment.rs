@@ -11,14 +11,15 @@ use toml::{Table, Value};
 
 use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSection, SearchPart};
 use super::held_out::HeldOut;
+use super::searched::SearchedSpace;
 use super::{Task, TaskSpace};
 use crate::estimator::learning_curve::EarlyStopConfig;
 use crate::executor::{ExecutorConfig, Limits};
 use crate::one_shot::{OneShotConfig, check_constraints};
 use crate::optim::{OptimizerConfig, Schedule};
 use crate::run::cli::{Compute, require_sound, warn};
-use crate::run::config;
 use crate::run::run_dir::read_json;
+use crate::run::{config, ranges};
 use crate::search::goals::{Constraint, Goal, Goals, Objective};
 use crate::search::start::StartConfig;
 use crate::space::Architecture;
@@ -177,6 +178,7 @@ impl<T: Task> Recipe<T> {
         ensure!(*batch_size > 0, "{section}.batch_size = 0; expected at least 1");
         ensure!(*grad_clip >= 0.0 && grad_clip.is_finite(), "{section}.grad_clip = {grad_clip}; expected 0 or more");
         ensure!((0.0..1.0).contains(ema), "{section}.ema = {ema}; expected at least 0 and less than 1");
+        ranges::check(self)?;
         self.early_stop.as_ref().map_or(Ok(()), |early_stop| early_stop.check(T::eval_every(eval)))
     }
 }
@@ -428,7 +430,7 @@ pub struct SearchExperiment<T: Task> {
     /// Trials in all.
     pub num_trials: u64,
     /// The space.
-    pub space: T::Space,
+    pub space: SearchedSpace<T>,
     /// What proposes architectures.
     pub strategy: StrategyConfig,
     /// What to make better; several need a strategy that keeps a Pareto set.
@@ -525,7 +527,7 @@ impl<T: Task> SearchExperiment<T> {
             return Ok(None);
         }
         let model = self.space.derive(self.model.as_ref(), arch)?;
-        let recipe = self.retrain.clone().unwrap_or_else(|| self.train.clone());
+        let recipe = self.space.recipe(self.retrain.as_ref().unwrap_or(&self.train), arch)?;
         Ok(Some(TrainExperiment::new(self.seed, model, recipe, self.setting()?)))
     }
 }
@@ -544,7 +546,7 @@ impl<T: Task> Experiment for SearchExperiment<T> {
         if self.data.is_some() {
             T::check(&self.setting()?)?;
         }
-        self.space.choices().context("space").map(drop)
+        self.space.check(&self.train, &self.eval)
     }
 }
 
@@ -560,7 +562,7 @@ pub fn is_due(every: usize, epoch: usize, last: bool) -> bool {
 }
 
 /// Reads an experiment file, with `sets` in the place of the file's own keys. Paths become absolute. In `model` and in every
-/// `models[].model`, `preset` becomes the keys of the network of that name, which the model's other keys replace, and an `arch`
+/// `models[].model`, `preset` becomes the keys of the network of that name, file or run, which the model's other keys replace, and an `arch`
 /// there or in a part of the model that names a search's `result.json` (or its run folder) becomes the architecture found there.
 pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
     let origin = path.display().to_string();
@@ -571,10 +573,16 @@ pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
         Some(kind) if kind == E::KIND => {}
         Some(kind) => bail!("{origin}: kind = {:?}; this command takes kind = {expected:?}", kind.name()),
     }
-    resolve(&mut table, &E::Task::preset)?;
+    resolve(&mut table, &|name: &str| named_model(name, E::Task::preset))?;
     let experiment: E = config::from_table(table, &origin)?;
-    experiment.check().with_context(|| origin)?;
+    check_all(&experiment).with_context(|| origin)?;
     Ok(experiment)
+}
+
+/// What makes no sense, as the sections say it and then by every number's range.
+fn check_all<E: Experiment>(experiment: &E) -> Result<()> {
+    experiment.check()?;
+    ranges::check(experiment)
 }
 
 /// The experiment of a network without a run: `name` is a preset, whose other sections are those of `sets`, or an experiment
@@ -582,7 +590,7 @@ pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
 pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<T>> {
     let model = match T::preset(name) {
         Err(_) if Path::new(name).is_file() => return load(Path::new(name), sets),
-        preset => preset.with_context(|| format!("{name}: neither an experiment file nor a preset"))?,
+        preset => preset.with_context(|| format!("{name}: neither a preset nor an experiment file"))?,
     };
     let mut table = Table::from_iter([
         ("kind".to_string(), Value::String(Kind::Train.name().into())),
@@ -590,9 +598,9 @@ pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<
     ]);
     config::apply_all(&mut table, sets)?;
     ensure!(table.contains_key("data"), "{name}: no samples; expected --set data.kind=KIND and --set data.root=DIR");
-    resolve(&mut table, &T::preset)?;
+    resolve(&mut table, &|name: &str| named_model(name, T::preset))?;
     let experiment: TrainExperiment<T> = config::from_table(table, name)?;
-    experiment.check().with_context(|| name.to_string())?;
+    check_all(&experiment).with_context(|| name.to_string())?;
     Ok(experiment)
 }
 
@@ -647,19 +655,24 @@ fn absolute_paths(table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// The network that a command is given by `name`: that of an experiment file with a section `model`, or a preset.
+/// The network that a command or a key `preset` is given by `name`: a preset, that of an experiment file with a section
+/// `model`, that of a training's run folder, or the one that a search by trials has found.
 pub fn named_model<M>(name: &str, preset: impl Fn(&str) -> Result<M>) -> Result<M>
 where
     M: Serialize + DeserializeOwned,
 {
-    let path = Path::new(name);
+    let mut path = PathBuf::from(name);
     match preset(name) {
-        Err(_) if path.extension().is_some_and(|extension| extension == "toml") || path.is_file() => {
-            let mut table = config::read_table(path, &[])?;
+        Err(_) if path.extension().is_some_and(|extension| extension == "toml") || path.exists() => {
+            if path.is_dir() {
+                let found = path.join("train.toml");
+                path = if found.exists() { found } else { path.join("config.toml") };
+            }
+            let mut table = config::read_table(&path, &[])?;
             resolve(&mut table, &preset)?;
-            Ok(config::section(table, "model", name)?)
+            Ok(config::section(table, "model", &path.display().to_string())?)
         }
-        preset => preset.with_context(|| format!("{name}: neither an experiment file nor a preset")),
+        preset => preset.with_context(|| format!("{name}: neither a preset nor an experiment file or run")),
     }
 }
 
@@ -669,7 +682,7 @@ pub fn absolute(path: &str) -> Result<String> {
     absolute.into_os_string().into_string().map_err(|path| anyhow!("{path:?} is not UTF-8"))
 }
 
-fn resolve_model<M: Serialize>(model: &mut Table, preset: impl Fn(&str) -> Result<M>) -> Result<()> {
+fn resolve_model<M: Serialize>(model: &mut Table, preset: &impl Fn(&str) -> Result<M>) -> Result<()> {
     if let Some(name) = model.remove("preset") {
         let Value::String(name) = &name else { bail!("model.preset = {name}: expected a name in quotes") };
         let mut keys = Table::try_from(preset(name)?)?;

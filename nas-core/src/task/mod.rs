@@ -5,6 +5,7 @@ pub mod commands;
 pub mod evaluator;
 pub mod experiment;
 pub mod held_out;
+pub mod searched;
 pub mod shared;
 pub mod supervised;
 pub mod zero_cost;
@@ -96,6 +97,8 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 
     /// What the speed of a network includes beside its forward pass, such as `, boxes included`.
     const SPEED_INCLUDES: &'static str = "";
+    /// Kind of the space of the task's published benchmark, where it has one.
+    const BENCHMARK: Option<&'static str> = None;
     /// Prefixes of the variables whose shape follows from the number of classes.
     const CLASS_LAYERS: &'static [&'static str];
 

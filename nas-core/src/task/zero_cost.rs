@@ -11,7 +11,8 @@ use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
 use super::experiment::Setting;
-use super::{CostFunction, Task, TaskSpace};
+use super::searched::SearchedSpace;
+use super::{CostFunction, Task};
 use crate::estimator::latency::latency_millis;
 use crate::estimator::zero_cost::{Model, Proxy, score};
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
@@ -136,7 +137,7 @@ impl ZeroCostConfig {
 
 /// The proxies of a space's networks on one batch.
 pub struct ZeroCost<T: Task> {
-    space: T::Space,
+    space: SearchedSpace<T>,
     model: Option<T::Model>,
     config: ZeroCostConfig,
     seed: u64,
@@ -156,7 +157,7 @@ impl<T: Task> ZeroCost<T> {
     /// Takes the batch. A config that makes no sense is an error that names the key.
     pub fn new(
         config: &ZeroCostConfig,
-        space: &T::Space,
+        space: &SearchedSpace<T>,
         model: Option<&T::Model>,
         setting: impl FnOnce() -> Result<Setting<T>>,
         seed: u64,

@@ -11,7 +11,7 @@ use nas_core::run::device::{DeviceChoice, describe, peak_memory_bytes};
 use serde::Serialize;
 use tch::{Device, Kind};
 
-use super::bench::SearchStep;
+use super::bench_step::SearchStep;
 use crate::auto_deeplab::AutoDeepLabSpace;
 
 /// Relative difference that f32 sums in another order explain (cuDNN's TF32 is off by default for matrix products and on

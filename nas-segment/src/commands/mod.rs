@@ -1,6 +1,6 @@
 //! What only `nas-segment` has: one file per command.
 
-pub mod bench;
+pub mod bench_step;
 pub mod data;
 pub mod eval;
 pub mod gpu_check;

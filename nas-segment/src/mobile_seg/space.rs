@@ -383,7 +383,8 @@ impl MobileSegSpace {
         let Some((_, config)) = named else {
             return text.parse().with_context(|| format!("{text:?} is no network with a name and no list of choices"));
         };
-        self.encode(&config).with_context(|| format!("{text} is not of this space: its choices do not hold that network"))
+        self.encode(&config)
+            .with_context(|| format!("{text} is not of this space: its choices do not hold that network"))
     }
 
     /// The one architecture that stands for `config`; none where it is not of the space.

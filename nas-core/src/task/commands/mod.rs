@@ -1,6 +1,7 @@
 //! Commands that all tasks share.
 
 pub mod analyse;
+pub mod bench;
 pub mod compare;
 pub mod cost;
 pub mod import;

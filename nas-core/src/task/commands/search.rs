@@ -19,15 +19,15 @@ use crate::run::progress::Progress;
 use crate::run::run_dir::{RunDir, write_atomic};
 use crate::search::goals::{Goals, Restricted};
 use crate::search::log::TrialStore;
-use crate::search::start::StartConfig;
 use crate::search::pareto::{Point, fronts};
+use crate::search::start::StartConfig;
 use crate::search::{SearchLoop, Searcher, best_so_far};
 use crate::space::Architecture;
 use crate::space::trial::{Budget, Outcome, Record, Trial, Values};
 use crate::strategy::{RandomConfig, StrategyConfig};
+use crate::task::Task;
 use crate::task::evaluator::{self, Evaluator, EvaluatorConfig, HonestyConfig, SearchPart, Searched};
 use crate::task::experiment::{self, Kind, SearchExperiment};
-use crate::task::{Task, TaskSpace};
 
 /// Search an architecture by trials, or on the shared weights of a supernet
 #[derive(Clone, Debug, Args)]

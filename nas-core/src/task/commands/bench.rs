@@ -1,28 +1,32 @@
-//! `nas-classify bench`: search strategies on a table of trained networks.
+//! `bench`: search strategies on a table of trained networks, which may be the log of a finished search.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use crate::run::cli::{Format, print};
+use crate::run::config;
+use crate::run::interrupt::{self, Interrupted};
+use crate::run::plot::{self, Series};
+use crate::run::progress::Progress;
+use crate::search::Searcher;
+use crate::search::goals::{Constraint, Goal, Goals, Objective};
+use crate::search::pareto::{Point, hypervolume};
+use crate::search::rows::Rows;
+use crate::search::table::Table;
+use crate::space::trial::{Budget, Outcome, Record, Trial, Values};
+use crate::space::{Architecture, ChoiceSpace};
+use crate::stats::mean_and_deviation;
+use crate::strategy::StrategyConfig;
+use crate::task::Task;
+use crate::task::experiment::load_section;
+use crate::task::searched::SearchedSpace;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
-use nas_core::run::cli::{Format, print};
-use nas_core::run::config;
-use nas_core::run::interrupt::{self, Interrupted};
-use nas_core::run::plot::{self, Series};
-use nas_core::run::progress::Progress;
-use nas_core::search::Searcher;
-use nas_core::search::goals::{Constraint, Goal, Goals, Objective};
-use nas_core::search::pareto::{Point, hypervolume};
-use nas_core::space::Architecture;
-use nas_core::space::trial::{Budget, Outcome, Record, Trial, Values};
-use nas_core::stats::mean_and_deviation;
-use nas_core::strategy::StrategyConfig;
+use nas_datasets::rng::stream;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
-
-use crate::nasbench201::{NasBench201, Table};
 
 /// Run search strategies on a table of trained networks, many seeds each
 #[derive(Clone, Debug, Args)]
@@ -34,18 +38,23 @@ use crate::nasbench201::{NasBench201, Table};
   nas-classify bench --table nasbench201.csv.gz --table hardware.csv.gz --valid cifar10_valid_200 --test cifar10_test_200 \\
       --bound 'edgetpu_latency_ms<=1' --strategy random,regularized_evolution
   nas-classify bench --table nasbench201.csv.gz --table hardware.csv.gz --valid cifar10_valid_200 --test cifar10_test_200 \\
-      --minimize pixel3_latency_ms --strategy random,nsga2")]
+      --minimize pixel3_latency_ms --strategy random,nsga2
+  nas-segment bench --table runs/search/trials.jsonl --valid miou --strategy all --num-trials 20")]
 pub struct BenchArgs {
-    /// CSV file (.gz or plain) with a column `arch` in NAS-Bench-201's notation; may be repeated, to join the columns of more
-    /// files. An empty cell or a negative number means that the network does not run there
+    /// CSV file (.gz or plain) with a column `arch`, or the trials.jsonl of a search; may be repeated, to join the columns of
+    /// more files. An empty cell or a negative number means that the network does not run there
     #[arg(long, value_name = "FILE", required = true)]
     table: Vec<PathBuf>,
-    /// Column, in percent, that the strategies search on
+    /// The space of the table: the kind of one that needs no parameters, such as nasbench201, or an experiment file with a
+    /// section `space`. Not needed beside the log of a run
+    #[arg(long, value_name = "KIND|FILE")]
+    space: Option<String>,
+    /// Column, a fraction or in percent, that the strategies search on
     #[arg(long, value_name = "COLUMN")]
     valid: String,
-    /// Column that is reported for the best by `--valid`
+    /// Column that is reported for the best by `--valid`; the same one where it is not given
     #[arg(long, value_name = "COLUMN")]
-    test: String,
+    test: Option<String>,
     /// A bound that holds for what is found, known after the trial only, such as `edgetpu_latency_ms<=1.5`; may be repeated
     #[arg(long, value_name = "COLUMN<=VALUE")]
     bound: Vec<String>,
@@ -122,7 +131,10 @@ impl fmt::Display for Report {
 /// What searches are run on.
 struct Bench {
     table: Table,
+    space: Box<dyn ChoiceSpace>,
     valid: usize,
+    /// What makes a fraction of the columns searched on.
+    unit: f64,
     test: usize,
     low: Option<usize>,
     minimize: Option<usize>,
@@ -140,15 +152,26 @@ struct Bench {
 const VALID: &str = "valid";
 
 impl Bench {
-    fn open(args: &BenchArgs) -> Result<Self> {
-        let table = Table::open(&args.table, &[])?;
-        let in_percent = |name: &String| -> Result<usize> {
+    fn open<T: Task>(args: &BenchArgs) -> Result<Self> {
+        let searched: SearchedSpace<T> = space_of(args)?;
+        let space = searched.choices().context("space")?;
+        let parse = |text: &str| {
+            let arch = searched.parse(text)?;
+            space.validate(&arch)?;
+            Ok(arch)
+        };
+        let table = Table::read(&args.table, &parse)?.without_negatives(&[])?;
+        table.archs().iter().try_for_each(|arch| space.validate(arch)).context("--table")?;
+        let scored = |name: &String| -> Result<usize> {
             let column = table.column(name)?;
-            table.require_percent(column)?;
+            require_percent(&table, column)?;
             Ok(column)
         };
-        let (valid, test) = (in_percent(&args.valid)?, in_percent(&args.test)?);
-        let low = args.low_fidelity.as_ref().map(in_percent).transpose()?;
+        let valid = scored(&args.valid)?;
+        let test = args.test.as_ref().map_or(Ok(valid), scored)?;
+        let low = args.low_fidelity.as_ref().map(scored).transpose()?;
+        let largest = table.archs().iter().filter_map(|arch| table.get(arch, valid)).fold(0.0, f64::max);
+        let unit = if largest > 1.0 { 0.01 } else { 1.0 };
         let minimize = args.minimize.as_ref().map(|name| table.column(name)).transpose()?;
         let bound = |text: &String| -> Result<(usize, Constraint)> {
             let constraint = parse_bound(text).with_context(|| format!("--bound {text}"))?;
@@ -160,8 +183,20 @@ impl Bench {
             .objectives
             .extend(args.minimize.iter().map(|metric| Objective { metric: metric.clone(), goal: Goal::Minimize }));
         goals.constraints = bounds.iter().map(|(_, constraint)| constraint.clone()).collect();
-        let mut bench =
-            Self { table, valid, test, low, minimize, bounds, goals, reference: Vec::new(), whole: 1.0, optimum: 1.0 };
+        let mut bench = Self {
+            table,
+            space,
+            valid,
+            unit,
+            test,
+            low,
+            minimize,
+            bounds,
+            goals,
+            reference: Vec::new(),
+            whole: 1.0,
+            optimum: 1.0,
+        };
         let points: Vec<(Architecture, Point)> = bench.feasible().collect();
         ensure!(!points.is_empty(), "--bound: no network of the table keeps all of {}", args.bound.join(", "));
         let worst = |i: usize| points.iter().map(|(_, point)| point.values[i]).fold(f64::INFINITY, f64::min);
@@ -181,7 +216,7 @@ impl Bench {
     fn metrics(&self, arch: &Architecture, column: usize) -> Values {
         let others = self.minimize.iter().chain(self.bounds.iter().map(|(column, _)| column));
         let other = |column: &usize| Some((self.table.columns()[*column].clone(), self.table.get(arch, *column)?));
-        let value = self.table.get(arch, column).map(|value| (VALID.to_string(), value / 100.0));
+        let value = self.table.get(arch, column).map(|value| (VALID.to_string(), value * self.unit));
         others.filter_map(other).chain(value).collect()
     }
 
@@ -197,7 +232,7 @@ impl Bench {
             let outcome = Outcome::Metrics(self.metrics(&arch, self.valid));
             Record { trial: Trial { id, arch, budget: Budget::default(), parent: None }, outcome }
         };
-        let records = (0..).zip(Table::archs()).map(record);
+        let records = (0..).zip(self.table.archs().iter().cloned()).map(record);
         let point = |record: Record| self.point(&record).map(|point| (record.trial.arch, point));
         records.filter_map(point).filter(|(_, point)| point.violation == 0.0)
     }
@@ -217,6 +252,45 @@ impl Bench {
             Some(_) => format!("part of the table's hypervolume of what was found{kept}"),
         }
     }
+}
+
+/// The space of the tables: what the command line says, the experiment of the first log's run, or the task's own benchmark.
+fn space_of<T: Task>(args: &BenchArgs) -> Result<SearchedSpace<T>> {
+    let beside = args.table[0].with_file_name("config.toml");
+    match &args.space {
+        Some(name) if Path::new(name).is_file() => load_section(Path::new(name), &[], "space"),
+        Some(name) => of_kind(name).with_context(|| format!("--space {name}: no experiment file, and")),
+        None if is_log(&args.table[0]) && beside.is_file() => load_section(&beside, &[], "space"),
+        None => {
+            let kind = T::BENCHMARK.ok_or_else(|| anyhow!("--space is missing; expected KIND or FILE"))?;
+            of_kind(kind)
+        }
+    }
+}
+
+fn of_kind<T: Task>(kind: &str) -> Result<SearchedSpace<T>> {
+    let space = toml::Table::from_iter([("kind".to_string(), toml::Value::from(kind))]);
+    Ok(config::from_table(space, "space")?)
+}
+
+fn is_log(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
+}
+
+/// Fails when a column holds what is no percentage, or nothing for an architecture.
+fn require_percent(table: &Table, column: usize) -> Result<()> {
+    let name = &table.columns()[column];
+    for arch in table.archs() {
+        let value = table.get(arch, column).with_context(|| format!("column {name}: {arch} has no value"))?;
+        ensure!((0.0..=100.0).contains(&value), "column {name}: {value} is no percentage");
+    }
+    Ok(())
+}
+
+/// Whether a table holds all that can be proposed, as far as a thousand draws tell.
+fn is_complete(table: &Table, space: &dyn ChoiceSpace) -> bool {
+    let mut rng = stream(0, "complete", 0);
+    (0..1000).all(|_| table.values(&space.sample(&mut rng)).is_ok())
 }
 
 /// Adds a point to those that no other dominates.
@@ -242,7 +316,7 @@ fn parse_bound(text: &str) -> Result<Constraint> {
 }
 
 /// Runs the command.
-pub fn run(args: &BenchArgs) -> Result<()> {
+pub fn run<T: Task>(args: &BenchArgs) -> Result<()> {
     ensure!(args.num_trials > 0 && args.seeds > 0, "--num-trials and --seeds must be at least 1");
     ensure!(
         args.low_epochs > 0 && args.low_epochs < args.full_epochs,
@@ -251,7 +325,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         args.full_epochs
     );
     let strategies = strategies(args)?;
-    let bench = Bench::open(args)?;
+    let bench = Bench::open::<T>(args)?;
+    let rows = Rows::new(&*bench.space, bench.table.archs().to_vec());
+    let space: &dyn ChoiceSpace = if is_complete(&bench.table, &*bench.space) { &*bench.space } else { &rows };
     for (name, strategy) in &strategies {
         let columns = bench.table.columns().iter().map(String::as_str).chain([VALID]).collect::<Vec<_>>();
         bench.goals.check(&strategy.info(), &columns, &[]).with_context(|| format!("--strategy {name}"))?;
@@ -264,7 +340,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     for (name, strategy) in &strategies {
         let started = Instant::now();
         let search = |seed| {
-            let curve = search(args, &bench, strategy, seed);
+            let curve = search(args, &bench, space, strategy, seed);
             progress.lock().expect("no search panics while it holds the lock").step(|| name.clone());
             curve
         };
@@ -283,9 +359,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         curves.push(Series { name: name.clone(), points });
     }
     if let Some(path) = &args.plot {
-        let title = format!("{} of the best by {}, mean of {} seeds", args.test, args.valid, args.seeds);
+        let test = args.test.as_ref().unwrap_or(&args.valid);
+        let title = format!("{} of the best by {}, mean of {} seeds", test, args.valid, args.seeds);
         let title = if bench.minimize.is_some() { bench.measure() } else { title };
-        plot::lines(path, &title, "full evaluations", &args.test, &curves)?;
+        plot::lines(path, &title, "full evaluations", test, &curves)?;
     }
     print(&Report { rows, measure: bench.measure() }, args.format)
 }
@@ -365,8 +442,14 @@ impl Best {
 }
 
 /// One search: after each full evaluation's worth of epochs, the value of the best so far.
-fn search(args: &BenchArgs, bench: &Bench, strategy: &StrategyConfig, seed: u64) -> Result<Vec<f64>> {
-    let mut searcher = Searcher::new(&NasBench201, strategy, bench.goals.clone(), Budget::default(), seed);
+fn search(
+    args: &BenchArgs,
+    bench: &Bench,
+    space: &dyn ChoiceSpace,
+    strategy: &StrategyConfig,
+    seed: u64,
+) -> Result<Vec<f64>> {
+    let mut searcher = Searcher::new(space, strategy, bench.goals.clone(), Budget::default(), seed);
     let mut best = Best::default();
     let mut curve: Vec<f64> = Vec::new();
     let mut epochs = 0u64;

@@ -1,4 +1,4 @@
-//! `nas-segment bench`: time and memory of a search step.
+//! `nas-segment bench-step`: time and memory of a search step.
 
 use std::rc::Rc;
 
@@ -19,9 +19,9 @@ use crate::loss::cross_entropy;
 /// Time and memory of one search step (weights and architecture) on random images
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
-  nas-segment bench --layers 12 --blocks 5 --filters 8 --batch 2 --crop 65 --threads 1
-  nas-segment bench --layers 12 --blocks 3 --filters 4 --batch 4 --crop 129 --threads 2")]
-pub struct BenchArgs {
+  nas-segment bench-step --layers 12 --blocks 5 --filters 8 --batch 2 --crop 65 --threads 1
+  nas-segment bench-step --layers 12 --blocks 3 --filters 4 --batch 4 --crop 129 --threads 2")]
+pub struct BenchStepArgs {
     /// Layers of the trellis
     #[arg(long, default_value_t = 12)]
     layers: usize,
@@ -97,7 +97,7 @@ impl SearchStep {
 }
 
 /// Runs the command.
-pub fn run(args: &BenchArgs) -> Result<()> {
+pub fn run(args: &BenchStepArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
     let space = AutoDeepLabSpace {
         layers: args.layers,

@@ -1,0 +1,155 @@
+//! The range of every number of an experiment file, by its key: a key means the same in every section that has it. Sections
+//! whose numbers depend on one another say so themselves; this is what no value may leave.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use toml::{Table, Value};
+
+/// Values of a number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Range {
+    /// Smallest.
+    pub from: f64,
+    /// Whether the smallest is one of them.
+    pub open: bool,
+    /// Largest, which is one of them.
+    pub to: f64,
+}
+
+impl Range {
+    const fn new(from: f64, to: f64) -> Self {
+        Self { from, open: false, to }
+    }
+
+    const fn above(from: f64, to: f64) -> Self {
+        Self { from, open: true, to }
+    }
+
+    /// Whether `value` is one of the range; NaN is of none.
+    pub fn contains(self, value: f64) -> bool {
+        value <= self.to && (value > self.from || (!self.open && value == self.from))
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let least = if self.open { "more than" } else { "at least" };
+        write!(f, "{least} {} and at most {}", self.from, self.to)
+    }
+}
+
+/// What a number without an entry of its own may be: finite, and a count that no machine can hold is none.
+const ANY: Range = Range::new(-1e15, 1e15);
+
+const FRACTION: Range = Range::new(0.0, 1.0);
+/// A decay or a probability of dropping; 1 would leave nothing.
+const BELOW_ONE: Range = Range::new(0.0, 1.0 - 1e-9);
+const RATE: Range = Range::above(0.0, 1e3);
+const COUNT: Range = Range::new(1.0, 1e9);
+const COUNT_OR_NONE: Range = Range::new(0.0, 1e9);
+const CHANNELS: Range = Range::new(1.0, 65536.0);
+const PIXELS: Range = Range::new(1.0, 65536.0);
+const POSITIVE: Range = Range::above(0.0, 1e9);
+const NOT_NEGATIVE: Range = Range::new(0.0, 1e9);
+
+/// Ranges by key, or by the section's and its own where the key alone says too little; the first that fits counts.
+const RANGES: &[(&[&str], Range)] = &[
+    (&["budget.channels", "budget.cells", "budget.data", "budget.image"], Range::above(0.0, 1.0)),
+    (&["bn.momentum"], FRACTION),
+    (&["scale", "ratio", "scales", "ratios"], Range::above(0.0, 64.0)),
+    (&["lr", "arch_lr"], RATE),
+    (&["min_lr"], Range::new(0.0, 1e3)),
+    (&["momentum", "beta1", "beta2", "ema", "baseline_decay", "dropout", "skip_dropout", "label_smoothing"], BELOW_ONE),
+    (&["drop_path_keep"], Range::above(0.0, 1.0)),
+    (&["eps"], Range::above(0.0, 1.0)),
+    (&["weight_decay"], Range::new(0.0, 100.0)),
+    (&["power"], Range::new(0.0, 100.0)),
+    (&["decay.end"], Range::above(0.0, 1.0)),
+    (&["flip", "color_jitter", "mutation_probability", "crossover_probability", "random_part"], FRACTION),
+    (&["held_out", "end_of_sequences", "good_part", "fraction"], Range::above(0.0, 1.0)),
+    (&["temperature", "class_weights"], NOT_NEGATIVE),
+    (&["aux_weight", "entropy", "mixup"], Range::new(0.0, 1e3)),
+    (&["grad_clip"], Range::new(0.0, 1e12)),
+    (&["epochs", "batch_size", "num_trials", "workers", "samples", "verify", "top", "layers", "repeats"], COUNT),
+    (&["population_size", "sample_size", "batch", "pool", "min_epochs", "max_epochs", "num_images"], COUNT),
+    (&["eta"], Range::above(1.0, 1e6)),
+    (&["every", "eval_every", "warmup_steps", "pictures", "recalibration_batches", "arch_start_epoch"], COUNT_OR_NONE),
+    (&["startup", "parents", "mutations", "crossovers", "num_val", "best"], COUNT_OR_NONE),
+    (&["prefetch"], Range::new(0.0, 4096.0)),
+    (&["cache_mb", "memory_mib"], Range::new(0.0, 1e9)),
+    (&["time_secs"], POSITIVE),
+    (&["channels", "filters", "low_level_channels", "decoder_channels", "last_channels", "intermediate"], CHANNELS),
+    (&["crop", "resize", "size", "long", "short", "cost_size", "height", "width", "side", "image"], PIXELS),
+    (&["padding", "cutout"], Range::new(0.0, 65536.0)),
+    (&["output_stride", "stride", "stem_stride", "plain_stride"], Range::new(1.0, 64.0)),
+    (&["kernels", "rates", "expansions"], Range::new(1.0, 1024.0)),
+    (&["std"], Range::above(0.0, 1e3)),
+];
+
+/// The range of the number at `keys`, the names of the sections above it and its own.
+pub fn range_of(keys: &[&str]) -> Range {
+    let fits = |entry: &str| entry.split('.').rev().zip(keys.iter().rev()).all(|(a, b)| a == *b);
+    let deep_enough = |entry: &str| entry.split('.').count() <= keys.len();
+    let found = RANGES.iter().find(|(entries, _)| entries.iter().any(|entry| deep_enough(entry) && fits(entry)));
+    found.map_or(ANY, |(_, range)| *range)
+}
+
+/// Says which number of a config is not of its range: key, value and range.
+pub fn check<C: Serialize>(config: &C) -> Result<()> {
+    walk(&Value::Table(Table::try_from(config)?), &mut Vec::new())
+}
+
+fn walk<'a>(value: &'a Value, keys: &mut Vec<&'a str>) -> Result<()> {
+    let number = match value {
+        Value::Table(table) => {
+            for (key, value) in table {
+                keys.push(key);
+                walk(value, keys)?;
+                keys.pop();
+            }
+            return Ok(());
+        }
+        Value::Array(values) => return values.iter().try_for_each(|value| walk(value, keys)),
+        Value::Integer(number) => *number as f64,
+        Value::Float(number) => *number,
+        _ => return Ok(()),
+    };
+    let range = range_of(keys);
+    if !range.contains(number) {
+        bail!("{} = {value}; expected {range}", keys.join("."));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> Option<String> {
+        check(&text.parse::<Table>().unwrap()).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_named_with_it() {
+        for (text, expected) in [
+            ("[train.optimizer]\nlr = -0.1", "train.optimizer.lr = -0.1; expected more than 0 and at most 1000"),
+            (
+                "[train.optimizer]\nmomentum = 1.5",
+                "train.optimizer.momentum = 1.5; expected at least 0 and at most 0.999999999",
+            ),
+            ("[loss]\nclass_weights = [1.0, nan]", "loss.class_weights = nan"),
+            ("[[constraints]]\nupper = inf", "constraints.upper = inf; expected at least"),
+            ("[train]\nepochs = 0", "train.epochs = 0; expected at least 1"),
+            ("[budget]\nchannels = 2.0", "budget.channels = 2.0; expected more than 0 and at most 1"),
+            ("[model]\nchannels = -3", "model.channels = -3"),
+        ] {
+            let error = error(text).unwrap();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        for sound in ["[model.bn]\nmomentum = 1.0", "[model]\nchannels = 16", "[budget]\nchannels = 0.5", "seed = 0"] {
+            assert_eq!(error(sound), None, "{sound}");
+        }
+    }
+}
