@@ -11,4 +11,5 @@ pub mod mobile;
 pub mod model;
 pub mod nasbench201;
 pub mod search_net;
+mod starters;
 pub mod task;

@@ -10,6 +10,7 @@ use nas_core::task::commands::analyse::{self, AnalyseArgs};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
+use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
@@ -49,6 +50,9 @@ enum Command {
   nas-classify report runs/derived")]
     Report(ReportArgs),
     Export(commands::export::ExportArgs),
+    #[command(after_help = "Example:
+  nas-classify init --data photos --out experiments")]
+    Init(InitArgs),
     Import(ImportArgs),
     #[command(after_help = "Examples:
   nas-classify analyse nasbench201.csv.gz --metric cifar10_test_200 --transfer cifar100_test_200 --html insight.html
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(args),
         Command::Report(args) => report::run::<Classification>(args),
         Command::Export(args) => commands::export::run(args),
+        Command::Init(args) => init::run::<Classification>(args),
         Command::Import(args) => import::run(args),
         Command::Analyse(args) => analyse::run(args, &commands::analyse::ClassifySpaces),
         Command::Data(args) => commands::data::run(args),

@@ -1,6 +1,7 @@
 //! Image classification as a task: its data, networks, loss and scores.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -9,10 +10,11 @@ use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::run_dir::{RunDir, write_atomic};
 use nas_core::space::Mixture;
+use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, Task};
 use nas_datasets::classify::{
-    ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, check,
+    ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, Part, check,
     eval_batches, train_loader,
 };
 use nas_datasets::{LoaderConfig, Problem, Size, Split, Subset, TrainLoader};
@@ -184,6 +186,27 @@ impl Task for Classification {
 
     fn classes(set: &Set) -> Vec<String> {
         set.classes().to_vec()
+    }
+
+    fn layouts(root: &Path) -> Vec<(&'static str, ClassifyDataConfig)> {
+        let (root, part) = (root.to_path_buf(), Part::default());
+        vec![
+            ("cifar10", ClassifyDataConfig::Cifar10 { root: root.clone(), part: part.clone() }),
+            ("cifar100", ClassifyDataConfig::Cifar100 { root: root.clone(), part: part.clone() }),
+            ("mnist", ClassifyDataConfig::Mnist { root: root.clone(), part: part.clone() }),
+            ("folder", ClassifyDataConfig::Folder { root, part }),
+        ]
+    }
+
+    fn survey(set: &Set, index: usize) -> Result<Survey> {
+        let (w, h) = set.image(index)?.dimensions();
+        let mut counts = vec![0; set.classes().len()];
+        counts[set.label(index)] = 1;
+        Ok(Survey { sizes: vec![(h, w)], counts })
+    }
+
+    fn starters(facts: &Facts) -> [String; 3] {
+        crate::starters::starters(facts)
     }
 
     fn sample_name(set: &Set, index: usize) -> String {

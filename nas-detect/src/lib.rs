@@ -15,6 +15,7 @@ pub mod nms;
 pub mod picture;
 pub mod pretraining;
 pub mod space;
+mod starters;
 pub mod task;
 
 #[cfg(test)]

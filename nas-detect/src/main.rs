@@ -8,6 +8,7 @@ use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
+use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
@@ -60,6 +61,9 @@ Examples:
     #[command(after_help = "Example:
   nas-detect report runs/shapes")]
     Report(ReportArgs),
+    #[command(after_help = "Example:
+  nas-detect init --data photos --out experiments")]
+    Init(InitArgs),
     Import(ImportArgs),
     #[command(after_help = "Example:
   nas-detect analyse runs/search/trials.jsonl --metric ap --html insight.html")]
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         Command::Predict(args) => commands::predict::run(args),
         Command::Compare(args) => compare::run::<Detection>(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
+        Command::Init(args) => init::run::<Detection>(args),
         Command::Import(args) => import::run(args),
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Report(args) => report::run::<Detection>(args),

@@ -11,10 +11,11 @@ use nas_core::run::cli::Compute;
 use nas_core::run::picture::{side_by_side, write_png};
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
+use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{self, OneShotExperiment, Recipe, Setting};
 use nas_core::task::{self, Pass, Task, supervised};
 use nas_datasets::det::loader::Boxes;
-use nas_datasets::det::{DetBatch, DetDataConfig, DetDataset, DetTransform, check, det_train_loader};
+use nas_datasets::det::{CocoSplit, DetBatch, DetDataConfig, DetDataset, DetTransform, check, det_train_loader};
 use nas_datasets::{LoaderConfig, Problem, Size, Split, Subset, TrainLoader, hold_out};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn::VarStore};
@@ -182,6 +183,28 @@ impl Task for Detection {
 
     fn classes(set: &Set) -> Vec<String> {
         set.classes().names().to_vec()
+    }
+
+    fn layouts(root: &Path) -> Vec<(&'static str, DetDataConfig)> {
+        let root = root.to_path_buf();
+        let split = |name: &str| CocoSplit { annotations: root.join(format!("{name}.json")), images: root.join(name) };
+        vec![
+            ("coco", DetDataConfig::Coco { root: root.clone() }),
+            ("voc", DetDataConfig::Voc { root: root.clone(), classes: None }),
+            ("coco_files", DetDataConfig::CocoFiles { train: split("train"), val: split("val") }),
+        ]
+    }
+
+    fn survey(set: &Set, index: usize) -> Result<Survey> {
+        let sample = set.load(index)?;
+        let mut counts = vec![0; set.classes().names().len()];
+        sample.objects.iter().for_each(|object| counts[object.class] += 1);
+        let (w, h) = sample.image.dimensions();
+        Ok(Survey { sizes: vec![(h, w)], counts })
+    }
+
+    fn starters(facts: &Facts) -> [String; 3] {
+        crate::starters::starters(facts)
     }
 
     fn sample_name(set: &Set, index: usize) -> String {

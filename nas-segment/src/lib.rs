@@ -13,4 +13,5 @@ pub mod mobile_seg;
 pub mod model;
 pub mod picture;
 pub mod space;
+mod starters;
 pub mod task;

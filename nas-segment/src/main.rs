@@ -8,6 +8,7 @@ use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::import::{self, ImportArgs};
+use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
@@ -56,6 +57,9 @@ enum Command {
     #[command(after_help = "Example:
   nas-segment report runs/search")]
     Report(ReportArgs),
+    #[command(after_help = "Example:
+  nas-segment init --data photos --out experiments")]
+    Init(InitArgs),
     Import(ImportArgs),
     #[command(after_help = "Example:
   nas-segment analyse runs/search/trials.jsonl --metric miou --html insight.html")]
@@ -85,6 +89,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => commands::sample::run(args),
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => report::run::<Segmentation>(args),
+        Command::Init(args) => init::run::<Segmentation>(args),
         Command::Import(args) => import::run(args),
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Data(args) => commands::data::run(args),

@@ -12,6 +12,7 @@ use nas_core::run::cli::Compute;
 use nas_core::run::picture::{side_by_side, write_png};
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
+use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, Task};
 use nas_datasets::seg::loader::Pairs;
@@ -192,6 +193,29 @@ impl Task for Segmentation {
 
     fn classes(set: &Set) -> Vec<String> {
         set.classes().names.clone()
+    }
+
+    fn layouts(root: &Path) -> Vec<(&'static str, DataConfig)> {
+        let root = root.to_path_buf();
+        vec![
+            ("folder", DataConfig::Folder { root: root.clone() }),
+            ("cityscapes", DataConfig::Cityscapes { root: root.clone() }),
+            ("camvid", DataConfig::Camvid { root }),
+        ]
+    }
+
+    fn survey(set: &Set, index: usize) -> Result<Survey> {
+        let sample = set.load(index)?;
+        let mut counts = vec![0; set.classes().len()];
+        for value in sample.label.iter().flat_map(|label| label.as_raw()) {
+            counts.get_mut(usize::from(*value)).into_iter().for_each(|count| *count += 1);
+        }
+        let (w, h) = sample.image.dimensions();
+        Ok(Survey { sizes: vec![(h, w)], counts })
+    }
+
+    fn starters(facts: &Facts) -> [String; 3] {
+        crate::starters::starters(facts)
     }
 
     fn sample_name(set: &Set, index: usize) -> String {

@@ -108,13 +108,16 @@ fn a_search_begins_from_named_architectures_and_the_best_of_an_earlier_log() {
     let [earlier, straight, killed] = ["earlier", "straight", "killed"].map(|name| temp.path().join(name));
     CLASSIFY.succeed(&args(&config, &earlier, &[]));
     let log = format!("start.log={}", earlier.display());
-    let sets = ["--set", &log, "--set", "start.best=2", "--set", "start.archs=['0-0-0-0-0']"];
+    let sets = ["--set", &log, "--set", "start.best=2", "--set", "start.archs=['0-0-0-0-0-0']"];
     CLASSIFY.succeed(&args(&config, &straight, &sets));
     let mut best = records(&earlier);
     best.sort_by(|a, b| b.metric("valid").unwrap().total_cmp(&a.metric("valid").unwrap()));
     best.dedup_by(|a, b| a.trial.arch == b.trial.arch);
     let first: Vec<String> = records(&straight).iter().take(3).map(|record| record.trial.arch.to_string()).collect();
-    assert_eq!(first, ["0-0-0-0-0".into(), best[0].trial.arch.to_string(), best[1].trial.arch.to_string()]);
+    assert_eq!(first, ["0-0-0-0-0-0".into(), best[0].trial.arch.to_string(), best[1].trial.arch.to_string()]);
+    let refused = temp.path().join("refused");
+    let stderr = CLASSIFY.fail(&args(&config, &refused, &["--set", "start.archs=['0-0-9-0-0-0']"]));
+    assert!(stderr.contains("start.archs: \"0-0-9-0-0-0\"") && !refused.exists(), "{stderr}");
     // What began from a log needs it no more.
     let log = killed.join("trials.jsonl");
     CLASSIFY.kill_when(&args(&config, &killed, &sets), || fs::read_to_string(&log).is_ok_and(|log| !log.is_empty()));

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -193,16 +193,18 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     format: Format,
     work: impl FnOnce(&RunDir) -> Result<R>,
 ) -> Result<()> {
-    let out = args.out.clone().unwrap_or_else(|| default_out(&args.config, seed));
-    let dir = RunDir::open(&out, &crate::run::config::to_toml(config), args.resume, &Meta::new(compute))?;
+    let dir = RunDir::open(&args.folder(seed), &crate::run::config::to_toml(config), args.resume, &Meta::new(compute))?;
     let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;
     print(&result, format)
 }
 
-fn default_out(config: &Path, seed: Option<u64>) -> PathBuf {
-    let stem = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let seed = seed.map(|seed| format!("-s{seed}")).unwrap_or_default();
-    PathBuf::from("runs").join(format!("{stem}{seed}"))
+impl RunArgs {
+    /// The run folder of an experiment of `seed`.
+    pub fn folder(&self, seed: Option<u64>) -> PathBuf {
+        let stem = self.config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let seed = seed.map(|seed| format!("-s{seed}")).unwrap_or_default();
+        self.out.clone().unwrap_or_else(|| PathBuf::from("runs").join(format!("{stem}{seed}")))
+    }
 }
 
 /// How a command prints what it found.

@@ -25,6 +25,7 @@ use crate::run::cli::Compute;
 use crate::run::run_dir::RunDir;
 use crate::space::trial::Values;
 use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
+use crate::task::commands::init::{Facts, Survey};
 use experiment::{OneShotExperiment, Recipe, Setting};
 use supervised::cost_of;
 
@@ -117,7 +118,7 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// `[pretrain]` of searches on shared weights; [`NoPretrain`] where there is none.
     type Pretrain: Section;
     /// A split of the data.
-    type Set: Clone;
+    type Set: Clone + Send + Sync;
     /// What training batches are made of.
     type Source: Source;
     /// A network, fixed or a supernet.
@@ -166,6 +167,16 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     fn warnings(_set: &Self::Set) -> Vec<String> {
         Vec::new()
     }
+
+    /// How the data in a folder could be read, by name of the layout, the likelier first.
+    fn layouts(root: &Path) -> Vec<(&'static str, Self::Data)>;
+
+    /// What a sample looks like.
+    fn survey(set: &Self::Set, index: usize) -> Result<Survey>;
+
+    /// Experiment files without `[data]` for a first search, training and comparison; the last takes what the first, run in
+    /// `runs/search`, has found.
+    fn starters(facts: &Facts) -> [String; 3];
 
     /// Training batches of the samples `indices` of a set, all if `None`.
     fn loader(

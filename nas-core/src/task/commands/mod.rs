@@ -5,6 +5,7 @@ pub mod bench;
 pub mod compare;
 pub mod cost;
 pub mod import;
+pub mod init;
 mod one_shot;
 pub mod report;
 pub mod search;

@@ -132,6 +132,13 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     let compute = args.run.compute.resolve()?;
     let evaluator = Evaluator::open(&experiment.evaluator, &evaluator::Searched::of(&experiment))?;
     evaluator::check(&experiment, &evaluator).with_context(|| config.display().to_string())?;
+    // What a search began from is in its folder from then on.
+    if experiment.start != StartConfig::default() && !args.run.folder(Some(experiment.seed)).join(START).exists() {
+        let (space, cost) = (experiment.space.choices()?, |arch: &Architecture| evaluator.cost(arch));
+        let space = Restricted::new(&*space, &experiment.constraints, &cost)?;
+        let parse = |text: &str| experiment.space.parse(text);
+        experiment.start.open(&space, &experiment.goals(SearchPart::Search), parse)?;
+    }
     drop(evaluator);
     let executor = experiment.executor.with_workers(args.workers);
     experiment.limits.check(&executor).with_context(|| config.display().to_string())?;
