@@ -58,7 +58,7 @@ const NOT_NEGATIVE: Range = Range::new(0.0, 1e9);
 const RANGES: &[(&[&str], Range)] = &[
     (&["budget.channels", "budget.cells", "budget.data", "budget.image"], Range::above(0.0, 1.0)),
     (&["bn.momentum"], FRACTION),
-    (&["scale", "ratio", "scales", "ratios"], Range::above(0.0, 64.0)),
+    (&["augment.scale", "crop.scale", "ratio", "scales", "ratios"], Range::above(0.0, 64.0)),
     (&["lr", "arch_lr"], RATE),
     (&["min_lr"], Range::new(0.0, 1e3)),
     (&["momentum", "beta1", "beta2", "ema", "baseline_decay", "dropout", "skip_dropout", "label_smoothing"], BELOW_ONE),
@@ -129,6 +129,16 @@ mod tests {
 
     fn error(text: &str) -> Option<String> {
         check(&text.parse::<Table>().unwrap()).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_of_strategies_and_methods_are_of_their_ranges() {
+        for strategy in crate::strategy::StrategyConfig::all() {
+            check(&strategy).unwrap_or_else(|error| panic!("{}: {error}", strategy.info().kind));
+        }
+        for method in crate::one_shot::OneShotConfig::all() {
+            check(&method).unwrap_or_else(|error| panic!("{}: {error}", method.info().kind));
+        }
     }
 
     #[test]
