@@ -9,6 +9,7 @@ use nas_core::run::cli;
 use nas_core::task::commands::analyse::{self, AnalyseArgs};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
+use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -49,10 +50,13 @@ enum Command {
     #[command(after_help = "Example:
   nas-classify report runs/derived")]
     Report(ReportArgs),
-    Export(commands::export::ExportArgs),
     #[command(after_help = "Example:
   nas-classify init --data photos --out experiments")]
     Init(InitArgs),
+    #[command(after_help = "Examples:
+  nas-classify export --run runs/derived --out derived.onnx
+  python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
+    Export(ExportArgs),
     Import(ImportArgs),
     #[command(after_help = "Examples:
   nas-classify analyse nasbench201.csv.gz --metric cifar10_test_200 --transfer cifar100_test_200 --html insight.html

@@ -4,10 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use nas_classify::model::{ModelConfig, NasBench201Model};
 use nas_classify::nasbench201::NetworkConfig;
-use nas_classify::search_net::SpaceConfig;
 use nas_classify::task::Classification;
 use nas_core::estimator::zero_cost::{Model, Proxy, ZeroCostError, score};
 use nas_core::task::experiment::{LoaderSection, Setting};
+use nas_core::task::searched::SearchedSpace;
 use nas_core::task::zero_cost::{ZeroCost, ZeroCostConfig};
 
 type Candidate = nas_core::task::zero_cost::Candidate<Classification>;
@@ -149,8 +149,8 @@ fn networks_of_every_space_are_scored() {
         })
     };
     for space in spaces {
-        let space: SpaceConfig = toml::from_str(space).unwrap();
-        let arch = space.build().unwrap().sample(&mut stream(1, "test", 0));
+        let space: SearchedSpace<Classification> = toml::from_str(space).unwrap();
+        let arch = space.space.build().unwrap().sample(&mut stream(1, "test", 0));
         for on in ["noise", "data"] {
             let proxies = "proxies = ['naswot', 'zen', 'grad_norm', 'zico', 'az_expressivity']";
             let text = format!("{proxies}\nbatch_size = 4\nimage = 32\non = '{on}'");

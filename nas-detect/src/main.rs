@@ -7,6 +7,7 @@ use nas_core::run::cli;
 use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
+use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -64,6 +65,10 @@ Examples:
     #[command(after_help = "Example:
   nas-detect init --data photos --out experiments")]
     Init(InitArgs),
+    #[command(after_help = "Examples:
+  nas-detect export --run runs/derived --out derived.onnx
+  python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
+    Export(ExportArgs),
     Import(ImportArgs),
     #[command(after_help = "Example:
   nas-detect analyse runs/search/trials.jsonl --metric ap --html insight.html")]
@@ -89,6 +94,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => compare::run::<Detection>(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Init(args) => init::run::<Detection>(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Import(args) => import::run(args),
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Report(args) => report::run::<Detection>(args),

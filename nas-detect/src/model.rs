@@ -57,6 +57,12 @@ impl ModelConfig {
         Ok(SuperDetector { supernet, top })
     }
 
+    /// The stride of the coarsest level.
+    pub fn largest_stride(&self) -> i64 {
+        let levels = self.neck.levels();
+        levels.stride(levels.max)
+    }
+
     fn top(&self, vb: &VarBuilder, features: &[FeatureInfo], num_classes: i64) -> Result<Top> {
         Top::new(vb, &self.neck, &self.head, features, num_classes)
     }
@@ -103,6 +109,11 @@ impl Top {
         self.head.detect(predictions, size)
     }
 
+    /// Scores `[B, N, K]` and boxes `[B, N, 4]` of all predictions on images of `size` (height, width).
+    pub fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {
+        self.head.scores_and_boxes(predictions, size)
+    }
+
     /// Says when images of `size` (height, width) are not taken.
     pub fn check_size(&self, (h, w): (i64, i64)) -> Result<()> {
         let n = self.divisor;
@@ -146,6 +157,11 @@ impl Detector {
     /// The objects in each of the images `[B, 3, H, W]`, in pixels of these images.
     pub fn detect(&self, images: &Tensor) -> Vec<Detections> {
         tch::no_grad(|| self.top.detect(&self.forward(images, Mode::EVAL), size_of(images)))
+    }
+
+    /// Scores `[B, N, K]` and boxes `[B, N, 4]` of all predictions for images `[B, 3, H, W]`, before suppression.
+    pub fn scores_and_boxes(&self, images: &Tensor) -> [Tensor; 2] {
+        self.top.scores_and_boxes(&self.forward(images, Mode::EVAL), size_of(images))
     }
 
     /// Costs of the backbone's parts, and of neck and head, on an image of `size` (height, width).

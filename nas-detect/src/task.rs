@@ -62,6 +62,12 @@ impl Net {
         tch::no_grad(|| self.top().detect(&self.forward(images, mixture, Mode::EVAL), (h, w)))
     }
 
+    /// Scores `[B, N, K]` and boxes `[B, N, 4]` of all predictions for images `[B, 3, H, W]`, before suppression.
+    pub fn scores_and_boxes(&self, images: &Tensor) -> [Tensor; 2] {
+        let (_, _, h, w) = images.size4().expect("images have four dimensions");
+        self.top().scores_and_boxes(&self.forward(images, None, Mode::EVAL), (h, w))
+    }
+
     /// Neck and head.
     pub fn top(&self) -> &Top {
         match self {

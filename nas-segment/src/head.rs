@@ -97,6 +97,11 @@ pub trait DenseHead: fmt::Debug {
 
     /// Cost by named part on feature maps of the given shapes.
     fn cost_parts(&self, features: &[Shape]) -> Vec<(String, Cost)>;
+
+    /// Why the head computes in another way on maps of another size, where it does.
+    fn varies_with_size(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Pyramid, decoder, logits.

@@ -7,6 +7,7 @@ use nas_core::run::cli;
 use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
+use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::report::{self, ReportArgs};
@@ -60,6 +61,10 @@ enum Command {
     #[command(after_help = "Example:
   nas-segment init --data photos --out experiments")]
     Init(InitArgs),
+    #[command(after_help = "Examples:
+  nas-segment export --run runs/derived --out derived.onnx
+  python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
+    Export(ExportArgs),
     Import(ImportArgs),
     #[command(after_help = "Example:
   nas-segment analyse runs/search/trials.jsonl --metric miou --html insight.html")]
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Report(args) => report::run::<Segmentation>(args),
         Command::Init(args) => init::run::<Segmentation>(args),
+        Command::Export(args) => commands::export::run(args),
         Command::Import(args) => import::run(args),
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Data(args) => commands::data::run(args),

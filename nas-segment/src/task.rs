@@ -66,6 +66,14 @@ impl Net {
         }
     }
 
+    /// Why it computes in another way on images of another size, where it does.
+    pub fn varies_with_size(&self) -> Option<&'static str> {
+        match self {
+            Self::Fixed(net) => net.head.varies_with_size(),
+            _ => None,
+        }
+    }
+
     /// The network of one architecture.
     ///
     /// # Panics

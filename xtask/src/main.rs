@@ -1,6 +1,7 @@
 //! Developer commands: `cargo xtask setup | demo | test | gpu-check`. Depends on no libtorch, so that it can fetch it.
 
 mod libtorch;
+mod onnx;
 
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -48,12 +49,18 @@ fn run(task: TaskCommand) -> Result<()> {
     match task {
         TaskCommand::Setup => Ok(()),
         TaskCommand::Demo => demo(root),
-        TaskCommand::Test { args } => cargo(root, &["test", "--workspace", "--release"], &args),
+        TaskCommand::Test { args } => test(root, &args),
         TaskCommand::GpuCheck => {
             build(root)?;
             nas_segment(root, &["gpu-check"])
         }
     }
+}
+
+fn test(root: &Path, args: &[String]) -> Result<()> {
+    let mut command = cargo_command(&["test", "--workspace", "--release"], args);
+    command.envs(onnx::python(root).map(|python| ("NAS_PYTHON", python)));
+    call(root, command)
 }
 
 fn build(root: &Path) -> Result<()> {
@@ -78,9 +85,13 @@ fn nas_segment(root: &Path, args: &[&str]) -> Result<()> {
 }
 
 fn cargo(root: &Path, args: &[&str], more: &[String]) -> Result<()> {
+    call(root, cargo_command(args, more))
+}
+
+fn cargo_command(args: &[&str], more: &[String]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).args(more);
-    call(root, command)
+    command
 }
 
 fn call(root: &Path, mut command: Command) -> Result<()> {

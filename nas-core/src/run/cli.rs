@@ -139,7 +139,7 @@ impl TrainedArgs {
 
     /// The file of the weights.
     pub fn weights(&self) -> PathBuf {
-        self.weights.clone().unwrap_or_else(|| self.run.join("checkpoints/last.safetensors"))
+        self.weights.clone().unwrap_or_else(|| run_dir::weights_of(&self.run))
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod device;
+pub mod export;
 pub mod import;
 pub mod interrupt;
 pub mod picture;

@@ -314,6 +314,11 @@ pub fn require_distinct_seeds(seeds: &[u64]) -> Result<()> {
     }
 }
 
+/// The weights of the training in the run folder `root`, where none are named.
+pub fn weights_of(root: &Path) -> PathBuf {
+    root.join("checkpoints/last.safetensors")
+}
+
 /// The result in the run folder `root`, if the run is done.
 pub fn read_result<T: DeserializeOwned>(root: &Path) -> Result<Option<T>> {
     let path = root.join("result.json");

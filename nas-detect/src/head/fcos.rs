@@ -257,6 +257,14 @@ impl Fcos {
         (0..logits.size()[0]).map(image).collect()
     }
 
+    pub(super) fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {
+        let Predictions { logits, regression, centerness, grids } = predictions;
+        let (points, strides) = self.locations(grids, logits.device());
+        let centerness = centerness.as_ref().expect("FCOS predicts centre-ness");
+        let scores = (logits.sigmoid() * centerness.sigmoid().unsqueeze(-1)).sqrt();
+        [scores, clip(&decode(&points, &strides, regression), size)]
+    }
+
     pub(super) fn cost(&self, maps: &[Shape], cost: &mut Cost) {
         self.classification_tower.cost(maps, cost);
         self.regression_tower.cost(maps, cost);
@@ -269,11 +277,11 @@ impl Fcos {
     }
 }
 
-/// Boxes `[n, 4]` of distances `[n, 4]` in strides from points `[n, 2]`.
+/// Boxes `[.., n, 4]` of distances `[.., n, 4]` in strides from points `[n, 2]`.
 fn decode(points: &Tensor, strides: &Tensor, distances: &Tensor) -> Tensor {
     let distances = distances * strides.unsqueeze(1);
-    let parts = distances.chunk(2, 1);
-    Tensor::cat(&[points - &parts[0], points + &parts[1]], 1)
+    let parts = distances.chunk(2, -1);
+    Tensor::cat(&[points - &parts[0], points + &parts[1]], -1)
 }
 
 /// Centre-ness `[n]` of points `[n, 2]` inside boxes `[n, 4]`: 1 in the middle, 0 on a side.

@@ -143,6 +143,15 @@ impl Head {
         })
     }
 
+    /// Scores `[B, N, K]` in `0..=1` and boxes `[B, N, 4]` inside images of `size` (height, width) of all predictions, before any
+    /// of them is left out.
+    pub fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {
+        match self {
+            Self::Fcos(head) => head.scores_and_boxes(predictions, size),
+            Self::Retina(head) => head.scores_and_boxes(predictions, size),
+        }
+    }
+
     /// Adds the head's cost on maps of these shapes to `cost`.
     pub fn cost(&self, maps: &[Shape], cost: &mut Cost) {
         match self {

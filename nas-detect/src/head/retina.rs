@@ -7,7 +7,7 @@ use nas_datasets::det::DetTarget;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::anchors::{anchors, cell_anchors};
+use super::anchors::{anchors, cell_anchors, cell_tensor};
 use super::boxes::{clip, decode, encode, pairwise_iou};
 use super::decode::{DetectConfig, Detections, detect};
 use super::focal::focal_loss;
@@ -95,7 +95,7 @@ impl RetinaConfig {
 pub struct Retina {
     config: RetinaConfig,
     /// Anchors of a cell of each level.
-    cells: Vec<Vec<[f32; 4]>>,
+    cells: Vec<Tensor>,
     num_classes: i64,
     classification_tower: Tower,
     logits: BiasedConv,
@@ -130,7 +130,7 @@ impl Retina {
             true => BiasedConv::separable(&vb.sub(name), (channels, c_out), bias),
             false => BiasedConv::plain(&vb.sub(name), (channels, c_out), bias),
         };
-        let cell = |stride| cell_anchors(stride, anchor_base, octaves, ratios);
+        let cell = |stride| cell_tensor(&cell_anchors(stride, anchor_base, octaves, ratios));
         let per_cell = (octaves * ratios.len()) as i64;
         Self {
             cells: levels.strides().into_iter().map(cell).collect(),
@@ -219,7 +219,7 @@ impl Retina {
     pub(super) fn detect(&self, predictions: &Predictions, size: (i64, i64)) -> Vec<Detections> {
         let Predictions { logits, regression, grids, .. } = predictions;
         let anchors = self.anchors(grids, size, logits.device());
-        let per_cell = self.cells[0].len() as i64;
+        let per_cell = self.cells[0].size()[1];
         let level_sizes: Vec<i64> = grids.iter().map(|(h, w)| h * w * per_cell).collect();
         let image = |i: i64| {
             detect(&logits.get(i).sigmoid(), &level_sizes, &self.config.detect, |rows| {
@@ -228,6 +228,12 @@ impl Retina {
             })
         };
         (0..logits.size()[0]).map(image).collect()
+    }
+
+    pub(super) fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {
+        let Predictions { logits, regression, grids, .. } = predictions;
+        let anchors = self.anchors(grids, size, logits.device());
+        [logits.sigmoid(), clip(&decode(&anchors, regression), size)]
     }
 
     pub(super) fn cost(&self, maps: &[Shape], cost: &mut Cost) {

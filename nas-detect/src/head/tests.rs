@@ -283,3 +283,23 @@ fn flattened_maps_are_in_the_order_of_the_anchors() {
     let flat = Vec::<f32>::try_from(flatten(&map, 3).reshape([-1])).unwrap();
     assert_eq!(flat, [0.0, 10.0, 20.0, 100.0, 110.0, 120.0, 1.0, 11.0, 21.0, 101.0, 111.0, 121.0]);
 }
+
+/// What is found is among all scores and boxes, number for number.
+#[test]
+fn detections_are_rows_of_all_scores_and_boxes() {
+    let fcos = (Head::Fcos(fcos(0.5)), fcos_predictions());
+    let retina = (Head::Retina(retina(Normalizer::Image)), retina_predictions());
+    for (head, predictions) in [fcos, retina] {
+        let [scores, boxes] = head.scores_and_boxes(&predictions, SIZE);
+        let found = head.detect(&predictions, SIZE);
+        assert!(found.iter().all(|image| image.boxes.len() > 1));
+        for (i, image) in found.iter().enumerate() {
+            let (scores, boxes) = (scores.get(i as i64), boxes.get(i as i64));
+            for ((bbox, score), label) in image.boxes.iter().zip(&image.scores).zip(&image.labels) {
+                let same_score = scores.select(1, *label as i64).eq(f64::from(*score));
+                let same_box = (&boxes - Tensor::from_slice(bbox)).abs().amax([1i64], false).lt(1e-4);
+                assert!(bool::try_from(same_score.logical_and(&same_box).any()).unwrap(), "{bbox:?} {score}");
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
-use nas_core::run::run_dir::read_classes;
+use nas_core::run::run_dir::{read_classes, weights_of};
 use nas_core::task::Task;
 use nas_core::task::experiment::{self, TrainExperiment};
 use nas_datasets::{EvalTransform, SegDataset, Split, check, require_same_classes};
@@ -88,8 +88,7 @@ impl TrainedArgs {
     }
 
     fn weights(&self) -> PathBuf {
-        let of_run = || self.run.iter().map(|run| run.join("checkpoints/last.safetensors")).collect();
-        self.weights.clone().unwrap_or_else(of_run)
+        self.weights.clone().or_else(|| self.run.as_deref().map(weights_of)).unwrap_or_default()
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod bench_step;
 pub mod data;
 pub mod eval;
+pub mod export;
 pub mod gpu_check;
 pub mod predict;
 pub mod sample;

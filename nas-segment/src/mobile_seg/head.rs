@@ -445,6 +445,10 @@ impl DenseHead for SqueezeLrAspp {
         self.low_level_logits.cost(*low_level, &mut logits);
         vec![("context".to_string(), context), ("logits".to_string(), logits)]
     }
+
+    fn varies_with_size(&self) -> Option<&'static str> {
+        Some("the gate pools windows of 49x49 of larger maps, and all of smaller ones")
+    }
 }
 
 /// Rates of SqueezeNAS' pyramid, which has them at output stride 16.

@@ -289,3 +289,29 @@ fn view_bytes(view: &TensorRef) -> Result<u64> {
     };
     check().with_context(|| format!("it does not lie in the file: {}", describe()))
 }
+
+/// The program and the constants of a TorchScript archive that this process made itself.
+pub(crate) fn read_trace(path: &Path) -> Result<(String, Vec<Tensor>)> {
+    let file = BufReader::new(File::open(path)?);
+    let length = file.get_ref().metadata()?.len();
+    let mut archive = ZipArchive::new(file)?;
+    let name = |ending: &str, archive: &ZipArchive<BufReader<File>>| {
+        let found = archive.file_names().find(|name| name.ends_with(ending)).map(str::to_string);
+        found.with_context(|| format!("a trace without {ending}"))
+    };
+    let mut text = String::new();
+    let code = name(".py", &archive)?;
+    archive.by_name(&code)?.read_to_string(&mut text)?;
+    let constants = name("constants.pkl", &archive)?;
+    let folder = constants.trim_end_matches(".pkl").to_string();
+    let pickle = pickle::read(&stored(&mut archive, &constants, length)?)?;
+    let Value::Tuple(ids) = &pickle.values[pickle.root] else { bail!("constants that are no tuple") };
+    let mut tensors = Vec::new();
+    for id in ids {
+        let Value::Tensor(view) = &pickle.values[*id] else { bail!("a constant that is no tensor") };
+        let numbers = whole(&stored(&mut archive, &format!("{folder}/{}", view.storage.key), length)?, &view.storage)?;
+        view_bytes(view)?;
+        tensors.push(numbers.f_as_strided(&view.size, &view.stride, view.offset)?.contiguous().copy());
+    }
+    Ok((text, tensors))
+}

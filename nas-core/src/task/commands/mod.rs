@@ -4,6 +4,7 @@ pub mod analyse;
 pub mod bench;
 pub mod compare;
 pub mod cost;
+pub mod export;
 pub mod import;
 pub mod init;
 mod one_shot;

@@ -1,0 +1,289 @@
+//! ONNX by libtorch: runs what [`super::convert()`] writes, to check a file without another program, to learn the shapes of
+//! its values, and to score it. It knows the operators that are written here, no others.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use tch::{Device, Kind, Tensor};
+
+use super::proto::{GraphProto, INT64, NodeProto, TensorProto};
+
+/// All values of a graph for one input.
+pub fn run(graph: &GraphProto, images: &Tensor) -> Result<HashMap<String, Tensor>> {
+    Interpreter::new(graph)?.run(images)
+}
+
+/// A graph with its tensors.
+pub struct Interpreter<'a> {
+    graph: &'a GraphProto,
+    parameters: HashMap<String, Tensor>,
+}
+
+impl<'a> Interpreter<'a> {
+    /// Reads the graph's tensors.
+    pub fn new(graph: &'a GraphProto) -> Result<Self> {
+        let read = |tensor: &TensorProto| Ok((tensor.name.clone().unwrap_or_default(), from_proto(tensor)?));
+        let parameters = graph.initializer.iter().map(read).collect::<Result<_>>()?;
+        Ok(Self { graph, parameters })
+    }
+
+    /// Every value of the graph for images `[B, C, H, W]`.
+    pub fn run(&self, images: &Tensor) -> Result<HashMap<String, Tensor>> {
+        let mut values = HashMap::from([(super::INPUT.to_string(), images.shallow_clone())]);
+        tch::no_grad(|| {
+            for node in &self.graph.node {
+                let outputs = self.evaluate(node, &values);
+                let outputs = outputs.with_context(|| format!("ONNX node {}", node.name.as_deref().unwrap_or("?")))?;
+                ensure!(outputs.len() == node.output.len(), "{:?} gave {} values", node.op_type, outputs.len());
+                values.extend(node.output.iter().cloned().zip(outputs));
+            }
+            Ok(values)
+        })
+    }
+
+    fn evaluate(&self, node: &NodeProto, values: &HashMap<String, Tensor>) -> Result<Vec<Tensor>> {
+        let op = node.op_type.as_deref().unwrap_or_default();
+        let call = Call { node, values, parameters: &self.parameters };
+        let one = |tensor: Tensor| Ok(vec![tensor]);
+        match op {
+            "Split" => call.split(),
+            "Conv" => one(call.conv()?),
+            "MaxPool" | "AveragePool" => one(call.pool(op == "MaxPool")?),
+            "Resize" => one(call.resize()?),
+            "Slice" => one(call.slice()?),
+            "Pad" => one(call.pad()?),
+            "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceSum" => one(call.reduce(op)?),
+            "BatchNormalization" => {
+                let [w, b, mean, var] = [1, 2, 3, 4].map(|i| call.input(i));
+                let (w, b, mean, var) = (w?, b?, mean?, var?);
+                let eps = call.float("epsilon", 1e-5);
+                one(call.input(0)?.f_batch_norm(Some(w), Some(b), Some(mean), Some(var), false, 0.0, eps, false)?)
+            }
+            "InstanceNormalization" => {
+                let (w, b, eps) = (call.input(1)?, call.input(2)?, call.float("epsilon", 1e-5));
+                let none: Option<&Tensor> = None;
+                one(call.input(0)?.f_instance_norm(Some(w), Some(b), none, none, true, 0.0, eps, false)?)
+            }
+            "Gemm" => {
+                ensure!(call.int("transB", 0) == 1, "only x Wᵀ + b");
+                one(call.input(0)?.f_linear(call.input(1)?, call.maybe(2))?)
+            }
+            "QuantizeLinear" | "DequantizeLinear" => one(call.quantization(op == "QuantizeLinear")?),
+            _ => one(call.simple(op)?),
+        }
+    }
+}
+
+/// A tensor with its numbers.
+pub fn from_proto(tensor: &TensorProto) -> Result<Tensor> {
+    let kind = match tensor.data_type {
+        Some(super::proto::FLOAT) => Kind::Float,
+        Some(INT64) => Kind::Int64,
+        other => bail!("a tensor of type {other:?}"),
+    };
+    let bytes = tensor.raw_data.as_deref().unwrap_or_default();
+    Ok(Tensor::f_from_data_size(bytes, &tensor.dims, kind)?)
+}
+
+/// An operator with its inputs.
+struct Call<'a> {
+    node: &'a NodeProto,
+    values: &'a HashMap<String, Tensor>,
+    parameters: &'a HashMap<String, Tensor>,
+}
+
+impl Call<'_> {
+    fn maybe(&self, i: usize) -> Option<&Tensor> {
+        let name = self.node.input.get(i).filter(|name| !name.is_empty())?;
+        self.values.get(name).or_else(|| self.parameters.get(name))
+    }
+
+    fn input(&self, i: usize) -> Result<&Tensor> {
+        self.maybe(i).with_context(|| format!("input {i} ({:?}) has no value", self.node.input.get(i)))
+    }
+
+    fn list(&self, i: usize) -> Result<Vec<i64>> {
+        Ok(Vec::<i64>::try_from(self.input(i)?.to_kind(Kind::Int64).reshape([-1]))?)
+    }
+
+    fn attribute(&self, name: &str) -> Option<&super::proto::AttributeProto> {
+        self.node.attribute.iter().find(|attribute| attribute.name.as_deref() == Some(name))
+    }
+
+    fn int(&self, name: &str, default: i64) -> i64 {
+        self.attribute(name).and_then(|attribute| attribute.i).unwrap_or(default)
+    }
+
+    fn float(&self, name: &str, default: f64) -> f64 {
+        self.attribute(name).and_then(|attribute| attribute.f).map_or(default, f64::from)
+    }
+
+    fn ints(&self, name: &str) -> Vec<i64> {
+        self.attribute(name).map(|attribute| attribute.ints.clone()).unwrap_or_default()
+    }
+
+    fn text(&self, name: &str) -> String {
+        let text = self.attribute(name).and_then(|attribute| attribute.s.clone()).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The padding before, which must equal that after.
+    fn pads(&self) -> Result<Vec<i64>> {
+        let pads = self.ints("pads");
+        let (before, after) = pads.split_at(pads.len() / 2);
+        ensure!(before == after, "paddings {pads:?} of two sizes");
+        Ok(before.to_vec())
+    }
+
+    fn conv(&self) -> Result<Tensor> {
+        let (x, w) = (self.input(0)?, self.input(1)?);
+        let (stride, pads, dilation) = (self.ints("strides"), self.pads()?, self.ints("dilations"));
+        Ok(x.f_conv2d(w, self.maybe(2), stride, pads, dilation, self.int("group", 1))?)
+    }
+
+    fn pool(&self, max: bool) -> Result<Tensor> {
+        let (kernel, stride, pads) = (self.ints("kernel_shape"), self.ints("strides"), self.pads()?);
+        let (x, ceil) = (self.input(0)?, self.int("ceil_mode", 0) == 1);
+        Ok(match max {
+            true => x.f_max_pool2d(kernel, stride, pads, self.ints("dilations"), ceil)?,
+            false => x.f_avg_pool2d(kernel, stride, pads, ceil, self.int("count_include_pad", 0) == 1, None::<i64>)?,
+        })
+    }
+
+    fn resize(&self) -> Result<Tensor> {
+        let (x, size) = (self.input(0)?, self.list(3)?);
+        ensure!(size.len() == 4 && size[..2] == x.size()[..2], "a resize of other than height and width");
+        let aligned = self.text("coordinate_transformation_mode") == "align_corners";
+        Ok(match self.text("mode").as_str() {
+            "linear" => x.f_upsample_bilinear2d(&size[2..], aligned, None, None)?,
+            _ => x.f_upsample_nearest2d(&size[2..], None, None)?,
+        })
+    }
+
+    fn slice(&self) -> Result<Tensor> {
+        let [starts, ends, axes, steps] = [1, 2, 3, 4].map(|i| self.list(i));
+        let (starts, ends, axes, steps) = (starts?, ends?, axes?, steps?);
+        let mut x = self.input(0)?.shallow_clone();
+        for i in 0..axes.len() {
+            x = x.f_slice(axes[i], starts[i], ends[i], steps[i])?;
+        }
+        Ok(x)
+    }
+
+    fn pad(&self) -> Result<Tensor> {
+        let (x, pads) = (self.input(0)?, self.list(1)?);
+        let rank = pads.len() / 2;
+        let torch: Vec<i64> = (0..rank).rev().flat_map(|dim| [pads[dim], pads[rank + dim]]).collect();
+        let value = self.maybe(2).map_or(0.0, |value| value.double_value(&[]));
+        Ok(x.f_pad(&torch, "constant", Some(value))?)
+    }
+
+    fn reduce(&self, op: &str) -> Result<Tensor> {
+        let (x, keep) = (self.input(0)?, self.int("keepdims", 1) == 1);
+        let mut axes = if op == "ReduceSum" && self.maybe(1).is_some() { self.list(1)? } else { self.ints("axes") };
+        if axes.is_empty() {
+            axes = (0..x.dim() as i64).collect();
+        }
+        Ok(match op {
+            "ReduceMean" => x.f_mean_dim(axes.as_slice(), keep, None::<Kind>)?,
+            "ReduceSum" => x.f_sum_dim_intlist(axes.as_slice(), keep, None::<Kind>)?,
+            "ReduceMax" => x.f_amax(axes.as_slice(), keep)?,
+            _ => x.f_amin(axes.as_slice(), keep)?,
+        })
+    }
+
+    fn split(&self) -> Result<Vec<Tensor>> {
+        let (x, axis) = (self.input(0)?, self.int("axis", 0));
+        match self.maybe(1) {
+            Some(_) => Ok(x.f_split_with_sizes(self.list(1)?, axis)?),
+            None => Ok(x.f_chunk(self.node.output.len() as i64, axis)?),
+        }
+    }
+
+    /// Rounds to steps of a scale; the numbers stay floats here.
+    fn quantization(&self, quantizes: bool) -> Result<Tensor> {
+        let (x, scale, zero) = (self.input(0)?, self.input(1)?, self.input(2)?);
+        let side = |t: &Tensor| if t.numel() == 1 { t.reshape([1]) } else { t.reshape([-1, 1, 1, 1]) };
+        let (scale, zero) = (side(scale), side(zero).to_kind(Kind::Float));
+        Ok(match quantizes {
+            true => ((x / scale).round() + zero).clamp(-128.0, 127.0),
+            false => (x.to_kind(Kind::Float) - zero) * scale,
+        })
+    }
+
+    fn simple(&self, op: &str) -> Result<Tensor> {
+        let x = self.input(0)?;
+        let second = || self.input(1);
+        Ok(match op {
+            "Identity" => x.shallow_clone(),
+            "Relu" => x.f_relu()?,
+            "Sigmoid" => x.f_sigmoid()?,
+            "Exp" => x.f_exp()?,
+            "Sqrt" => x.f_sqrt()?,
+            "Neg" => x.f_neg()?,
+            "Abs" => x.f_abs()?,
+            "Log" => x.f_log()?,
+            "Tanh" => x.f_tanh()?,
+            "HardSwish" => x.f_hardswish()?,
+            "HardSigmoid" => (x * self.float("alpha", 0.2) + self.float("beta", 0.5)).f_clamp(0.0, 1.0)?,
+            "Clip" => {
+                let bound = |i: usize, default: f64| self.maybe(i).map_or(default, |bound| bound.double_value(&[]));
+                x.f_clamp(bound(1, f64::NEG_INFINITY), bound(2, f64::INFINITY))?
+            }
+            "Add" => x.f_add(second()?)?,
+            "Sub" => x.f_sub(second()?)?,
+            "Mul" => x.f_mul(second()?)?,
+            "Div" if x.kind() == Kind::Int64 => x.f_div_tensor_mode(second()?, "floor")?,
+            "Div" => x.f_div(second()?)?,
+            "Mod" => x.f_remainder_tensor(second()?)?,
+            "Max" => x.f_maximum(second()?)?,
+            "Min" => x.f_minimum(second()?)?,
+            "Concat" => {
+                let parts = (0..self.node.input.len()).map(|i| self.input(i)).collect::<Result<Vec<&Tensor>>>()?;
+                Tensor::f_cat(&parts, self.int("axis", 0))?
+            }
+            "Softmax" => x.f_softmax(self.int("axis", -1), None::<Kind>)?,
+            "GlobalAveragePool" => x.f_mean_dim([2i64, 3].as_slice(), true, None::<Kind>)?,
+            "Shape" => {
+                let size = x.size();
+                let end = (self.int("end", size.len() as i64) as usize).min(size.len());
+                Tensor::from_slice(&size[self.int("start", 0) as usize..end])
+            }
+            "Gather" => {
+                let index = second()?.int64_value(&[]);
+                x.f_select(self.int("axis", 0), index)?
+            }
+            "Unsqueeze" => {
+                let mut axes = self.list(1)?;
+                axes.sort_unstable();
+                axes.into_iter().try_fold(x.shallow_clone(), |x, axis| x.f_unsqueeze(axis))?
+            }
+            "Squeeze" => x.f_squeeze_dims(self.list(1)?)?,
+            "Reshape" => {
+                let (old, mut shape) = (x.size(), self.list(1)?);
+                shape.iter_mut().enumerate().filter(|(_, side)| **side == 0).for_each(|(i, side)| *side = old[i]);
+                x.f_reshape(shape)?
+            }
+            "Flatten" => x.f_flatten(1, -1)?,
+            "Expand" => x.f_broadcast_to(broadcast(&x.size(), &self.list(1)?))?,
+            "Transpose" => x.f_permute(self.ints("perm"))?,
+            "ConstantOfShape" => {
+                let value = self.attribute("value").and_then(|value| value.t.as_ref()).context("no value")?;
+                from_proto(value)?.f_expand(self.list(0)?, false)?
+            }
+            "Range" => {
+                let bound = |i: usize| Ok::<i64, anyhow::Error>(self.input(i)?.int64_value(&[]));
+                Tensor::f_arange_start_step(bound(0)?, bound(1)?, bound(2)?, (Kind::Int64, Device::Cpu))?
+            }
+            "Cast" => x.to_kind(Kind::Float),
+            other => bail!("{other:?} is not run here"),
+        })
+    }
+}
+
+/// The shape of a tensor of `size` expanded to `shape`, in which a side of 1 stays as it is.
+fn broadcast(size: &[i64], shape: &[i64]) -> Vec<i64> {
+    let missing = shape.len().saturating_sub(size.len());
+    let old = |i: usize| i.checked_sub(missing).map_or(1, |i| size[i]);
+    shape.iter().enumerate().map(|(i, side)| if *side == 1 { old(i) } else { *side }).collect()
+}

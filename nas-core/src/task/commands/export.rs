@@ -1,0 +1,154 @@
+//! The command `export`: a trained network for other programs.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use nas_datasets::Split;
+use serde::Serialize;
+use tch::nn::VarStore;
+
+use crate::run::cli::{ComputeArgs, Format, parse_size, print};
+use crate::run::device::DeviceChoice;
+use crate::run::export::{FileFormat, Network, Written, write};
+use crate::run::run_dir::{read_classes, weights_of};
+use crate::task::Task;
+use crate::task::experiment::{self, TrainExperiment};
+use crate::task::supervised::trained_network;
+
+/// Write a trained network as ONNX, TorchScript, PyTorch source or safetensors
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// Run folder of a training
+    #[arg(long, value_name = "DIR", required_unless_present = "model")]
+    run: Option<PathBuf>,
+    /// In the place of a run: a preset, or an experiment file of kind train
+    #[arg(long, value_name = "NAME", conflicts_with = "run", requires = "weights")]
+    model: Option<String>,
+    /// Weights [default: the run's last]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Replace a key of the config; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// File to write; its ending chooses the format: .onnx, .pt (TorchScript whose weights can be trained), .py (a PyTorch module,
+    /// with its weights beside it) or .safetensors (weights alone)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Height and width of the images of the comparison, and of all images where the network allows one size only [default:
+    /// that of the training]
+    #[arg(long, value_name = "HxW", value_parser = parse_size)]
+    size: Option<(i64, i64)>,
+    /// How to print what was written
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// A trained network that is exported; on the CPU, so that what is written asks for no other device.
+pub struct Trained<T: Task> {
+    /// How it was trained.
+    pub experiment: TrainExperiment<T>,
+    /// Names of its classes.
+    pub classes: Vec<String>,
+    /// Holds its weights.
+    pub vs: VarStore,
+    /// The network.
+    pub net: T::Net,
+}
+
+impl ExportArgs {
+    /// The network. A file of a format that is not known is an error before it is read.
+    pub fn open<T: Task>(&self) -> Result<Trained<T>> {
+        FileFormat::of(&self.out)?;
+        let compute = ComputeArgs { device: DeviceChoice::Cpu, threads: None, amp: false }.resolve()?;
+        let (experiment, classes): (TrainExperiment<T>, _) = match (&self.run, &self.model) {
+            (Some(run), _) => (experiment::load(&run.join("config.toml"), &self.sets)?, read_classes(run)?),
+            (None, Some(model)) => {
+                let experiment: TrainExperiment<T> = experiment::of_model(model, &self.sets)?;
+                let classes = T::classes(&T::open(&experiment.data, Split::Val)?);
+                (experiment, classes)
+            }
+            (None, None) => bail!("expected --run or --model"),
+        };
+        let weights = self.weights.clone().or_else(|| self.run.as_deref().map(weights_of)).unwrap_or_default();
+        let (vs, net) = trained_network::<T>(&experiment.model, classes.len(), &weights, compute)?;
+        Ok(Trained { experiment, classes, vs, net })
+    }
+
+    /// Height and width of the images that the network is compared on, `default` where none are given; multiples of `divisor`.
+    pub fn size(&self, default: (i64, i64), divisor: i64) -> Result<(i64, i64)> {
+        let (h, w) = self.size.unwrap_or(default);
+        ensure!(h % divisor == 0 && w % divisor == 0, "--size {h}x{w}; expected multiples of {divisor}");
+        Ok((h, w))
+    }
+}
+
+/// What is worth knowing of a network besides its weights.
+#[derive(Clone, Debug)]
+pub struct About {
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// What is subtracted from the channels red, green and blue, in 0..=1.
+    pub mean: [f32; 3],
+    /// What they are divided by then.
+    pub std: [f32; 3],
+    /// The section `[model]` of the experiment.
+    pub model: serde_json::Value,
+    /// What the outputs are, by name.
+    pub outputs: Vec<(&'static str, &'static str)>,
+}
+
+impl About {
+    fn metadata(&self) -> Vec<(String, String)> {
+        let mut entries = vec![
+            ("classes".to_string(), serde_json::json!(self.classes).to_string()),
+            ("mean".to_string(), serde_json::json!(self.mean).to_string()),
+            ("std".to_string(), serde_json::json!(self.std).to_string()),
+            ("input".to_string(), "RGB in 0..=1, minus mean, over std; [batch, 3, height, width]".to_string()),
+            ("model".to_string(), self.model.to_string()),
+            ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+        ];
+        entries.extend(self.outputs.iter().map(|(name, what)| (format!("output.{name}"), what.to_string())));
+        entries
+    }
+}
+
+#[derive(Serialize)]
+struct ExportReport {
+    #[serde(flatten)]
+    written: Written,
+    outputs: Vec<&'static str>,
+    mean: [f32; 3],
+    std: [f32; 3],
+    classes: Vec<String>,
+}
+
+impl fmt::Display for ExportReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let files: Vec<String> = self.written.files.iter().map(|file| file.display().to_string()).collect();
+        write!(
+            f,
+            "{}: images [B, 3, H, W], RGB in 0..=1 minus {:?} over {:?}, ",
+            files.join(", "),
+            self.mean,
+            self.std
+        )?;
+        write!(f, "to {} of {} classes", self.outputs.join(", "), self.classes.len())?;
+        if let Some(((h, w), because)) = self.written.fixed_size.zip(self.written.fixed_because.as_ref()) {
+            write!(f, "\nheight and width are fixed at {h}x{w}: {because}")?;
+        }
+        if let Some(difference) = self.written.max_difference {
+            let shapes: Vec<String> = self.written.compared.iter().map(|shape| format!("{shape:?}")).collect();
+            write!(f, "\nlargest difference to the network: {difference:.1e} (images {})", shapes.join(" and "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the network and prints what was written.
+pub fn run(args: &ExportArgs, network: &Network, about: About) -> Result<()> {
+    let written = write(network, &args.out, &about.metadata())?;
+    let outputs = about.outputs.iter().map(|(name, _)| *name).collect();
+    print(&ExportReport { written, outputs, mean: about.mean, std: about.std, classes: about.classes }, args.format)
+}

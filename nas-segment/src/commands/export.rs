@@ -1,0 +1,33 @@
+//! `nas-segment export`: a trained network for other programs.
+
+use anyhow::Result;
+use nas_core::nn::Mode;
+use nas_core::run::export::Network;
+use nas_core::task::commands::export::{self, About, ExportArgs, Trained};
+use nas_core::train::all_variables;
+use tch::Tensor;
+
+use crate::task::Segmentation;
+
+/// Runs the command.
+pub fn run(args: &ExportArgs) -> Result<()> {
+    let Trained { experiment, classes, vs, net } = args.open::<Segmentation>()?;
+    let forward = |images: &Tensor| vec![net.forward(images, None, Mode::EVAL)];
+    let crop = experiment.augment.crop;
+    let network = Network {
+        variables: all_variables(&vs),
+        forward: &forward,
+        outputs: vec!["logits".into()],
+        size: args.size((i64::from(crop.height()), i64::from(crop.width())), 1)?,
+        divisor: 1,
+        fixed: net.varies_with_size(),
+    };
+    let about = About {
+        classes,
+        mean: experiment.augment.mean,
+        std: experiment.augment.std,
+        model: serde_json::to_value(&experiment.model)?,
+        outputs: vec![("logits", "[batch, classes, height, width]: a pixel's class is the largest")],
+    };
+    export::run(args, &network, about)
+}

@@ -1,0 +1,178 @@
+//! One network of every family as ONNX: against the network by this program's own interpreter, and by onnxruntime where the
+//! variable `NAS_PYTHON` names a Python that has it (`cargo xtask test` makes one). With `NAS_EXPORT_ALL=1`, which needs PyTorch
+//! there, TorchScript and PyTorch source too.
+
+use std::path::Path;
+use std::process::Command;
+
+use nas_core::nn::{Mode, VarBuilder, channels_last};
+use nas_core::run::export::{MAX_DIFFERENCE, Network, write};
+use nas_core::train::{all_variables, write_tensors};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
+
+/// A network to be written.
+struct Case {
+    name: String,
+    vs: VarStore,
+    forward: Forward,
+    outputs: &'static [&'static str],
+    size: (i64, i64),
+    divisor: i64,
+    fixed: Option<&'static str>,
+}
+
+/// Norms as after a training: with fresh ones a swapped mean or scale would not show.
+fn scatter(vs: &VarStore) {
+    tch::manual_seed(1);
+    tch::no_grad(|| {
+        for (name, mut tensor) in all_variables(vs) {
+            if name.ends_with("running_mean") || name.ends_with("running_var") {
+                let values = tensor.rand_like() * 0.5 + if name.ends_with("var") { 0.75 } else { -0.25 };
+                tensor.copy_(&values);
+            }
+        }
+    });
+}
+
+/// Writes networks and what they give for images of two sizes, and has onnxruntime run them.
+fn check(cases: impl Iterator<Item = Case>) {
+    let dir = tempfile::tempdir().unwrap();
+    let failed: Vec<String> = cases.filter_map(|case| export(dir.path(), case).err()).collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+    check_by_onnxruntime(dir.path());
+}
+
+fn export(dir: &Path, case: Case) -> Result<(), String> {
+    let Case { name, vs, forward, outputs, size, divisor, fixed } = case;
+    scatter(&vs);
+    let outputs: Vec<String> = outputs.iter().map(|output| output.to_string()).collect();
+    let network = Network { variables: all_variables(&vs), forward: &*forward, outputs, size, divisor, fixed };
+    let all = std::env::var_os("NAS_EXPORT_ALL").is_some();
+    let mut compared = Vec::new();
+    for ending in if all { ["pt", "py", "onnx"].as_slice() } else { &["onnx"] } {
+        let path = dir.join(format!("{name}.{ending}"));
+        let written = write(&network, &path, &[("classes".into(), "[]".into())]);
+        let written = written.map_err(|error| format!("{name}: {error:#}"))?;
+        assert_eq!(written.fixed_because.as_deref(), fixed, "{name}");
+        println!("{name}.{ending}: {:.1e}", written.max_difference.expect("compared"));
+        compared = written.compared;
+    }
+    let mut tensors = Vec::new();
+    tch::manual_seed(2);
+    for (i, shape) in compared.iter().enumerate() {
+        let images = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let results = tch::no_grad(|| forward(&images));
+        // A network whose outputs hardly depend on the images would hide what differs before its last layer.
+        if let Some(first) = results.first().filter(|first| first.size()[0] > 1) {
+            let variation = (first.get(0) - first.get(1)).abs().max() / first.abs().max();
+            println!("{name}: variation {:.1e}", variation.double_value(&[]));
+        }
+        tensors.extend(network.outputs.iter().zip(results).map(|(name, result)| (format!("{name}.{i}"), result)));
+        tensors.push((format!("images.{i}"), images));
+    }
+    write_tensors(&dir.join(format!("{name}.check.safetensors")), tensors).unwrap();
+    let names = serde_json::to_string(&network.outputs).unwrap();
+    std::fs::write(dir.join(format!("{name}.outputs.json")), names).unwrap();
+    Ok(())
+}
+
+/// What onnxruntime says of the files in a folder.
+fn check_by_onnxruntime(dir: &Path) {
+    let Some(python) = std::env::var_os("NAS_PYTHON") else {
+        eprintln!("skipped: NAS_PYTHON names no Python with onnxruntime");
+        return;
+    };
+    let script = nas_tests::root().join("tests/golden/onnx/check.py");
+    let output = Command::new(python).arg(script).arg(dir).output().expect("Python starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    print!("{text}");
+    let files =
+        std::fs::read_dir(dir).unwrap().flatten().filter(|file| file.path().extension().is_some_and(|e| e == "onnx"));
+    let mut seen = 0;
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["relative"].as_f64().unwrap() < MAX_DIFFERENCE, "{line}");
+        seen += usize::from(line["file"].as_str().unwrap().ends_with(".onnx"));
+    }
+    assert_eq!(seen, files.count());
+}
+
+#[test]
+fn every_family_of_classifiers_is_the_same_in_onnx() {
+    use nas_classify::model::ModelConfig;
+    let families =
+        ["nasbench201_best_cifar10", "nasbench201_resnet", "darts_v2", "pc_darts", "nasnet_a", "amoebanet_a"];
+    let published =
+        ["mobilenet_v2", "mobilenet_v3_small", "mnasnet_a1", "fbnet_a", "proxyless_gpu", "resnet18", "resnet20"];
+    // Every second operator, and some of the connections that skip layers.
+    let chain = serde_json::json!({"kind": "searched", "arch": "0-2-1-4-0-1-5-1-0-1",
+        "space": {"kind": "chain", "layers": 4, "channels": 8}});
+    let chain: ModelConfig = serde_json::from_value(chain).unwrap();
+    let preset = |name: &&'static str| (*name, ModelConfig::preset(name).unwrap());
+    let all = families.iter().chain(&published).map(preset).chain([("chain", chain)]);
+    check(all.map(|(name, config)| {
+        let config = match config {
+            // As many layers as have every kind of cell.
+            ModelConfig::Cells(config) => {
+                ModelConfig::Cells(nas_classify::cells::NetworkConfig { layers: 5, channels: 8, ..config })
+            }
+            other => other,
+        };
+        let vs = VarStore::new(Device::Cpu);
+        let net = config.build(&VarBuilder::new(&vs), 10).unwrap();
+        let forward: Forward = Box::new(move |images| vec![net.forward(&channels_last(images), Mode::EVAL).main]);
+        let (name, size) = (name.to_string(), (64, 64));
+        Case { name, vs, forward, outputs: &["logits"], size, divisor: 1, fixed: None }
+    }));
+}
+
+#[test]
+fn every_family_of_segmenters_is_the_same_in_onnx() {
+    use nas_segment::mobile_seg::{DecoderStep, HeadConfig, MobileSegConfig, Tap};
+    use nas_segment::model::ModelConfig;
+    let preset = |name: &str| (name.to_string(), ModelConfig::preset(name).unwrap());
+    let mut cases: Vec<(String, ModelConfig)> = ["auto_deeplab_s", "deeplabv3plus_xception41"].map(preset).into();
+    cases.extend(["deeplabv3plus_resnet101", "deeplabv3plus_mobilenet_v2"].map(preset));
+    cases.extend(["mobile_seg_deeplabv3plus_11", "mobile_seg_hand_c"].map(preset));
+    cases.extend(["squeezenas_mac_small", "squeezenas_lat_xlarge"].map(preset));
+    // The other context modules of the space.
+    let decoder = vec![DecoderStep { stride: 4, tap: Tap::Hidden, low_level_channels: 8, channels: 16, convs: 1 }];
+    for head in [HeadConfig::LrAspp { channels: 32, decoder }, HeadConfig::Pooling { channels: 32, decoder: vec![] }] {
+        let ModelConfig::MobileSeg(config) = ModelConfig::preset("mobile_seg_hand_a").unwrap() else { panic!() };
+        let name = if matches!(head, HeadConfig::LrAspp { .. }) { "lr_aspp" } else { "pooling" };
+        cases.push((name.to_string(), ModelConfig::MobileSeg(MobileSegConfig { head, ..config })));
+    }
+    check(cases.into_iter().map(|(name, config)| {
+        let vs = VarStore::new(Device::Cpu);
+        let net = config.build(&VarBuilder::new(&vs), 5).unwrap();
+        let fixed = net.head.varies_with_size();
+        assert_eq!(fixed.is_some(), name == "squeezenas_mac_small");
+        // Large enough for a window of 49x49 at stride 16.
+        let size = if fixed.is_some() { (784, 800) } else { (65, 97) };
+        let forward: Forward = Box::new(move |images| vec![net.forward(images, Mode::EVAL)]);
+        Case { name, vs, forward, outputs: &["logits"], size, divisor: 1, fixed }
+    }));
+}
+
+#[test]
+fn every_family_of_detectors_is_the_same_in_onnx() {
+    use nas_detect::model::ModelConfig;
+    let names = ["fcos_detnas_tiny", "fcos_shufflenet_v2_x0_5", "fcos_mobilenet_v2_fpn", "retinanet_resnet18_bifpn"];
+    check(names.into_iter().chain(["retinanet_resnet50_fpn", "nasfpn_r50_7at256"]).map(|name| {
+        let vs = VarStore::new(Device::Cpu);
+        // Few channels, so that a neck and a head of full width do not take most of the time.
+        let mut config = serde_json::to_value(ModelConfig::preset(name).unwrap()).unwrap();
+        config["neck"]["channels"] = 64.into();
+        config["head"]["convs"] = 1.into();
+        let config: ModelConfig = serde_json::from_value(config).unwrap();
+        let divisor = config.largest_stride();
+        let net = config.build(&VarBuilder::new(&vs), 3).unwrap();
+        let forward: Forward = Box::new(move |images| net.scores_and_boxes(images).into());
+        let (name, size) = (name.to_string(), (divisor, 2 * divisor));
+        Case { name, vs, forward, outputs: &["scores", "boxes"], size, divisor, fixed: None }
+    }));
+}
