@@ -66,6 +66,25 @@ fn a_killed_training_ends_with_the_same_bits() {
     killed_equals_straight(SEGMENT, "train", TRAIN, &FILES);
 }
 
+/// With a rate and a network that do not depend on the end.
+#[test]
+fn a_training_goes_on_with_more_epochs_and_equals_one_that_had_them_from_the_start() {
+    let temp = tempfile::tempdir().unwrap();
+    let (straight, grown) = (temp.path().join("straight"), temp.path().join("grown"));
+    let constant = ["--set", "train.schedule.decay={kind='constant'}", "--set", "model.drop_path_keep=1.0"];
+    let with = |out, epochs| [&args("train", TRAIN, out)[..], &constant, &["--set", epochs]].concat();
+    SEGMENT.succeed(&with(&straight, "train.epochs=3"));
+    SEGMENT.succeed(&with(&grown, "train.epochs=1"));
+    let output = SEGMENT.command(&with(&grown, "train.epochs=3")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("goes on from train.epochs = 1 to 3"), "{text}");
+    assert_same_weights(&straight, &grown);
+    assert_same_file(&straight, &grown, "metrics.jsonl");
+    assert_same_file(&straight, &grown, "config.toml");
+    let text = SEGMENT.fail(&with(&grown, "train.epochs=2"));
+    assert!(text.contains("differs"), "{text}");
+}
+
 #[test]
 fn a_killed_training_of_a_detector_ends_with_the_same_bits() {
     killed_equals_straight(DETECT, "train", "tests/configs/tiny_detect.toml", &FILES);

@@ -164,6 +164,21 @@ fn a_finished_log_is_a_table_that_strategies_are_tried_on() {
 }
 
 #[test]
+fn a_search_goes_on_with_more_trials_and_equals_one_that_had_them_from_the_start() {
+    let temp = tempfile::tempdir().unwrap();
+    let (straight, grown) = (temp.path().join("straight"), temp.path().join("grown"));
+    let quick = SLOW.replace("sleep 0.05; ", "");
+    let config = config(temp.path(), 14, &quick);
+    CLASSIFY.succeed(&args(&config, &straight, &[]));
+    CLASSIFY.succeed(&args(&config, &grown, &["--set", "num_trials=6"]));
+    CLASSIFY.succeed(&args(&config, &grown, &[]));
+    assert_same_file(&straight, &grown, "trials.jsonl");
+    assert_same_file(&straight, &grown, "trials.csv");
+    let text = CLASSIFY.fail(&args(&config, &grown, &["--set", "num_trials=6"]));
+    assert!(text.contains("differs") && text.contains("num_trials"), "{text}");
+}
+
+#[test]
 fn with_workers_every_trial_runs_once() {
     let temp = tempfile::tempdir().unwrap();
     let config = config(temp.path(), 16, SLOW);

@@ -11,6 +11,7 @@ use nas_datasets::require_same_classes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::run::config::Growth;
 use crate::run::device::{self, DeviceChoice};
 use crate::run::interrupt;
 use crate::run::run_dir::{self, RunDir};
@@ -28,7 +29,7 @@ pub struct RunArgs {
     /// Run folder [default: runs/CONFIG-sSEED]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Go on with the run in the folder, where there is one
+    /// Go on with the run in the folder, where there is one; a training also with more epochs, a search with more trials
     #[arg(long)]
     pub resume: bool,
     /// Where and how to compute
@@ -184,16 +185,22 @@ pub fn job() -> String {
     format!("{program} {}", command.to_string_lossy())
 }
 
-/// Opens a command's run folder, does its `work` there unless the run is done, and prints its result.
+/// Opens a command's run folder, does its `work` there unless the run is done, and prints its result. `grows` is the key of the
+/// config that may be larger than it was when the run began.
 pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     args: &RunArgs,
     compute: Compute,
     seed: Option<u64>,
-    config: &impl Serialize,
+    (config, grows): (&impl Serialize, Option<&str>),
     format: Format,
     work: impl FnOnce(&RunDir) -> Result<R>,
 ) -> Result<()> {
-    let dir = RunDir::open(&args.folder(seed), &crate::run::config::to_toml(config), args.resume, &Meta::new(compute))?;
+    let out = args.folder(seed);
+    let config = crate::run::config::to_toml(config);
+    let dir = RunDir::open_growing(&out, &config, args.resume, &Meta::new(compute), grows)?;
+    if let Some(Growth { key, from, to }) = dir.growth() {
+        eprintln!("{}: goes on from {key} = {from} to {to}", out.display());
+    }
     let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;
     print(&result, format)
 }

@@ -104,6 +104,30 @@ pub fn scaled<T: Serialize + DeserializeOwned>(config: &T, keys: &[&str], factor
     Value::Table(table).try_into().context("the model at the trial's budget")
 }
 
+/// A whole number by which one config differs from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// Dotted path of the key.
+    pub key: String,
+    /// Its value before.
+    pub from: u64,
+    /// Its value now, which is larger.
+    pub to: u64,
+}
+
+/// The growth of `key` between two configs that differ in nothing else.
+pub fn growth(old: &str, new: &str, key: &str) -> Option<Growth> {
+    let [mut old, mut new] = [old, new].map(|text| text.parse::<Table>().ok());
+    let take = |table: &mut Option<Table>| {
+        let mut parts: Vec<&str> = key.split('.').collect();
+        let last = parts.pop()?;
+        let section = parts.iter().try_fold(table.as_mut()?, |section, part| section.get_mut(*part)?.as_table_mut())?;
+        u64::try_from(section.remove(last)?.as_integer()?).ok()
+    };
+    let (from, to) = (take(&mut old)?, take(&mut new)?);
+    (old == new && from < to).then(|| Growth { key: key.to_string(), from, to })
+}
+
 /// Reads a config with its `--set` options.
 pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T, ConfigError> {
     let origin = match sets.is_empty() {
@@ -164,6 +188,18 @@ mod tests {
         let path = dir.path().join("x.toml");
         std::fs::write(&path, text).unwrap();
         load(&path, &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_number_that_grew_is_seen_only_where_all_else_is_equal() {
+        let grown = |old: &str, new: &str| growth(old, new, "train.epochs").map(|growth| (growth.from, growth.to));
+        let old = "seed = 1\n[train]\nepochs = 2\n";
+        assert_eq!(grown(old, "seed = 1\n[train]\nepochs = 5\n"), Some((2, 5)));
+        assert_eq!(grown(old, "seed = 2\n[train]\nepochs = 5\n"), None);
+        assert_eq!(grown(old, "seed = 1\n[train]\nepochs = 1\n"), None);
+        assert_eq!(grown(old, old), None);
+        assert_eq!(grown(old, "seed = 1\n"), None);
+        assert_eq!(growth("num_trials = 3", "num_trials = 4", "num_trials").map(|growth| growth.to), Some(4));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::run::config::{Growth, growth};
 use crate::run::words;
 
 /// Version of the files in a run folder, raised when their meaning changes. Folders of another version are refused.
@@ -42,6 +43,7 @@ pub struct RunDir {
     new: bool,
     /// Made by this process, the folder itself included.
     made_root: bool,
+    growth: Option<Growth>,
 }
 
 /// What a folder holds before it is opened.
@@ -129,6 +131,18 @@ impl RunDir {
     /// # Errors
     /// Also when another process works in the folder.
     pub fn open(root: &Path, config: &str, resume: bool, meta: &impl Serialize) -> Result<Self> {
+        Self::open_growing(root, config, resume, meta, None)
+    }
+
+    /// As [`RunDir::open`]; with `resume` also where the run's config has a smaller number under the dotted key `grows` and
+    /// differs in nothing else. Such a run gets the new config, and goes on though it may have been done.
+    pub fn open_growing(
+        root: &Path,
+        config: &str,
+        resume: bool,
+        meta: &impl Serialize,
+        grows: Option<&str>,
+    ) -> Result<Self> {
         let meta = with_layout(meta);
         check_same_job(root, &look_into(root)?, &meta)?;
         let made_root = !root.exists();
@@ -138,12 +152,12 @@ impl RunDir {
         if !acquire(&lock) {
             bail!("{}: another process is working in this run folder", root.display());
         }
-        let mut dir = Self { root: root.to_path_buf(), _lock: lock, new: false, made_root };
+        let mut dir = Self { root: root.to_path_buf(), _lock: lock, new: false, made_root, growth: None };
         // Another process may have begun or ended a run before the lock was had.
         let holds = look_into(root)?;
         check_same_job(root, &holds, &meta)?;
         match holds {
-            Holds::Run(_) => dir.take_over(config, resume)?,
+            Holds::Run(_) => dir.growth = dir.take_over(config, resume, grows)?,
             Holds::Nothing => {
                 dir.new = true;
                 write_atomic(&dir.path("meta.json"), pretty(&meta).as_bytes())?;
@@ -155,7 +169,7 @@ impl RunDir {
         Ok(dir)
     }
 
-    fn take_over(&self, config: &str, resume: bool) -> Result<()> {
+    fn take_over(&self, config: &str, resume: bool, grows: Option<&str>) -> Result<Option<Growth>> {
         let stored = self.path("config.toml");
         let text = read_text(&stored)?;
         if !resume {
@@ -164,7 +178,8 @@ impl RunDir {
                 self.root.display()
             );
         }
-        if text != config {
+        let growth = grows.and_then(|key| growth(&text, config, key));
+        if text != config && growth.is_none() {
             bail!(
                 "{}: --resume goes on with the run's own config, but this one differs: {}",
                 stored.display(),
@@ -174,7 +189,27 @@ impl RunDir {
         for folder in [self.root.clone(), self.path("checkpoints")] {
             sweep(&folder);
         }
-        Ok(())
+        if growth.is_some() {
+            // In this order: a kill in between leaves a run that is not done.
+            self.remove_result()?;
+            write_atomic(&stored, config.as_bytes())?;
+        }
+        Ok(growth)
+    }
+
+    fn remove_result(&self) -> Result<()> {
+        let path = self.path("result.json");
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{}: cannot remove", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// By what this process made the run longer.
+    pub fn growth(&self) -> Option<&Growth> {
+        self.growth.as_ref()
     }
 
     /// Writes down what the outputs of the run's network stand for. A resumed run must have the same classes.
@@ -552,6 +587,24 @@ mod tests {
         assert!(open(temp.path(), "[train]\nepochs = 1\n", false).unwrap_err().to_string().contains("--resume"));
         let error = open(temp.path(), "[train]\nepochs = 2\n", true).unwrap_err().to_string();
         assert!(error.contains("`epochs = 1` there, `epochs = 2` here in [train]"), "{error}");
+    }
+
+    #[test]
+    fn a_run_may_grow_in_the_key_that_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        open(root, "seed = 1\nnum_trials = 2\n", false).unwrap().finish(&1).unwrap();
+        let grow = |config: &str, resume| RunDir::open_growing(root, config, resume, &"meta", Some("num_trials"));
+        assert!(grow("seed = 1\nnum_trials = 3\n", false).is_err(), "not without --resume");
+        for other in ["seed = 2\nnum_trials = 3\n", "seed = 1\nnum_trials = 1\n"] {
+            let error = grow(other, true).unwrap_err().to_string();
+            assert!(error.contains("differs") && root.join("result.json").exists(), "{error}");
+        }
+        let dir = grow("seed = 1\nnum_trials = 3\n", true).unwrap();
+        assert_eq!(dir.growth().map(|growth| (growth.from, growth.to)), Some((2, 3)));
+        assert_eq!(dir.result::<u64>().unwrap(), None, "no longer done");
+        drop(dir);
+        assert_eq!(grow("seed = 1\nnum_trials = 3\n", true).unwrap().growth(), None);
     }
 
     #[test]

@@ -16,8 +16,9 @@ use super::{BatchOf, Losses, Pass, Scores, Task};
 use crate::estimator::learning_curve::{Curve, Stopped};
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
 use crate::one_shot::descend;
-use crate::optim::{GradScaler, Named, Optimizer, named_parameters};
+use crate::optim::{GradScaler, Named, Optimizer, Schedule, named_parameters};
 use crate::run::cli::Compute;
+use crate::run::config::Growth;
 use crate::run::run_dir::RunDir;
 use crate::train::{
     self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_tensors, scalar,
@@ -227,10 +228,14 @@ pub fn train_on<T: Task>(
     let settings = LoopConfig::new(experiment.train.epochs, experiment.seed);
     let (classes, input) = (T::classes(&val), T::input(&experiment.setting(), &val)?);
     let momentum = T::slowest_momentum(&experiment.model);
+    let (schedule, lr) = (experiment.train.schedule.clone(), experiment.train.optimizer.lr());
     let mut training = Supervised::on(experiment, train, val, compute)?;
     let steps = settings.epochs * training.steps_per_epoch();
     if let Some(warning) = momentum.and_then(|momentum| unsettled_norms(momentum, steps)) {
         eprintln!("warning: {warning}");
+    }
+    if let Some(jump) = dir.growth().and_then(|growth| jump(&schedule, lr, training.steps_per_epoch(), growth)) {
+        eprintln!("{jump}");
     }
     let summary = train::run(&mut training, "train", dir, settings)?;
     let validation = training.validation().context("the last epoch has no validation")?;
@@ -240,6 +245,19 @@ pub fn train_on<T: Task>(
     draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
     dir.finish(&result)?;
     Ok(result)
+}
+
+/// Says that a longer schedule takes another rate where the shorter one ended.
+fn jump(schedule: &Schedule, lr: f64, steps: usize, growth: &Growth) -> Option<String> {
+    let Growth { from, to, .. } = growth;
+    let (done, total) = (*from as usize * steps, *to as usize * steps);
+    let (before, now) = (schedule.lr(lr, done.saturating_sub(1), done), schedule.lr(lr, done, total));
+    ((now - before).abs() > 1e-9 * lr).then(|| {
+        format!(
+            "the schedule now ends with epoch {to}: the learning rate goes on with {now:.3e} after {before:.3e}, and the run ends \
+             otherwise than one of {to} epochs from the start"
+        )
+    })
 }
 
 /// Says that running statistics of `momentum` still hold their initial values after `steps`: they keep `(1 - momentum)^steps` of
@@ -400,6 +418,17 @@ mod tests {
             metrics.iter().map(|(name, mean)| (name.as_str(), mean.as_f64().unwrap())).collect();
         assert_eq!(found, [("regression_loss", 4.0), ("classification_loss", 2.0)]);
         assert_eq!(sums, PartSums::default());
+    }
+
+    #[test]
+    fn a_schedule_that_grows_says_where_it_goes_on() {
+        use crate::optim::Decay;
+        let growth = Growth { key: "train.epochs".into(), from: 2, to: 4 };
+        let cosine = Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.0 } };
+        let text = jump(&cosine, 0.1, 10, &growth).unwrap();
+        assert!(text.contains("epoch 4") && text.contains("5.000e-2 after 6.156e-4"), "{text}");
+        let constant = Schedule { warmup_steps: 5, decay: Decay::Constant };
+        assert_eq!(jump(&constant, 0.1, 10, &growth), None);
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub fn run<T: Task>(args: &CompareArgs) -> Result<()> {
     require_distinct_seeds(&experiment.seeds)?;
     let trainings = experiment.models.len() * experiment.seeds.len();
     let compute = args.run.compute.resolve()?;
-    run_in_folder(&args.run, compute, None, &experiment, args.format, |dir| {
+    run_in_folder(&args.run, compute, None, (&experiment, None), args.format, |dir| {
         let default = if compute.device.is_cuda() { 1 } else { compute.threads };
         let workers = args.workers.unwrap_or(default).clamp(1, trainings);
         let threads = (compute.threads / workers).max(1);

@@ -87,7 +87,7 @@ pub fn run<T: Task>(args: &RunArgs, format: Format) -> Result<()> {
     let compute = args.compute.resolve()?;
     // Refused before anything is created.
     let search = Search::new(&experiment).with_context(origin)?;
-    run_in_folder(args, compute, Some(experiment.seed), &experiment, format, |dir| search.run(dir, compute))
+    run_in_folder(args, compute, Some(experiment.seed), (&experiment, None), format, |dir| search.run(dir, compute))
 }
 
 /// A search whose parts fit together.

@@ -142,7 +142,9 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     drop(evaluator);
     let executor = experiment.executor.with_workers(args.workers);
     experiment.limits.check(&executor).with_context(|| config.display().to_string())?;
-    run_in_folder(&args.run, compute, Some(experiment.seed), &experiment, args.format, |dir| {
+    // The best of more predictions would be others than those that were verified.
+    let grows = experiment.predictor.is_none().then_some("num_trials");
+    run_in_folder(&args.run, compute, Some(experiment.seed), (&experiment, grows), args.format, |dir| {
         Job { dir, experiment: &experiment, executor, compute }.search()
     })
 }

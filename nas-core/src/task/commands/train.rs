@@ -63,7 +63,7 @@ impl<S: fmt::Display> fmt::Display for TrainResult<S> {
 pub fn run<T: Task>(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment<T> = experiment::load(&args.run.config, &args.run.sets)?;
     let compute = args.run.compute.resolve()?;
-    run_in_folder(&args.run, compute, Some(experiment.seed), &experiment, args.format, |dir| {
+    run_in_folder(&args.run, compute, Some(experiment.seed), (&experiment, Some("train.epochs")), args.format, |dir| {
         supervised::train(dir, experiment.clone(), compute)
     })
 }
