@@ -17,7 +17,9 @@ use tch::{Kind, Tensor};
 use crate::optim::Named;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
-use crate::run::run_dir::{JsonLines, RunDir, pretty, read_text, write_atomic, write_atomic_with};
+use crate::run::run_dir::{JsonLines, RunDir, pretty, read_json, read_text, write_atomic};
+use crate::run::tensor_file::write_tensors_about;
+pub use crate::run::tensor_file::{read_about, write_tensors};
 
 /// Named numbers, in the order they are printed.
 pub type Metrics = Map<String, Value>;
@@ -77,6 +79,11 @@ pub trait Job {
     /// Names of the classes that the model's outputs stand for, in their order; none where outputs are no classes.
     fn classes(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// What is worth knowing about the model besides its classes, for its files: an object.
+    fn about(&self) -> Metrics {
+        Metrics::new()
     }
 
     /// Weights and statistics: what is saved to use the model.
@@ -251,11 +258,21 @@ fn finish_epoch(
     let value = metrics.get(job.best_metric()).and_then(Value::as_f64);
     if let Some(value) = value.filter(|value| state.best.is_none_or(|best| *value > best)) {
         state.best = Some(value);
-        write_tensors(&dir.path("checkpoints/best.safetensors"), job.model())?;
+        write_tensors_about(&dir.path("checkpoints/best.safetensors"), job.model(), Some(&about(job, dir)?))?;
     }
     *state = LoopState { epoch: state.epoch + 1, step: 0, loss_sum: 0.0, ..state.clone() };
     save(job, dir, state)?;
     Ok(metrics)
+}
+
+/// What the files of a run's model say about it: its classes, the job's own words, and what made it.
+fn about(job: &dyn Job, dir: &RunDir) -> Result<Value> {
+    let mut about = job.about();
+    about.insert("classes".into(), json!(job.classes()));
+    let meta: Value = read_json(&dir.path("meta.json"))?;
+    let known = ["version", "commit", "command"].into_iter().filter_map(|key| Some((key, meta.get(key)?)));
+    about.extend(known.map(|(key, value)| (key.to_string(), value.clone())));
+    Ok(about.into())
 }
 
 /// One file holds all of a checkpoint, so that a kill cannot part its pieces; `state.json` repeats the readable part.
@@ -264,7 +281,7 @@ fn save(job: &dyn Job, dir: &RunDir, state: &LoopState) -> Result<()> {
     tensors.extend(job.model());
     let json = pretty(&json!({ "loop": state, "job": extra }));
     tensors.push((STATE.into(), Tensor::from_slice(json.as_bytes())));
-    write_tensors(&dir.path(LAST), tensors)?;
+    write_tensors_about(&dir.path(LAST), tensors, Some(&about(job, dir)?))?;
     write_atomic(&dir.path("checkpoints/state.json"), json.as_bytes())
 }
 
@@ -286,14 +303,6 @@ fn last_metrics(path: &Path) -> Result<Metrics> {
     let text = read_text(path)?;
     let last = text.lines().last().map(serde_json::from_str).transpose();
     Ok(last.with_context(|| format!("{}: the last line is no JSON object", path.display()))?.unwrap_or_default())
-}
-
-/// Writes tensors as safetensors, atomically, in the order of their names.
-pub fn write_tensors(path: &Path, mut tensors: Vec<Named>) -> Result<()> {
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    let contiguous = |(name, tensor): Named| (name, tensor.to_device(tch::Device::Cpu).contiguous());
-    let tensors: Vec<Named> = tensors.into_iter().map(contiguous).collect();
-    write_atomic_with(path, |temporary| Tensor::write_safetensors(&tensors, temporary))
 }
 
 /// Reads a safetensors file; a file that is none is an error that names it.

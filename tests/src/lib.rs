@@ -115,8 +115,12 @@ pub fn data(name: &str) -> Option<PathBuf> {
     path
 }
 
-/// Asserts that `file` has the same bytes in two run folders.
+/// Asserts that `file` has the same bytes in two run folders; of weights, the same tensors: their metadata names the folder.
 pub fn assert_same_file(a: &Path, b: &Path, file: &str) {
+    if file.ends_with(".safetensors") {
+        assert_same_tensors(a, b, file);
+        return;
+    }
     let read =
         |run: &Path| fs::read(run.join(file)).unwrap_or_else(|error| panic!("{}/{file}: {error}", run.display()));
     assert!(read(a) == read(b), "{file} differs");
@@ -124,17 +128,21 @@ pub fn assert_same_file(a: &Path, b: &Path, file: &str) {
 
 /// Asserts that the last checkpoints of two run folders hold the same bits; returns the names of their tensors.
 pub fn assert_same_weights(a: &Path, b: &Path) -> Vec<String> {
-    let weights = |run: &Path| {
-        let mut tensors = Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).expect("a checkpoint");
+    assert_same_tensors(a, b, "checkpoints/last.safetensors")
+}
+
+fn assert_same_tensors(a: &Path, b: &Path, file: &str) -> Vec<String> {
+    let read = |run: &Path| {
+        let mut tensors = Tensor::read_safetensors(run.join(file)).expect("weights");
         // The loop's own state holds seconds, which no two runs share.
         tensors.retain(|(name, _)| name != "loop_state.json");
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         tensors
     };
-    let (a, b) = (weights(a), weights(b));
-    assert_eq!(a.len(), b.len());
+    let (a, b) = (read(a), read(b));
+    assert_eq!(a.len(), b.len(), "{file}");
     for ((name, a), (other, b)) in a.iter().zip(&b) {
-        assert!(name == other && a.equal(b), "{name} differs");
+        assert!(name == other && a.equal(b), "{name} of {file} differs");
     }
     a.into_iter().map(|(name, _)| name).collect()
 }

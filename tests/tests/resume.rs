@@ -6,7 +6,9 @@ use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nas_core::run::run_dir;
 use nas_core::search::log as trial_log;
+use nas_core::train::read_about;
 use nas_tests::{DETECT, SEGMENT, Tool, assert_same_file, assert_same_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
@@ -64,6 +66,22 @@ fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its
 #[test]
 fn a_killed_training_ends_with_the_same_bits() {
     killed_equals_straight(SEGMENT, "train", TRAIN, &FILES);
+}
+
+#[test]
+fn weights_say_what_they_are() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    SEGMENT.succeed(&[&args("train", TRAIN, &out)[..], &["--set", "train.epochs=1"]].concat());
+    let classes: Vec<String> = run_dir::read_classes(&out).unwrap();
+    for file in ["best", "last"] {
+        let about = read_about(&out.join(format!("checkpoints/{file}.safetensors"))).unwrap().unwrap();
+        assert_eq!(about["classes"], serde_json::json!(classes));
+        assert_eq!((&about["program"], &about["model"]["kind"]), (&"nas-segment".into(), &"auto_deeplab".into()));
+        assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(about["command"][1], "train");
+        assert_eq!((about["mean"].as_array().unwrap().len(), about["std"].as_array().unwrap().len()), (3, 3));
+    }
 }
 
 /// With a rate and a network that do not depend on the end.

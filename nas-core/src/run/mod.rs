@@ -11,4 +11,5 @@ pub mod plot;
 pub mod progress;
 pub mod ranges;
 pub mod run_dir;
+pub mod tensor_file;
 pub mod words;

@@ -33,6 +33,7 @@ pub(super) type Batches<T> = Box<dyn Iterator<Item = Result<BatchOf<T>, DataErro
 /// A network in training.
 pub struct Supervised<T: Task> {
     seed: u64,
+    model: T::Model,
     recipe: Recipe<T>,
     setting: Setting<T>,
     compute: Compute,
@@ -87,6 +88,7 @@ impl<T: Task> Supervised<T> {
             averages: (recipe.ema > 0.0).then(|| all_variables(&vs).into_iter().map(copy).collect()),
             optimizer: recipe.optimizer.build(named_parameters(&vs)),
             scaler: compute.amp.then(GradScaler::default),
+            model,
             recipe,
             setting,
             compute,
@@ -337,6 +339,15 @@ impl<T: Task> Job for Supervised<T> {
 
     fn best_metric(&self) -> &'static str {
         T::METRICS[0].0
+    }
+
+    /// The network, what is done to images before, and what it started from.
+    fn about(&self) -> Metrics {
+        let augment = json!(self.setting.augment);
+        let own = ["mean", "std"].into_iter().filter_map(|key| Some((key, augment.get(key)?.clone())));
+        let init = self.recipe.init.iter().map(|init| ("init", json!(init)));
+        let all = [("program", json!(T::PROGRAM)), ("model", json!(self.model))].into_iter().chain(own).chain(init);
+        all.map(|(key, value)| (key.to_string(), value)).collect()
     }
 
     /// With averaging, the averages: they are what is used.

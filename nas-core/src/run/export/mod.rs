@@ -23,6 +23,7 @@ use tch::{CModule, Device, IValue, Kind, Tensor};
 
 use self::onnx::{Extent, convert, interpreter};
 use crate::run::run_dir::write_atomic;
+use crate::run::tensor_file::write_tensors_about;
 use crate::train::{read_tensors, write_tensors};
 
 /// The largest difference to the network, in units of its largest output, with which a file is kept.
@@ -83,7 +84,8 @@ pub fn write(network: &Network, path: &Path, metadata: &[(String, String)]) -> R
     };
     if format == FileFormat::Safetensors {
         let copies = network.variables.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
-        write_tensors(path, copies.collect())?;
+        let about = metadata.iter().map(|(key, value)| (key.clone(), serde_json::json!(value)));
+        write_tensors_about(path, copies.collect(), Some(&about.collect::<serde_json::Map<_, _>>().into()))?;
         return Ok(written);
     }
     let traced = trace(network)?;
