@@ -51,7 +51,10 @@ fn what_was_trained_is_scored_predicted_exported_and_reported() {
         let text = CLASSIFY.succeed(&[&[command, "--run", run], &compute[..], more].concat());
         serde_json::from_str::<serde_json::Value>(&text).unwrap()
     };
-    assert_eq!(of_run("eval", &[])["top1"], trained["scores"]["top1"]);
+    assert_eq!(of_run("eval", &["--weights", "last"])["top1"], trained["scores"]["top1"]);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let of_epoch = |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["top1"].as_f64();
+    assert_eq!(of_run("eval", &[])["top1"].as_f64(), metrics.lines().filter_map(of_epoch).reduce(f64::max));
     let csv = temp.path().join("predictions.csv");
     let predicted = of_run("predict", &["--split", "val", "--top", "3", "--out", csv.to_str().unwrap()]);
     assert_eq!((predicted["images"].as_u64(), fs::read_to_string(&csv).unwrap().lines().count()), (Some(50), 51));

@@ -20,7 +20,7 @@ use crate::task::{Classification, Net};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   nas-classify eval --run runs/derived
-  nas-classify eval --run runs/derived --weights runs/derived/checkpoints/best.safetensors --confusion matrix.csv")]
+  nas-classify eval --run runs/derived --weights last --confusion matrix.csv")]
 pub struct EvalArgs {
     #[command(flatten)]
     trained: TrainedArgs,

@@ -111,8 +111,8 @@ pub struct TrainedArgs {
     /// Run folder of a training
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// Weights [default: the run's last]
-    #[arg(long, value_name = "FILE")]
+    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
+    #[arg(long, value_name = "FILE|last")]
     pub weights: Option<PathBuf>,
     /// Replace a key of the run's config (data.root, eval.resize, ...); may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -140,7 +140,16 @@ impl TrainedArgs {
 
     /// The file of the weights.
     pub fn weights(&self) -> PathBuf {
-        self.weights.clone().unwrap_or_else(|| run_dir::weights_of(&self.run))
+        weights_of(&self.run, self.weights.as_deref())
+    }
+}
+
+/// The file of the weights of a run, by what its command was given.
+pub fn weights_of(run: &Path, named: Option<&Path>) -> PathBuf {
+    match named {
+        Some(last) if last == Path::new("last") => run_dir::last_weights(run),
+        Some(file) => file.to_path_buf(),
+        None => run_dir::best_weights(run).unwrap_or_else(|| run_dir::last_weights(run)),
     }
 }
 

@@ -349,9 +349,14 @@ pub fn require_distinct_seeds(seeds: &[u64]) -> Result<()> {
     }
 }
 
-/// The weights of the training in the run folder `root`, where none are named.
-pub fn weights_of(root: &Path) -> PathBuf {
+/// The weights of the training in the run folder `root` after its last epoch.
+pub fn last_weights(root: &Path) -> PathBuf {
     root.join("checkpoints/last.safetensors")
+}
+
+/// Those of the epoch with the best validation, where there was one.
+pub fn best_weights(root: &Path) -> Option<PathBuf> {
+    Some(root.join("checkpoints/best.safetensors")).filter(|file| file.exists())
 }
 
 /// The result in the run folder `root`, if the run is done.

@@ -20,7 +20,7 @@ use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
 use crate::run::cli::Compute;
 use crate::run::config;
-use crate::run::run_dir::{RunDir, write_atomic_with};
+use crate::run::run_dir::{RunDir, last_weights, write_atomic_with};
 use crate::search::goals::Goals;
 use crate::search::log as trial_log;
 use crate::search::table::Table;
@@ -555,17 +555,16 @@ fn with_best<T: Task>(mut experiment: TrainExperiment<T>, folder: &Path) -> Resu
 
 /// Makes the parent's last checkpoint that of `run`, where `run` has none yet and both train the same network.
 fn go_on_from<T: Task>(parent: &Path, run: &Path, experiment: &TrainExperiment<T>) -> Result<()> {
-    let last = |run: &Path| -> PathBuf { run.join("checkpoints/last.safetensors") };
-    if last(run).exists() {
+    if last_weights(run).exists() {
         return Ok(());
     }
     let theirs: TrainExperiment<T> = experiment::load(&parent.join("config.toml"), &[])?;
     if theirs.model != experiment.model {
         return Ok(());
     }
-    ensure!(last(parent).exists(), "{}: the parent's checkpoint is missing", last(parent).display());
+    ensure!(last_weights(parent).exists(), "{}: the parent's checkpoint is missing", last_weights(parent).display());
     // The checkpoint comes last: without it everything is copied again.
-    for file in ["metrics.jsonl".into(), last(Path::new(""))] {
+    for file in ["metrics.jsonl".into(), last_weights(Path::new(""))] {
         let copy = |temporary: &Path| fs::copy(parent.join(&file), temporary).map(drop);
         write_atomic_with(&run.join(&file), copy)?;
     }

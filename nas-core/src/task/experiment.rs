@@ -135,6 +135,10 @@ pub struct Recipe<T: Task> {
     /// Absent: random ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// Put before every name of `init`'s tensors, such as `backbone.`, or empty. With it what fits by name and shape is taken, and
+    /// reported, also from files of PyTorch; without it the whole network must fit, but for the layers of other classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init_prefix: Option<String>,
     /// Ends the run before its end where it will hardly beat the best main metric.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStopConfig>,
@@ -166,6 +170,7 @@ impl<T: Task> Recipe<T> {
             grad_clip,
             ema: 0.0,
             init: None,
+            init_prefix: None,
             early_stop: None,
             task: PhantomData,
         }
@@ -177,6 +182,10 @@ impl<T: Task> Recipe<T> {
         ensure!(*epochs > 0, "{section}.epochs = 0; expected at least 1");
         ensure!(*batch_size > 0, "{section}.batch_size = 0; expected at least 1");
         ensure!(*grad_clip >= 0.0 && grad_clip.is_finite(), "{section}.grad_clip = {grad_clip}; expected 0 or more");
+        ensure!(
+            self.init.is_some() || self.init_prefix.is_none(),
+            "{section}.init_prefix without {section}.init; expected weights to start from"
+        );
         ensure!((0.0..1.0).contains(ema), "{section}.ema = {ema}; expected at least 0 and less than 1");
         ranges::check(self)?;
         self.early_stop.as_ref().map_or(Ok(()), |early_stop| early_stop.check(T::eval_every(eval)))

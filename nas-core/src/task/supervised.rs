@@ -19,7 +19,8 @@ use crate::one_shot::descend;
 use crate::optim::{GradScaler, Named, Optimizer, Schedule, named_parameters};
 use crate::run::cli::Compute;
 use crate::run::config::Growth;
-use crate::run::run_dir::RunDir;
+use crate::run::import::init_from;
+use crate::run::run_dir::{RunDir, last_weights};
 use crate::train::{
     self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_tensors, scalar,
 };
@@ -75,11 +76,9 @@ impl<T: Task> Supervised<T> {
         let (vs, net) = new_network::<T>(&model, T::classes(&val).len(), seed, compute)?;
         T::fits(&setting, &net, T::classes(&val).len())?;
         if let Some(from) = &recipe.init {
-            let left = T::inherit(from, &model, &vs)
+            let report = start::<T>(from, recipe.init_prefix.as_deref(), &model, &vs)
                 .with_context(|| format!("train.init = {:?}", from.display().to_string()))?;
-            if !left.is_empty() {
-                eprintln!("{}: left at their initial weights: {}", from.display(), left.join(", "));
-            }
+            report.iter().for_each(|report| eprintln!("{report}"));
         }
         let loader = T::loader(&setting, &train, None, setting.loading(recipe.batch_size, compute), seed, "train")?;
         let copy = |(name, tensor): Named| (name, tensor.detach().copy());
@@ -173,6 +172,16 @@ pub fn trained_network<T: Task>(
     Ok((vs, net))
 }
 
+/// Takes over weights: with a prefix what fits, else all of the network. Returns what is worth telling.
+fn start<T: Task>(from: &Path, prefix: Option<&str>, model: &T::Model, vs: &VarStore) -> Result<Option<String>> {
+    if let Some(prefix) = prefix {
+        return Ok(Some(init_from(vs, from, prefix)?.to_string()));
+    }
+    let left = T::inherit(from, model, vs)?;
+    let names = || format!("{}: left at their initial weights: {}", from.display(), left.join(", "));
+    Ok((!left.is_empty()).then(names))
+}
+
 /// Copies the weights of a run that has ended, or of a safetensors file, by name, as `select` gives them. A variable below one of
 /// `class_layers` that has another shape keeps its initial values; whatever else has no counterpart of its shape is an error
 /// that names it. Returns what was left out.
@@ -188,7 +197,7 @@ pub fn inherit(
         "{}: no run that has ended (result.json is missing)",
         from.display()
     );
-    let file = if is_run { from.join("checkpoints/last.safetensors") } else { from.to_path_buf() };
+    let file = if is_run { last_weights(from) } else { from.to_path_buf() };
     let trained = select(read_tensors(&file)?)?;
     let of_other_classes = |(name, tensor): &Named| {
         class_layers.iter().any(|layer| name.starts_with(layer))

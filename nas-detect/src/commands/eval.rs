@@ -38,8 +38,8 @@ pub struct EvalArgs {
     /// Run folder of a training
     #[arg(long, value_name = "DIR")]
     run: Option<PathBuf>,
-    /// Weights [default: the run's last]
-    #[arg(long, value_name = "FILE", requires = "run")]
+    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
+    #[arg(long, value_name = "FILE|last", requires = "run")]
     weights: Option<PathBuf>,
     /// Replace a key of the run's config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]

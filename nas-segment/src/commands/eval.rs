@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
-use nas_core::run::run_dir::{read_classes, weights_of};
+use nas_core::run::run_dir::read_classes;
 use nas_core::task::Task;
 use nas_core::task::experiment::{self, TrainExperiment};
 use nas_datasets::{EvalTransform, SegDataset, Split, check, require_same_classes};
@@ -39,8 +39,8 @@ pub struct TrainedArgs {
     /// In the place of a run: a preset, or an experiment file of kind train
     #[arg(long, value_name = "NAME", conflicts_with = "run", requires = "weights")]
     model: Option<String>,
-    /// Weights [default: the run's last]
-    #[arg(long, value_name = "FILE")]
+    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
+    #[arg(long, value_name = "FILE|last")]
     weights: Option<PathBuf>,
     /// Replace a key of the config (data.root, eval.resize, ...); may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -88,7 +88,10 @@ impl TrainedArgs {
     }
 
     fn weights(&self) -> PathBuf {
-        self.weights.clone().or_else(|| self.run.as_deref().map(weights_of)).unwrap_or_default()
+        match &self.run {
+            Some(run) => cli::weights_of(run, self.weights.as_deref()),
+            None => self.weights.clone().unwrap_or_default(),
+        }
     }
 }
 

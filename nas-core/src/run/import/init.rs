@@ -11,6 +11,7 @@ use tch::nn::VarStore;
 
 use super::{is_torch_file, read_state_dict};
 use crate::optim::Named;
+use crate::run::run_dir::{best_weights, last_weights};
 use crate::train::{all_variables, read_tensors};
 
 /// What a training took over.
@@ -63,8 +64,7 @@ pub fn weights_of(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
-    let candidates = ["best", "last"].map(|name| path.join(format!("checkpoints/{name}.safetensors")));
-    let found = candidates.into_iter().find(|file| file.exists());
+    let found = best_weights(path).or_else(|| Some(last_weights(path)).filter(|file| file.exists()));
     found.with_context(|| format!("{}: a folder without checkpoints/best.safetensors or last", path.display()))
 }
 

@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 use crate::nn::{Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
-use crate::run::run_dir::{RunDir, pretty, read_result, require_distinct_seeds, require_names, write_atomic};
+use crate::run::run_dir::{RunDir, last_weights, pretty, read_result, require_distinct_seeds, require_names, write_atomic};
 use crate::stats::mean_and_deviation;
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};
@@ -142,7 +142,7 @@ fn compare<T: Task>(
     })?;
     let load = |model: &NamedModel<T::Model>| {
         let run = run_folder(dir, &run_name(&model.name, seeds[0]));
-        trained_network::<T>(&model.model, T::classes(&val).len(), &run.join("checkpoints/last.safetensors"), compute)
+        trained_network::<T>(&model.model, T::classes(&val).len(), &last_weights(&run), compute)
     };
     let trained = models.iter().map(load).collect::<Result<Vec<(VarStore, T::Net)>>>()?;
     let input = T::eval_input(&setting, &val)?;

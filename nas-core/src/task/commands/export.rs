@@ -9,10 +9,10 @@ use nas_datasets::Split;
 use serde::Serialize;
 use tch::nn::VarStore;
 
-use crate::run::cli::{ComputeArgs, Format, parse_size, print};
+use crate::run::cli::{ComputeArgs, Format, parse_size, print, weights_of};
 use crate::run::device::DeviceChoice;
 use crate::run::export::{FileFormat, Network, Written, write};
-use crate::run::run_dir::{read_classes, weights_of};
+use crate::run::run_dir::read_classes;
 use crate::task::Task;
 use crate::task::experiment::{self, TrainExperiment};
 use crate::task::supervised::trained_network;
@@ -26,8 +26,8 @@ pub struct ExportArgs {
     /// In the place of a run: a preset, or an experiment file of kind train
     #[arg(long, value_name = "NAME", conflicts_with = "run", requires = "weights")]
     model: Option<String>,
-    /// Weights [default: the run's last]
-    #[arg(long, value_name = "FILE")]
+    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
+    #[arg(long, value_name = "FILE|last")]
     weights: Option<PathBuf>,
     /// Replace a key of the config; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -71,7 +71,10 @@ impl ExportArgs {
             }
             (None, None) => bail!("expected --run or --model"),
         };
-        let weights = self.weights.clone().or_else(|| self.run.as_deref().map(weights_of)).unwrap_or_default();
+        let weights = match &self.run {
+            Some(run) => weights_of(run, self.weights.as_deref()),
+            None => self.weights.clone().unwrap_or_default(),
+        };
         let (vs, net) = trained_network::<T>(&experiment.model, classes.len(), &weights, compute)?;
         Ok(Trained { experiment, classes, vs, net })
     }
