@@ -12,6 +12,7 @@ use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
+use nas_core::task::commands::models::ModelsArgs;
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
@@ -58,6 +59,7 @@ enum Command {
   python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
     Export(ExportArgs),
     Import(ImportArgs),
+    Models(ModelsArgs),
     #[command(after_help = "Examples:
   nas-classify analyse nasbench201.csv.gz --metric cifar10_test_200 --transfer cifar100_test_200 --html insight.html
   nas-classify analyse nasbench201.csv.gz --metric cifar10_test_200 --where connected --transform ln-error
@@ -88,6 +90,7 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::run(args),
         Command::Init(args) => init::run::<Classification>(args),
         Command::Import(args) => import::run(args),
+        Command::Models(args) => commands::models::run(args),
         Command::Analyse(args) => analyse::run(args, &commands::analyse::ClassifySpaces),
         Command::Data(args) => commands::data::run(args),
         Command::Trial(args) => trial::run::<Classification>(args),

@@ -174,15 +174,20 @@ fn presets() -> Vec<(String, Subject)> {
             (format!("shufflenet_v2_{name}"), classifier(BackboneConfig::ShufflenetV2 { width }))
         }));
     presets.extend(model::presets().into_iter().map(|(name, model)| {
-        let (size, num_classes) = match name {
-            "nasfpn_r50_7at256" => ((640, 640), 90),
-            _ if name.contains("resnet50") => ((800, 800), 91),
-            _ => ((800, 800), 80),
-        };
+        let (size, num_classes) = reference(name);
         (name.to_string(), Subject { net: Net::Detector(Box::new(model)), size, num_classes })
     }));
     presets.push(("efficientdet_d0".to_string(), efficientdet_d0()));
     presets
+}
+
+/// Image size and number of classes that a detector's published counts are for.
+pub fn reference(name: &str) -> ((i64, i64), i64) {
+    match name {
+        "nasfpn_r50_7at256" => ((640, 640), 90),
+        _ if name.contains("resnet50") => ((800, 800), 91),
+        _ => ((800, 800), 80),
+    }
 }
 
 /// EfficientDet-D0 without its EfficientNet-B0, whose maps have 40, 112 and 320 channels.

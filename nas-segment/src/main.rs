@@ -10,6 +10,7 @@ use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
+use nas_core::task::commands::models::ModelsArgs;
 use nas_core::task::commands::report::{self, ReportArgs};
 use nas_core::task::commands::search::{self, SearchArgs};
 use nas_core::task::commands::strategies::{self, StrategiesArgs};
@@ -66,6 +67,7 @@ enum Command {
   python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
     Export(ExportArgs),
     Import(ImportArgs),
+    Models(ModelsArgs),
     #[command(after_help = "Example:
   nas-segment analyse runs/search/trials.jsonl --metric miou --html insight.html")]
     Analyse(AnalyseArgs),
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run::<Segmentation>(args),
         Command::Export(args) => commands::export::run(args),
         Command::Import(args) => import::run(args),
+        Command::Models(args) => commands::models::run(args),
         Command::Analyse(args) => analyse::run(args, &NoNames),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => bench::run::<Segmentation>(args),

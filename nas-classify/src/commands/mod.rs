@@ -6,4 +6,5 @@ pub mod cost;
 pub mod data;
 pub mod eval;
 pub mod export;
+pub mod models;
 pub mod predict;

@@ -7,6 +7,7 @@ pub mod cost;
 pub mod export;
 pub mod import;
 pub mod init;
+pub mod models;
 mod one_shot;
 pub mod report;
 pub mod search;
