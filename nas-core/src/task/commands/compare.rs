@@ -15,7 +15,9 @@ use tch::{Kind, Tensor};
 use crate::nn::{Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
-use crate::run::run_dir::{RunDir, last_weights, pretty, read_result, require_distinct_seeds, require_names, write_atomic};
+use crate::run::run_dir::{
+    RunDir, last_weights, pretty, read_result, require_distinct_seeds, require_names, write_atomic,
+};
 use crate::stats::mean_and_deviation;
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};

@@ -72,7 +72,8 @@ struct List(Vec<Model>);
 
 impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let mut rows = vec![["name", "params", "multiply-adds", "at", "classes", "published"].map(String::from).to_vec()];
+        let mut rows =
+            vec![["name", "params", "multiply-adds", "at", "classes", "published"].map(String::from).to_vec()];
         let unit = MacsUnit::of(self.0.iter().map(|model| model.cost.macs));
         rows.extend(self.0.iter().map(|Model { name, size: (h, w), num_classes, cost, facts }| {
             let params = format!("{:.3} M", cost.params as f64 / 1e6);
