@@ -59,7 +59,7 @@ fn what_was_trained_is_scored_predicted_exported_and_reported() {
     let predicted = of_run("predict", &["--split", "val", "--top", "3", "--out", csv.to_str().unwrap()]);
     assert_eq!((predicted["images"].as_u64(), fs::read_to_string(&csv).unwrap().lines().count()), (Some(50), 51));
     let script = temp.path().join("net.pt");
-    of_run("export", &["--out", script.to_str().unwrap()]);
+    CLASSIFY.succeed(&["export", "--run", run, "--out", script.to_str().unwrap()]);
     let module = tch::CModule::load(&script).unwrap();
     for batch in [1, 3] {
         let logits = module.forward_ts(&[tch::Tensor::zeros([batch, 3, 16, 16], tch::kind::FLOAT_CPU)]).unwrap();
