@@ -73,8 +73,8 @@ fn demo(root: &Path) -> Result<()> {
     let job = |job, config, out, threads: &[&str]| {
         nas_segment(root, &[&[job, "--config", config, "--out", out, "--resume"], threads].concat())
     };
-    // A second thread makes steps on such small maps slower (docs/results/search_step.md).
-    job("search", "configs/segment/demo_search.toml", "runs/demo/search", &["--threads", "1"])?;
+    // Two trials side by side: a second thread makes steps on such small maps slower (docs/results/search_step.md).
+    job("search", "configs/segment/demo_search.toml", "runs/demo/search", &["--workers", "2", "--threads", "1"])?;
     job("compare", "configs/segment/demo_compare.toml", "runs/demo/compare", &[])
 }
 
