@@ -11,7 +11,8 @@ use nas_core::train::{all_variables, write_tensors};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-type Forward = Box<dyn Fn(&Tensor) -> Vec<Tensor>>;
+/// Outputs for images; in training any.
+type Forward = Box<dyn Fn(&Tensor, Mode) -> Vec<Tensor>>;
 
 /// A network to be written.
 struct Case {
@@ -24,15 +25,32 @@ struct Case {
     fixed: Option<&'static str>,
 }
 
-/// Norms as after a training: with fresh ones a swapped mean or scale would not show.
-fn scatter(vs: &VarStore) {
+/// Gives norms the statistics of a batch, scattered: with fresh ones a swapped mean or scale would not show, and in deep networks
+/// the outputs would hardly depend on the images.
+fn settle(vs: &VarStore, forward: &Forward, (h, w): (i64, i64)) {
     tch::manual_seed(1);
+    let images = Tensor::randn([2, 3, h, w], (Kind::Float, Device::Cpu));
+    let statistics = |vs: &VarStore| -> Vec<(String, Tensor)> {
+        all_variables(vs).into_iter().filter(|(name, _)| name.contains("running_")).collect()
+    };
+    // After a step from `a` with momentum m statistics are (1 - m) a + m s: those from 0 and from 1 tell m and s.
+    let after = |start: f64| -> Vec<Tensor> {
+        tch::no_grad(|| {
+            statistics(vs).iter_mut().for_each(|(_, tensor)| _ = tensor.fill_(start));
+            forward(&images, Mode::train(0.0));
+        });
+        statistics(vs).into_iter().map(|(_, tensor)| tensor.copy()).collect()
+    };
+    let (from_zero, from_one) = (after(0.0), after(1.0));
     tch::no_grad(|| {
-        for (name, mut tensor) in all_variables(vs) {
-            if name.ends_with("running_mean") || name.ends_with("running_var") {
-                let values = tensor.rand_like() * 0.5 + if name.ends_with("var") { 0.75 } else { -0.25 };
-                tensor.copy_(&values);
-            }
+        for (((name, mut tensor), zero), one) in statistics(vs).into_iter().zip(from_zero).zip(from_one) {
+            let momentum = 1.0 - (one - &zero);
+            let is_var = name.ends_with("var");
+            // Frozen norms have none.
+            let of_batch = (&zero / &momentum).where_scalarother(&momentum.gt(1e-6), f64::from(u8::from(is_var)));
+            let random = tensor.rand_like() - 0.5;
+            let values = if is_var { of_batch * (1.0 + 0.5 * random) + 1e-3 } else { of_batch + 0.1 * random };
+            tensor.copy_(&values);
         }
     });
 }
@@ -47,9 +65,10 @@ fn check(cases: impl Iterator<Item = Case>) {
 
 fn export(dir: &Path, case: Case) -> Result<(), String> {
     let Case { name, vs, forward, outputs, size, divisor, fixed } = case;
-    scatter(&vs);
+    settle(&vs, &forward, if divisor > 1 { (2 * divisor, divisor) } else { (64, 96) });
+    let forward = |images: &Tensor| forward(images, Mode::EVAL);
     let outputs: Vec<String> = outputs.iter().map(|output| output.to_string()).collect();
-    let network = Network { variables: all_variables(&vs), forward: &*forward, outputs, size, divisor, fixed };
+    let network = Network { variables: all_variables(&vs), forward: &forward, outputs, size, divisor, fixed };
     let all = std::env::var_os("NAS_EXPORT_ALL").is_some();
     let mut compared = Vec::new();
     for ending in if all { ["pt", "py", "onnx"].as_slice() } else { &["onnx"] } {
@@ -66,9 +85,13 @@ fn export(dir: &Path, case: Case) -> Result<(), String> {
         let images = Tensor::randn(shape, (Kind::Float, Device::Cpu));
         let results = tch::no_grad(|| forward(&images));
         // A network whose outputs hardly depend on the images would hide what differs before its last layer.
-        if let Some(first) = results.first().filter(|first| first.size()[0] > 1) {
-            let variation = (first.get(0) - first.get(1)).abs().max() / first.abs().max();
-            println!("{name}: variation {:.1e}", variation.double_value(&[]));
+        let variation = |ys: &Tensor| ((ys.get(0) - ys.get(1)).abs().max() / ys.abs().max()).double_value(&[]);
+        if shape[0] > 1 {
+            let variation = results.iter().map(variation).fold(0.0, f64::max);
+            println!("{name}: variation {variation:.1e}");
+            if variation < 1e-2 {
+                return Err(format!("{name}: outputs of two images differ by {variation:e} of the largest"));
+            }
         }
         tensors.extend(network.outputs.iter().zip(results).map(|(name, result)| (format!("{name}.{i}"), result)));
         tensors.push((format!("images.{i}"), images));
@@ -124,7 +147,7 @@ fn every_family_of_classifiers_is_the_same_in_onnx() {
         };
         let vs = VarStore::new(Device::Cpu);
         let net = config.build(&VarBuilder::new(&vs), 10).unwrap();
-        let forward: Forward = Box::new(move |images| vec![net.forward(&channels_last(images), Mode::EVAL).main]);
+        let forward: Forward = Box::new(move |images, mode| vec![net.forward(&channels_last(images), mode).main]);
         let (name, size) = (name.to_string(), (64, 64));
         Case { name, vs, forward, outputs: &["logits"], size, divisor: 1, fixed: None }
     }));
@@ -153,7 +176,7 @@ fn every_family_of_segmenters_is_the_same_in_onnx() {
         assert_eq!(fixed.is_some(), name == "squeezenas_mac_small");
         // Large enough for a window of 49x49 at stride 16.
         let size = if fixed.is_some() { (784, 800) } else { (65, 97) };
-        let forward: Forward = Box::new(move |images| vec![net.forward(images, Mode::EVAL)]);
+        let forward: Forward = Box::new(move |images, mode| vec![net.forward(images, mode)]);
         Case { name, vs, forward, outputs: &["logits"], size, divisor: 1, fixed }
     }));
 }
@@ -171,7 +194,12 @@ fn every_family_of_detectors_is_the_same_in_onnx() {
         let config: ModelConfig = serde_json::from_value(config).unwrap();
         let divisor = config.largest_stride();
         let net = config.build(&VarBuilder::new(&vs), 3).unwrap();
-        let forward: Forward = Box::new(move |images| net.scores_and_boxes(images).into());
+        let forward: Forward = Box::new(move |images, mode| {
+            if mode.train {
+                net.forward(images, mode);
+            }
+            net.scores_and_boxes(images).into()
+        });
         let (name, size) = (name.to_string(), (divisor, 2 * divisor));
         Case { name, vs, forward, outputs: &["scores", "boxes"], size, divisor, fixed: None }
     }));

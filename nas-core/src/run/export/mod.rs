@@ -66,7 +66,11 @@ impl FileFormat {
             Some("pt") => Ok(Self::TorchScript),
             Some("py") => Ok(Self::Python),
             Some("safetensors") => Ok(Self::Safetensors),
-            other => bail!("{}: ending {other:?}, expected onnx, pt, py or safetensors", path.display()),
+            other => bail!(
+                "{}: the ending {:?} is no format; expected onnx, pt, py or safetensors",
+                path.display(),
+                other.unwrap_or_default()
+            ),
         }
     }
 }

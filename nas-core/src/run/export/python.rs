@@ -103,6 +103,7 @@ impl Printer<'_> {
                 format!("F.interpolate({}, size={}, mode=\"bilinear\", align_corners={})", arg(0), arg(1), arg(2))
             }
             "upsample_nearest2d" => format!("F.interpolate({}, size={}, mode=\"nearest\")", arg(0), arg(1)),
+            "constant_pad_nd" if node.args.len() > 2 => format!("F.pad({}, {}, value={})", arg(0), arg(1), arg(2)),
             "constant_pad_nd" => format!("F.pad({}, {})", arg(0), arg(1)),
             "hardtanh"
                 if node.args[1..] == [Arg::Int(Size::Known(0)), Arg::Int(Size::Known(6))]
@@ -119,6 +120,7 @@ impl Printer<'_> {
             | "avg_pool2d"
             | "dropout"
             | "relu"
+            | "relu6"
             | "adaptive_avg_pool2d" => self.generic("F", node),
             "slice" => self.slice(node),
             "view" | "reshape" => format!("{}.reshape({})", arg(0), arg(1)),
