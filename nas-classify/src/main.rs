@@ -10,6 +10,7 @@ use nas_core::task::commands::analyse::{self, AnalyseArgs};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::export::ExportArgs;
+use nas_core::task::commands::gpu_check::GpuCheckArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::models::ModelsArgs;
@@ -68,6 +69,7 @@ enum Command {
     Data(commands::data::DataArgs),
     Bench(BenchArgs),
     BenchStep(commands::bench_step::BenchStepArgs),
+    GpuCheck(GpuCheckArgs),
     Strategies(StrategiesArgs),
     #[command(hide = true)]
     Trial(TrialArgs),
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),
         Command::Bench(args) => bench::run::<Classification>(args),
         Command::BenchStep(args) => commands::bench_step::run(args),
+        Command::GpuCheck(args) => commands::gpu_check::run(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-classify", &mut std::io::stdout());

@@ -12,4 +12,5 @@ pub mod space;
 pub mod stats;
 pub mod strategy;
 pub mod task;
+mod torch;
 pub mod train;

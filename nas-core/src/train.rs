@@ -353,6 +353,12 @@ pub fn scalar(loss: &Tensor) -> f64 {
     loss.to_kind(Kind::Double).double_value(&[])
 }
 
+/// The values of scalars of one device, read from it at once.
+pub fn scalars(values: &[&Tensor]) -> Vec<f64> {
+    let doubles: Vec<Tensor> = values.iter().map(|value| value.detach().to_kind(Kind::Double).reshape([])).collect();
+    Vec::try_from(Tensor::stack(&doubles, 0).to_device(tch::Device::Cpu)).expect("a list of numbers")
+}
+
 fn describe(metrics: &Metrics, epochs: usize) -> String {
     let number = |value: &Value| match value.as_f64() {
         Some(number) if !value.is_u64() => format!("{number:.4}"),

@@ -91,7 +91,7 @@ pub fn evaluate(
     };
     for batch in reading.batches(dataset)? {
         let DetEvalBatch { images, samples } = batch?;
-        let found = tch::autocast(compute.amp, || detect(&images.to_device(compute.device)));
+        let found = nas_core::nn::autocast(compute.amp, || detect(&images.to_device(compute.device)));
         for (sample, found) in samples.iter().zip(&found) {
             let image = sample.index;
             files.truths.extend(sample.objects.iter().map(|object| truth(image, object)));

@@ -8,6 +8,7 @@ use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::export::ExportArgs;
+use nas_core::task::commands::gpu_check::GpuCheckArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::models::ModelsArgs;
@@ -77,6 +78,7 @@ Examples:
     Analyse(AnalyseArgs),
     Data(commands::data::DataArgs),
     Bench(BenchArgs),
+    GpuCheck(GpuCheckArgs),
     Strategies(StrategiesArgs),
     /// Print a completion script for a shell
     Completions {
@@ -103,6 +105,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run::<Detection>(args),
         Command::Data(args) => commands::data::run(args),
         Command::Bench(args) => bench::run::<Detection>(args),
+        Command::GpuCheck(args) => commands::gpu_check::run(args),
         Command::Strategies(args) => strategies::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "nas-detect", &mut std::io::stdout());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use nas_core::nn::{Mode, VarBuilder};
+use nas_core::nn::{Mode, build_on};
 use nas_core::one_shot::descend;
 use nas_core::optim::{Decay, GradScaler, Named, Optimizer, OptimizerConfig, Schedule, SgdConfig, named_parameters};
 use nas_core::run::cli::{self, Compute};
@@ -108,8 +108,9 @@ impl Pretraining {
         let seed = experiment.seed;
         let dataset = config.data.open(Split::Train)?;
         tch::manual_seed(rng::torch_seed(seed, "init", 1));
-        let vs = VarStore::new(compute.device);
-        let net = SuperClassifier::new(&VarBuilder::new(&vs), backbone, dataset.classes().len() as i64)?;
+        let classes = dataset.classes().len() as i64;
+        let (vs, net) = build_on(compute.device, |vb| SuperClassifier::new(vb, backbone, classes));
+        let net = net?;
         let loading = experiment.loader.with(config.train.batch_size, compute.threads);
         Ok(Self {
             loader: train_loader(dataset, None, config.augment.clone(), loading, seed, "pretrain")?,
@@ -142,7 +143,7 @@ impl Job for Pretraining {
         let images = images_on(&batch.images, self.compute.device);
         let path = self.space.sample(&mut rng::stream(self.seed, "path", at.global_step as u64));
         let forward = || self.net.forward(&images, Mixture::Path(&path), Mode::train(at.progress()));
-        let logits = tch::autocast(self.compute.amp, forward).to_kind(Kind::Float);
+        let logits = nas_core::nn::autocast(self.compute.amp, forward).to_kind(Kind::Float);
         let target = batch.mixed.as_ref().unwrap_or(&batch.labels).to_device(self.compute.device);
         let smoothing = self.config.label_smoothing;
         let loss = logits.cross_entropy_loss(&target, None::<&Tensor>, Reduction::Mean, -100, smoothing);
@@ -172,7 +173,7 @@ impl Job for Pretraining {
     fn load_state(&mut self, tensors: HashMap<String, Tensor>, mut json: Value) -> Result<()> {
         copy_into(&self.model(), &tensors)?;
         self.optimizer.load_state(&tensors);
-        self.scaler = serde_json::from_value(json["scaler"].take())?;
+        self.scaler = GradScaler::resumed(self.compute.amp, json["scaler"].take())?;
         Ok(())
     }
 }

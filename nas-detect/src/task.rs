@@ -143,6 +143,7 @@ impl Task for Detection {
     const METRICS: &'static [(&'static str, &'static str)] = &[("ap", "AP"), ("ap50", "AP50"), ("ap75", "AP75")];
     const CURVES: &'static [&'static str] = &["loss", "ap", "ap50"];
     const REDUCED: [&'static [&'static str]; 2] = [&["channels"], &["layers"]];
+    const FIXED_SHAPES: bool = false;
     const SPEED_INCLUDES: &'static str = ", boxes included";
     const CLASS_LAYERS: &'static [&'static str] = &["head.logits."];
 

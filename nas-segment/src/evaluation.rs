@@ -75,5 +75,5 @@ fn probabilities(net: &Forward, image: &Tensor, size: (i64, i64), scales: &[f64]
 }
 
 fn forward(net: &Forward, image: &Tensor, amp: bool) -> Tensor {
-    tch::autocast(amp, || net(image, Mode::EVAL)).to_kind(Kind::Float)
+    nas_core::nn::autocast(amp, || net(image, Mode::EVAL)).to_kind(Kind::Float)
 }

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last, conv_bn,
-    resize_bilinear,
+    dropout, resize_bilinear,
 };
 use nas_core::space::FeatureInfo;
 use serde::{Deserialize, Serialize};
@@ -205,7 +205,7 @@ impl Aspp {
             views.push(channels_last(&view.expand([-1, -1, h, w], false)));
         }
         let ys = self.projection.forward(&Tensor::cat(&views, 1), mode);
-        ys.dropout(self.dropout, mode.train)
+        dropout(&ys, self.dropout, mode.train)
     }
 
     pub(crate) fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

@@ -8,6 +8,7 @@ use nas_core::task::commands::analyse::{self, AnalyseArgs, NoNames};
 use nas_core::task::commands::bench::{self, BenchArgs};
 use nas_core::task::commands::compare::{self, CompareArgs};
 use nas_core::task::commands::export::ExportArgs;
+use nas_core::task::commands::gpu_check::GpuCheckArgs;
 use nas_core::task::commands::import::{self, ImportArgs};
 use nas_core::task::commands::init::{self, InitArgs};
 use nas_core::task::commands::models::ModelsArgs;
@@ -74,7 +75,7 @@ enum Command {
     Data(commands::data::DataArgs),
     Bench(BenchArgs),
     BenchStep(commands::bench_step::BenchStepArgs),
-    GpuCheck(commands::gpu_check::GpuCheckArgs),
+    GpuCheck(GpuCheckArgs),
     Strategies(StrategiesArgs),
     /// Print a completion script for a shell
     Completions {

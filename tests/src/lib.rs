@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -63,21 +64,12 @@ impl Tool {
     /// Runs the tool, killing it by SIGKILL a little later each time, until one process reaches the end. Returns the number of
     /// kills.
     pub fn run_with_kills(self, args: &[&str]) -> usize {
-        for kills in 0.. {
-            let mut child =
-                self.command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
-            let deadline = Instant::now() + Duration::from_millis(400 + 300 * kills as u64);
-            let ended = |child: &mut Child| child.try_wait().expect("the child is ours");
-            while ended(&mut child).is_none() && Instant::now() < deadline {
-                sleep(Duration::from_millis(5));
-            }
-            if let Some(status) = ended(&mut child) {
-                assert!(status.success(), "{} {args:?} failed after {kills} kills", self.0);
-                return kills;
-            }
-            child.kill().and_then(|()| child.wait()).expect("the child is ours");
-        }
-        unreachable!("the loop has no end")
+        run_with_kills(|| self.command(args), self, args)
+    }
+
+    /// The program's name.
+    pub fn name(self) -> &'static str {
+        self.0
     }
 
     /// Runs the tool and kills it by SIGKILL after a while, if it is still at work then.
@@ -103,6 +95,72 @@ impl Tool {
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         assert_eq!(status.code(), Some(1), "{} {args:?}\n{stderr}", self.0);
         stderr
+    }
+}
+
+fn run_with_kills(command: impl Fn() -> Command, tool: Tool, args: &[&str]) -> usize {
+    for kills in 0.. {
+        let mut child = command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
+        let deadline = Instant::now() + Duration::from_millis(400 + 300 * kills as u64);
+        let ended = |child: &mut Child| child.try_wait().expect("the child is ours");
+        while ended(&mut child).is_none() && Instant::now() < deadline {
+            sleep(Duration::from_millis(5));
+        }
+        if let Some(status) = ended(&mut child) {
+            assert!(status.success(), "{} {args:?} failed after {kills} kills", tool.0);
+            return kills;
+        }
+        child.kill().and_then(|()| child.wait()).expect("the child is ours");
+    }
+    unreachable!("the loop has no end")
+}
+
+/// A folder of libtorch's libraries in which the CUDA one computes on the CPU (`tests/fake_cuda`).
+#[derive(Debug)]
+pub struct SimulatedCard(PathBuf);
+
+impl SimulatedCard {
+    /// Builds it, once; says that the test was skipped where there is no C++ compiler.
+    pub fn find() -> Option<Self> {
+        static BUILD: Mutex<()> = Mutex::new(());
+        let _one_at_a_time = BUILD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (source, folder) = (root().join("tests/fake_cuda"), root().join("target/fake_cuda"));
+        let changed = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let built = changed(folder.join("libcuda.so.1"));
+        let sources = ["fake_cuda.cpp", "driver.c", "build.sh"].map(|name| changed(source.join(name)));
+        if sources.iter().all(|source| *source <= built) {
+            return Some(Self(folder));
+        }
+        let compiler = Command::new("c++").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !compiler.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: there is no C++ compiler to build the simulated card");
+            return None;
+        }
+        let libtorch = std::env::var_os("LIBTORCH").map_or(root().join(".libtorch/torch"), PathBuf::from);
+        let done = Command::new(source.join("build.sh")).arg(libtorch).arg(&folder).output().expect("bash runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Some(Self(folder))
+    }
+
+    /// A command of `tool` that finds the card.
+    pub fn command(&self, tool: Tool, args: &[&str]) -> Command {
+        let mut command = tool.command(args);
+        command.env("LD_LIBRARY_PATH", &self.0);
+        command
+    }
+
+    /// As [`Tool::succeed`], and without a warning of libtorch.
+    pub fn succeed(&self, tool: Tool, args: &[&str]) -> String {
+        let Output { status, stdout, stderr } = self.command(tool, args).output().expect("the tool runs");
+        let stderr = String::from_utf8_lossy(&stderr);
+        assert!(status.success(), "{} {args:?}: {status}\n{stderr}", tool.0);
+        assert!(!stderr.contains("Warning"), "{} {args:?}:\n{stderr}", tool.0);
+        String::from_utf8(stdout).expect("reports are UTF-8")
+    }
+
+    /// As [`Tool::run_with_kills`].
+    pub fn run_with_kills(&self, tool: Tool, args: &[&str]) -> usize {
+        run_with_kills(|| self.command(tool, args), tool, args)
     }
 }
 

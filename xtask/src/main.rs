@@ -1,9 +1,9 @@
-//! Developer commands: `cargo xtask setup | demo | test | gpu-check`. Depends on no libtorch, so that it can fetch it.
+//! Developer commands: `cargo xtask setup | demo | test | gpu-check | gpu-bundle`. Depends on no libtorch, so that it can fetch it.
 
 mod libtorch;
 mod onnx;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
@@ -28,8 +28,13 @@ enum TaskCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Set up and prove the GPU path, where there is a GPU
+    /// Set up and prove the GPU path of the three programs, where there is a GPU
     GpuCheck,
+    /// Make .gpu: the three programs for a machine with a card and torch 2.11, without Rust and network (15 minutes the first time)
+    GpuBundle {
+        /// Folder with camvid/ and cifar10/, of which a sample is packed
+        data: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -51,9 +56,10 @@ fn run(task: TaskCommand) -> Result<()> {
         TaskCommand::Demo => demo(root),
         TaskCommand::Test { args } => test(root, &args),
         TaskCommand::GpuCheck => {
-            build(root)?;
-            nas_segment(root, &["gpu-check"])
+            PROGRAMS.iter().try_for_each(|program| build(root, program))?;
+            PROGRAMS.iter().try_for_each(|program| tool(root, program, &["gpu-check"]))
         }
+        TaskCommand::GpuBundle { data } => gpu_bundle(root, data.as_deref()),
     }
 }
 
@@ -63,23 +69,31 @@ fn test(root: &Path, args: &[String]) -> Result<()> {
     call(root, command)
 }
 
-fn build(root: &Path) -> Result<()> {
-    cargo(root, &["build", "--release", "--package", "nas-segment"], &[])
+const PROGRAMS: [&str; 3] = ["nas-segment", "nas-classify", "nas-detect"];
+
+fn build(root: &Path, program: &str) -> Result<()> {
+    cargo(root, &["build", "--release", "--package", program], &[])
+}
+
+fn gpu_bundle(root: &Path, data: Option<&Path>) -> Result<()> {
+    let mut command = Command::new("bash");
+    command.arg(root.join("xtask/gpu_bundle/make_bundle.sh")).arg(root).args(data);
+    call(root, command)
 }
 
 /// The main job, small: a search, then the architecture it found against DeepLabv3+ by one recipe.
 fn demo(root: &Path) -> Result<()> {
-    build(root)?;
+    build(root, "nas-segment")?;
     let job = |job, config, out, threads: &[&str]| {
-        nas_segment(root, &[&[job, "--config", config, "--out", out, "--resume"], threads].concat())
+        tool(root, "nas-segment", &[&[job, "--config", config, "--out", out, "--resume"], threads].concat())
     };
     // Two trials side by side: a second thread makes steps on such small maps slower (docs/results/search_step.md).
     job("search", "configs/segment/demo_search.toml", "runs/demo/search", &["--workers", "2", "--threads", "1"])?;
     job("compare", "configs/segment/demo_compare.toml", "runs/demo/compare", &[])
 }
 
-fn nas_segment(root: &Path, args: &[&str]) -> Result<()> {
-    let mut command = Command::new(root.join("target/release/nas-segment"));
+fn tool(root: &Path, program: &str, args: &[&str]) -> Result<()> {
+    let mut command = Command::new(root.join("target/release").join(program));
     command.args(args);
     call(root, command)
 }

@@ -5,7 +5,7 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use nas_core::nn::Cost;
-use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder};
+use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder, dropout};
 use nas_core::space::Architecture;
 use nas_core::space::{ArchParameter, Choice, FeatureInfo, Mixture, Supernet, WeightSharing};
 use tch::Tensor;
@@ -298,7 +298,7 @@ impl MixedCell {
                 for (op, weight) in &edge.ops {
                     let scale = product(edge.weight.as_ref(), weight.as_ref());
                     let drops = mode.train && plan.skip_dropout > 0.0 && state.stride == 1 && Some(*op) == self.skip;
-                    let dropped = drops.then(|| Shared::new(&state.seen.map().dropout(plan.skip_dropout, true)));
+                    let dropped = drops.then(|| Shared::new(&dropout(state.seen.map(), plan.skip_dropout, true)));
                     let seen = dropped.as_ref().unwrap_or(&state.seen);
                     through.add(ops[*op].forward_shared(seen, scale.as_ref(), mode));
                 }

@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
+use nas_core::nn::{Mode, Shape, build_on, channels_last};
 use nas_core::one_shot::bench::{FixedBatch, measure};
 use nas_core::one_shot::{DartsConfig, OneShotConfig, Problem};
 use nas_core::optim::named_parameters;
 use nas_core::run::cli::{ComputeArgs, Format, print};
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::At;
-use tch::{Kind, Tensor, nn::VarStore};
+use tch::{Device, Kind, Tensor};
 
 use crate::cells::CellSpace;
 use crate::loss::cross_entropy;
@@ -56,16 +56,16 @@ pub fn run(args: &BenchStepArgs) -> Result<()> {
     let space: Rc<dyn WeightSharing> = Rc::new(space);
     let compute = args.compute.resolve()?;
     tch::manual_seed(0);
-    let weights = VarStore::new(compute.device);
-    let net = SearchNet::new(&VarBuilder::new(&weights), &*space, NUM_CLASSES);
-    let images = channels_last(&Tensor::randn([batch, 3, side, side], (Kind::Float, compute.device)));
-    let labels = Tensor::randint(NUM_CLASSES, [batch], (Kind::Int64, compute.device));
+    let (weights, net) = build_on(compute.device, |vb| SearchNet::new(vb, &*space, NUM_CLASSES));
+    let images = Tensor::randn([batch, 3, side, side], (Kind::Float, Device::Cpu));
+    let images = channels_last(&images.to_device(compute.device));
+    let labels = Tensor::randint(NUM_CLASSES, [batch], (Kind::Int64, Device::Cpu)).to_device(compute.device);
     let (amp, input) = (compute.amp, Shape::new(3, side, side));
     let problem = Problem { space, weights: named_parameters(&weights), input, amp, seed: 0 };
     let config = DartsConfig { arch_start_epoch: 0, ..DartsConfig::default() };
     let mut method = OneShotConfig::Darts(config).build(problem)?;
     let loss = move |mixture: Mixture, mode: Mode| {
-        let logits = tch::autocast(amp, || net.forward(&images, mixture, mode));
+        let logits = nas_core::nn::autocast(amp, || net.forward(&images, mixture, mode));
         cross_entropy(&logits, &labels, None, 0.0)
     };
     let mut on_batch = FixedBatch { images: batch as usize, loss: Box::new(loss) };

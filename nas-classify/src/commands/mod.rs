@@ -6,5 +6,6 @@ pub mod cost;
 pub mod data;
 pub mod eval;
 pub mod export;
+pub mod gpu_check;
 pub mod models;
 pub mod predict;

@@ -2,7 +2,7 @@
 
 use nas_core::nn::Cost;
 use nas_core::nn::{
-    Activation, BnConfig, ConvConfig, Init, Linear, Mode, Module, Shape, VarBuilder, probe, probe::Site,
+    Activation, BnConfig, ConvConfig, Init, Linear, Mode, Module, Shape, VarBuilder, dropout, probe, probe::Site,
 };
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
@@ -139,7 +139,7 @@ impl Classifier for Network {
             Some(hidden) => Activation::Hswish.apply_(hidden.forward(&mean)),
             None => mean,
         };
-        Logits { main: self.classifier.forward(&hidden.dropout(self.dropout, mode.train)), aux: None }
+        Logits { main: self.classifier.forward(&dropout(&hidden, self.dropout, mode.train)), aux: None }
     }
 
     fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {

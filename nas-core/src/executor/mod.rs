@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::supervised::{KEPT_BYTES, Supervised};
+use crate::run::cli::Compute;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::run_dir::{pretty, read_json, write_atomic};
 use crate::run::words;
@@ -263,6 +264,8 @@ pub struct Processes {
     root: PathBuf,
     workers: usize,
     limits: Limits,
+    /// `None`: the child's own default.
+    compute: Option<Compute>,
     running: Vec<Running>,
     /// Records that an earlier process had no time to take.
     left: Vec<Record>,
@@ -272,6 +275,8 @@ pub struct Processes {
 struct Running {
     trial: Trial,
     process: Supervised,
+    /// Which of the workers runs it.
+    slot: usize,
     started: Instant,
 }
 
@@ -295,7 +300,7 @@ impl Processes {
     /// `trial FOLDER`.
     pub fn new(root: PathBuf, workers: usize, limits: Limits) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("{}: cannot create", root.display()))?;
-        Ok(Self { root, workers, limits, running: Vec::new(), left: Vec::new() })
+        Ok(Self { root, workers, limits, compute: None, running: Vec::new(), left: Vec::new() })
     }
 
     /// All trials that were ever started, by id.
@@ -311,12 +316,25 @@ impl Processes {
         Ok(trials)
     }
 
-    fn spawn(&self, folder: &Path) -> Result<Supervised> {
+    /// Lets the children compute as `compute` says: on a CUDA device, worker `i` on `cuda:(i mod n)` of the `n` cards.
+    pub fn computing(mut self, compute: Compute) -> Self {
+        self.compute = Some(compute);
+        self
+    }
+
+    /// The place of a child among those that run.
+    fn free_slot(&self) -> usize {
+        let taken = |slot: &usize| self.running.iter().any(|running| running.slot == *slot);
+        (0..).find(|slot| !taken(slot)).expect("numbers have no end")
+    }
+
+    fn spawn(&self, folder: &Path, slot: usize) -> Result<Supervised> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / self.workers).max(1).to_string();
         let log = File::options().create(true).append(true).open(folder.join("run.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("trial").arg(folder).args(["--threads", &threads]);
+        command.args(self.compute.iter().flat_map(|compute| compute.arguments(slot)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Supervised::spawn(command).context("cannot start the trial's process")
     }
@@ -358,8 +376,9 @@ impl Executor for Processes {
         }
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
-        let process = self.spawn(&folder).with_context(|| format!("trial {}", trial.id))?;
-        self.running.push(Running { trial, process, started: Instant::now() });
+        let slot = self.free_slot();
+        let process = self.spawn(&folder, slot).with_context(|| format!("trial {}", trial.id))?;
+        self.running.push(Running { trial, process, slot, started: Instant::now() });
         Ok(())
     }
 

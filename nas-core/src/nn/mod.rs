@@ -9,7 +9,9 @@ mod conv;
 mod cost;
 mod linear;
 mod ops;
+mod precision;
 pub mod probe;
+mod random;
 mod shared;
 mod var_builder;
 
@@ -18,13 +20,17 @@ pub use cell_convs::{FactorizedReduce, ReluConvBn};
 pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
 pub use cost::{Cost, Shape};
 pub use linear::Linear;
-pub use ops::{Op, OpConfig, drop_path};
+pub use ops::{Op, OpConfig};
+pub use precision::{autocast, choose_bfloat16};
+pub use random::{build_on, drop_path, dropout};
 pub use shared::{Shared, Sum};
 pub use var_builder::{Init, Notes, VarBuilder};
 
 use std::fmt;
 
 use tch::Tensor;
+
+use crate::torch;
 
 /// How a forward pass runs.
 #[derive(Clone, Copy, Debug)]
@@ -88,11 +94,50 @@ pub fn resize_bilinear(xs: &Tensor, size: (i64, i64)) -> Tensor {
     let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
     match (h, w) == size {
         true => xs.shallow_clone(),
+        // The operator's gradient on a card is a sum in any order.
+        false if xs.device().is_cuda() && torch::is_deterministic() => resize_by_products(xs, size),
         false => xs.upsample_bilinear2d([size.0, size.1], true, None, None),
     }
+}
+
+/// [`resize_bilinear`] as products with matrices from rows to rows and from columns to columns.
+fn resize_by_products(xs: &Tensor, size: (i64, i64)) -> Tensor {
+    let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
+    let matrix = |from, to| interpolation(from, to).to_kind(xs.kind()).to_device(xs.device());
+    matrix(h, size.0).matmul(xs).matmul(&matrix(w, size.1).transpose(0, 1))
+}
+
+/// `[to, from]`: what each of `to` points, spread with their ends on those of `from` points, takes of these.
+fn interpolation(from: i64, to: i64) -> Tensor {
+    let step = if to > 1 { (from - 1) as f32 / (to - 1) as f32 } else { 0.0 };
+    let mut weights = vec![0f32; (from * to) as usize];
+    for i in 0..to {
+        let at = step * i as f32;
+        let low = (at as i64).min(from - 1);
+        let share = at - low as f32;
+        weights[(i * from + low) as usize] += 1.0 - share;
+        weights[(i * from + (low + 1).min(from - 1)) as usize] += share;
+    }
+    Tensor::from_slice(&weights).view([to, from])
 }
 
 /// Rearranges `[B, C, H, W]` into channels-last memory, the fast layout of libtorch's convolutions on CPU and GPU.
 pub fn channels_last(xs: &Tensor) -> Tensor {
     xs.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    #[test]
+    fn resizing_by_products_is_bilinear_interpolation() {
+        tch::manual_seed(2);
+        let xs = Tensor::randn([2, 3, 7, 10], (Kind::Float, Device::Cpu));
+        for size in [(13, 19), (4, 3), (7, 1), (1, 10), (28, 21)] {
+            let (found, expected) = (resize_by_products(&xs, size), resize_bilinear(&xs, size));
+            assert!(found.allclose(&expected, 1e-5, 1e-5, false), "{size:?}");
+        }
+    }
 }

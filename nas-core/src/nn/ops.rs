@@ -167,16 +167,6 @@ impl Op {
     }
 }
 
-/// Drops whole samples of `xs` `[B, C, H, W]` with probability `1 - keep` and scales the others by `1 / keep`
-/// (Larsson et al. 2017).
-pub fn drop_path(xs: &Tensor, keep: f64) -> Tensor {
-    if keep >= 1.0 {
-        return xs.shallow_clone();
-    }
-    let mask = Tensor::rand([xs.size()[0], 1, 1, 1], (xs.kind(), xs.device()));
-    xs * ((mask + keep).floor() / keep)
-}
-
 pub(super) fn strided(n: i64, stride: i64) -> i64 {
     (n - 1) / stride + 1
 }
@@ -273,15 +263,5 @@ mod tests {
             assert_eq!(serde_json::to_value(op).unwrap(), op.to_string());
             assert_eq!(Op::from_name(op.name()), Some(op));
         }
-    }
-
-    #[test]
-    fn drop_path_keeps_the_mean_and_drops_whole_samples() {
-        tch::manual_seed(7);
-        let ys = drop_path(&Tensor::ones([4000, 2, 1, 1], (Kind::Float, Device::Cpu)), 0.8);
-        assert!((ys.mean(Kind::Float).double_value(&[]) - 1.0).abs() < 0.03);
-        let per_sample = ys.sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float);
-        let (dropped, kept) = (per_sample.eq(0.0), per_sample.eq(2.5));
-        assert!(bool::try_from(dropped.logical_or(&kept).all()).unwrap());
     }
 }

@@ -74,24 +74,22 @@ pub(super) struct CostTerm {
 }
 
 impl CostTerm {
-    /// `loss` with the term, for candidates weighed by `weights`.
+    /// `loss` with the term, for candidates weighed by `weights`, which are on the CPU.
     pub fn apply(&self, loss: Tensor, weights: &[Tensor]) -> Tensor {
         let Some((fixed, table)) = &self.table else { return loss };
         let one = |(weights, macs): (&Tensor, &Vec<f64>)| {
-            let macs = Tensor::from_slice(macs).view(&weights.size()[..]).to_device(weights.device());
+            let macs = Tensor::from_slice(macs).view(&weights.size()[..]);
             (weights.to_kind(Kind::Double) * macs).sum(Kind::Double)
         };
         let expected = weights.iter().zip(table).map(one).fold(Tensor::from(*fixed as f64), |sum, macs| macs + sum);
-        let kind = loss.kind();
+        let like_loss = |term: Tensor| term.to_kind(loss.kind()).to_device(loss.device());
         match self.config {
             CostTermConfig::None => loss,
             CostTermConfig::LogPower { alpha, beta, reference } => {
                 let power = (expected.log() / reference.map_or(1.0, f64::ln)).pow_tensor_scalar(beta);
-                loss * (power * alpha).to_kind(kind)
+                &loss * like_loss(power * alpha)
             }
-            CostTermConfig::Linear { lambda, reference } => {
-                loss + ((expected / reference - 1.0) * lambda).to_kind(kind)
-            }
+            CostTermConfig::Linear { lambda, reference } => &loss + like_loss((expected / reference - 1.0) * lambda),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Darts {
                 self.relaxed.arch.step(&grads, self.relaxed.arch_lr);
             }
         }
-        let loss = objective.loss(Part::Weights, Mixture::Weights(&self.relaxed.parameters.softmax()), at);
+        let loss = objective.loss(Part::Weights, Mixture::Weights(&self.relaxed.parameters.placed_softmax()), at);
         self.relaxed.training.descend(&loss, at);
         Ok(Step { loss: scalar(&loss), images })
     }
@@ -107,7 +107,7 @@ impl Darts {
     fn unrolled(&mut self, at: At, objective: &dyn Objective) -> Option<Vec<Tensor>> {
         let Relaxed { parameters, training, arch, .. } = &mut self.relaxed;
         let loss = |part| {
-            let loss = objective.loss(part, Mixture::Weights(&parameters.softmax()), at);
+            let loss = objective.loss(part, Mixture::Weights(&parameters.placed_softmax()), at);
             scalar(&loss).is_finite().then_some(loss)
         };
         let lr = training.lr(at);
@@ -168,7 +168,7 @@ impl OneShot for Darts {
     fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step> {
         match self.order {
             Order::First => self.relaxed.alternate(at, objective, |parameters, objective, part| {
-                objective.loss(part, Mixture::Weights(&parameters.softmax()), at)
+                objective.loss(part, Mixture::Weights(&parameters.placed_softmax()), at)
             }),
             Order::Second => self.second_order(at, objective),
         }

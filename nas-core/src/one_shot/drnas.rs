@@ -100,8 +100,12 @@ impl OneShot for Drnas {
         self.relaxed.alternate(at, objective, |parameters, objective, part| {
             let weights: Vec<Tensor> =
                 parameters.list.iter().zip(&parameters.raw).map(|(p, raw)| dirichlet(p, raw)).collect();
-            let loss = objective.loss(part, Mixture::Weights(&weights), at);
-            if part == Part::Weights || anchor == 0.0 { loss } else { loss + anchor_loss(parameters) * anchor }
+            let loss = objective.loss(part, Mixture::Weights(&parameters.placed(&weights)), at);
+            if part == Part::Weights || anchor == 0.0 {
+                return loss;
+            }
+            let term = anchor_loss(parameters) * anchor;
+            &loss + term.to_device(loss.device())
         })
     }
 

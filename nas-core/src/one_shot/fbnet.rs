@@ -78,7 +78,7 @@ impl OneShot for Fbnet {
         let cost = &self.cost;
         self.relaxed.alternate(at, objective, |parameters, objective, part| {
             let weights = parameters.weights(|p, raw| gumbel_softmax(p, raw, temperature));
-            let loss = objective.loss(part, Mixture::Weights(&weights), at);
+            let loss = objective.loss(part, Mixture::Weights(&parameters.placed(&weights)), at);
             if part == Part::Arch { cost.apply(loss, &weights) } else { loss }
         })
     }

@@ -26,7 +26,7 @@ pub fn straight_through(hard: &Tensor, soft: &Tensor) -> Tensor {
     hard + (soft - soft.detach())
 }
 
-/// Weights of which only some count.
+/// Weights of which only some count, where a mixture needs them.
 #[derive(Debug)]
 pub(super) struct Sample {
     pub weights: Vec<Tensor>,
@@ -50,7 +50,7 @@ impl Sample {
             }
             crate::space::Choice::Connection => p.exists.clone(),
         });
-        Self { active: active.collect(), weights }
+        Self { active: active.collect(), weights: parameters.placed(&weights) }
     }
 
     pub fn as_mixture(&self) -> Mixture<'_> {

@@ -189,6 +189,10 @@ impl PDarts {
     fn softmax(&self) -> Vec<Tensor> {
         self.relaxed.parameters.weights(ArchParameter::softmax)
     }
+
+    fn placed_softmax(&self) -> Vec<Tensor> {
+        self.relaxed.parameters.placed(&self.softmax())
+    }
 }
 
 /// Entries of each row of a parameter of `len` entries.
@@ -239,10 +243,10 @@ impl OneShot for PDarts {
         let loss = |weights: &[Tensor], part| {
             objective.loss(part, Mixture::Sampled { weights, active: &active, skip_dropout }, at)
         };
-        let of_weights = loss(&self.softmax(), Part::Weights);
+        let of_weights = loss(&self.placed_softmax(), Part::Weights);
         self.relaxed.training.descend(&of_weights, place);
         if place.progress() >= self.config.warmup {
-            self.relaxed.descend_arch(&loss(&self.softmax(), Part::Arch));
+            self.relaxed.descend_arch(&loss(&self.placed_softmax(), Part::Arch));
         }
         Ok(Step { loss: scalar(&of_weights), images })
     }
@@ -252,7 +256,7 @@ impl OneShot for PDarts {
     }
 
     fn chosen(&self) -> Option<Chosen> {
-        Some(Chosen::Weights(tch::no_grad(|| self.softmax())))
+        Some(Chosen::Weights(tch::no_grad(|| self.placed_softmax())))
     }
 
     fn derive(&self) -> Option<Architecture> {

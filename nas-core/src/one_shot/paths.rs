@@ -12,7 +12,7 @@ use tch::Tensor;
 
 use super::weights::{Recipe, WeightTraining};
 use super::{Chosen, Objective, OneShot, Part, Problem};
-use crate::optim::{GradScaler, Named};
+use crate::optim::Named;
 use crate::space::{Architecture, Mixture, Observation, Origin, WeightSharing};
 use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
 use crate::train::{At, Step, scalar};
@@ -74,9 +74,7 @@ impl Paths {
     }
 
     pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, json: &mut Value) -> Result<()> {
-        let scaler: Option<GradScaler> = serde_json::from_value(json["scaler"].take())?;
-        self.training.load_state(tensors, scaler);
-        Ok(())
+        self.training.load_state(tensors, json["scaler"].take())
     }
 }
 

@@ -62,7 +62,7 @@ impl PcDarts {
 impl OneShot for PcDarts {
     fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step> {
         self.relaxed.alternate(at, objective, |parameters, objective, part| {
-            objective.loss(part, Mixture::Weights(&parameters.softmax()), at)
+            objective.loss(part, Mixture::Weights(&parameters.placed_softmax()), at)
         })
     }
 

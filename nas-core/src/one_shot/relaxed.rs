@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::weights::{Recipe, WeightTraining, descend};
+use super::weights::{Recipe, WeightTraining, descend, is_known_bad, scaled};
 use super::{Chosen, Objective, Part, Problem};
 use crate::optim::{Named, Optimizer, OptimizerConfig, gradients};
 use crate::space::Architecture;
@@ -53,27 +53,42 @@ macro_rules! relaxed_config {
 }
 pub(super) use relaxed_config;
 
-/// Raw architecture parameters of a space.
+/// Raw architecture parameters of a space. They live on the CPU, with all that is drawn and made of them: a few numbers, for
+/// which a device would need hundreds of launches. What is made of them goes to the supernet's device in one copy.
 #[derive(Debug)]
 pub(super) struct Parameters {
     pub space: Rc<dyn WeightSharing>,
     pub list: Vec<ArchParameter>,
     pub raw: Vec<Tensor>,
+    /// The supernet's.
+    device: Device,
 }
 
 impl Parameters {
-    /// `N(0, 0.001²)`, in the kind and on the device of the weights.
+    /// `N(0, 0.001²)`, in the kind of the weights.
     fn new(problem: &Problem) -> Self {
         const STDEV: f64 = 1e-3;
         let list = problem.space.arch_parameters();
         let like = problem.weights.first().map(|(_, weight)| (weight.kind(), weight.device()));
-        let options = like.unwrap_or((Kind::Float, tch::Device::Cpu));
-        let draw = |p: &ArchParameter| (Tensor::randn(&p.dims[..], options) * STDEV).set_requires_grad(true);
+        let (kind, device) = like.unwrap_or((Kind::Float, Device::Cpu));
+        let draw =
+            |p: &ArchParameter| (Tensor::randn(&p.dims[..], (kind, Device::Cpu)) * STDEV).set_requires_grad(true);
         let raw = list.iter().map(draw).collect();
-        Self { space: problem.space.clone(), list, raw }
+        Self { space: problem.space.clone(), list, raw, device }
     }
 
-    /// Weights by `of` for the operators, by softmax for the connections.
+    /// `weights` on the supernet's device, where a mixture needs them.
+    pub fn placed(&self, weights: &[Tensor]) -> Vec<Tensor> {
+        if self.device == Device::Cpu || weights.is_empty() {
+            return weights.iter().map(Tensor::shallow_clone).collect();
+        }
+        let flat: Vec<Tensor> = weights.iter().map(|weights| weights.reshape([-1])).collect();
+        let lengths: Vec<i64> = flat.iter().map(|weights| weights.numel() as i64).collect();
+        let parts = Tensor::cat(&flat, 0).to_device(self.device).split_with_sizes(&lengths[..], 0);
+        parts.iter().zip(weights).map(|(part, weights)| part.view(&weights.size()[..])).collect()
+    }
+
+    /// Weights by `of` for the operators, by softmax for the connections, on the CPU.
     pub fn weights(&self, mut of: impl FnMut(&ArchParameter, &Tensor) -> Tensor) -> Vec<Tensor> {
         let weight = |(p, raw): (&ArchParameter, &Tensor)| match p.choice {
             Choice::Operator => of(p, raw),
@@ -82,8 +97,14 @@ impl Parameters {
         self.list.iter().zip(&self.raw).map(weight).collect()
     }
 
+    /// The softmax of all parameters, on the CPU.
     pub fn softmax(&self) -> Vec<Tensor> {
         self.space.softmax(&self.raw)
+    }
+
+    /// The softmax of all parameters, where a mixture needs it.
+    pub fn placed_softmax(&self) -> Vec<Tensor> {
+        self.placed(&self.softmax())
     }
 
     pub fn named(&self) -> Vec<Named> {
@@ -139,26 +160,21 @@ impl Relaxed {
 
     /// A step of weights and architecture parameters down one loss.
     pub fn descend_both(&mut self, loss: &Tensor, at: At) {
-        if !scalar(loss).is_finite() {
+        if is_known_bad(loss) {
             return;
         }
         let lr = self.training.lr(at);
         let Relaxed { training, arch, arch_lr, .. } = self;
         let all: Vec<Named> = training.optimizer.parameters().iter().chain(arch.parameters()).map(share).collect();
-        let mut grads = match &training.scaler {
-            Some(scaler) => gradients(&scaler.scale(loss), &all),
-            None => gradients(loss, &all),
-        };
-        if training.scaler.as_mut().is_some_and(|scaler| !scaler.unscale(&mut grads)) {
-            return;
-        }
+        let mut grads = gradients(&scaled(loss, training.scaler.as_mut()), &all);
+        let overflow = training.scaler.as_mut().map(|scaler| scaler.unscale(&grads));
         let of_arch = grads.split_off(training.optimizer.parameters().len());
-        training.step(&mut grads, lr);
-        arch.step(&of_arch, *arch_lr);
+        training.step_unless(overflow.as_ref(), &mut grads, lr);
+        arch.step_unless(overflow.map(|overflow| overflow.to_device(Device::Cpu)).as_ref(), &of_arch, *arch_lr);
     }
 
     pub fn chosen_weights(&self) -> Option<Chosen> {
-        Some(Chosen::Weights(tch::no_grad(|| self.parameters.softmax())))
+        Some(Chosen::Weights(tch::no_grad(|| self.parameters.placed_softmax())))
     }
 
     pub fn chosen_path(&self) -> Option<Chosen> {
@@ -174,7 +190,7 @@ impl Relaxed {
 
     pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
         copy_into(&self.parameters.named(), tensors)?;
-        self.training.load_state(tensors, serde_json::from_value(json["scaler"].take())?);
+        self.training.load_state(tensors, json["scaler"].take())?;
         self.arch.load_state(tensors);
         Ok(())
     }

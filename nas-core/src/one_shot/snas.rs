@@ -71,6 +71,7 @@ impl OneShot for Snas {
         let temperature = from * (to / from).powf(at.progress());
         let images = objective.next(Part::Weights)?;
         let weights = self.relaxed.parameters.weights(|p, raw| gumbel_softmax(p, raw, temperature));
+        let weights = self.relaxed.parameters.placed(&weights);
         let loss = objective.loss(Part::Weights, Mixture::Weights(&weights), at);
         match at.epoch >= self.relaxed.arch_start_epoch {
             true => self.relaxed.descend_both(&loss, at),

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use tch::Tensor;
+use anyhow::Result;
+use serde_json::Value;
+use tch::{Device, Tensor};
 
 use crate::optim::{GradScaler, Named, Optimizer, OptimizerConfig, Schedule, clip_grad_norm, gradients};
 use crate::train::{At, scalar};
@@ -20,11 +22,12 @@ pub(super) struct WeightTraining {
     recipe: Recipe,
     pub optimizer: Box<dyn Optimizer>,
     pub scaler: Option<GradScaler>,
+    amp: bool,
 }
 
 impl WeightTraining {
     pub fn new(recipe: Recipe, weights: Vec<Named>, amp: bool) -> Self {
-        Self { optimizer: recipe.weights.build(weights), recipe, scaler: amp.then(GradScaler::default) }
+        Self { optimizer: recipe.weights.build(weights), recipe, scaler: amp.then(GradScaler::default), amp }
     }
 
     pub fn lr(&self, at: At) -> f64 {
@@ -44,35 +47,50 @@ impl WeightTraining {
         descend(loss, self.optimizer.as_mut(), lr, self.recipe.grad_clip, self.scaler.as_mut());
     }
 
-    /// One step along gradients that the caller has computed.
-    pub fn step(&mut self, grads: &mut [Tensor], lr: f64) {
+    /// One step along gradients that the caller has computed; none where `overflow` is 1.
+    pub fn step_unless(&mut self, overflow: Option<&Tensor>, grads: &mut [Tensor], lr: f64) {
         if self.recipe.grad_clip > 0.0 {
             clip_grad_norm(grads, self.recipe.grad_clip);
         }
-        self.optimizer.step(grads, lr);
+        self.optimizer.step_unless(overflow, grads, lr);
     }
 
-    pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, scaler: Option<GradScaler>) {
+    /// Takes back the optimizer's state and, in mixed precision, the scaler.
+    pub fn load_state(&mut self, tensors: &HashMap<String, Tensor>, scaler: Value) -> Result<()> {
         self.optimizer.load_state(tensors);
-        self.scaler = scaler;
+        self.scaler = GradScaler::resumed(self.amp, scaler)?;
+        Ok(())
     }
 }
 
-/// One step of `optimizer` down the gradient of `loss`. A loss that is not finite changes nothing: the caller sees it and
-/// stops. Under mixed precision a step whose gradients overflow is left out.
-pub fn descend(loss: &Tensor, optimizer: &mut dyn Optimizer, lr: f64, grad_clip: f64, scaler: Option<&mut GradScaler>) {
-    if !scalar(loss).is_finite() {
+/// One step of `optimizer` down the gradient of `loss`. On the CPU a loss that is not finite changes nothing; on a device
+/// nothing is read back, and the caller, who sees the loss afterwards, has to stop. Under mixed precision a step whose gradients
+/// overflow is left out, on the device.
+pub fn descend(
+    loss: &Tensor,
+    optimizer: &mut dyn Optimizer,
+    lr: f64,
+    grad_clip: f64,
+    mut scaler: Option<&mut GradScaler>,
+) {
+    if is_known_bad(loss) {
         return;
     }
-    let mut grads = match &scaler {
-        Some(scaler) => gradients(&scaler.scale(loss), optimizer.parameters()),
-        None => gradients(loss, optimizer.parameters()),
-    };
-    if scaler.is_some_and(|scaler| !scaler.unscale(&mut grads)) {
-        return;
-    }
+    let mut grads = gradients(&scaled(loss, scaler.as_deref_mut()), optimizer.parameters());
+    let overflow = scaler.map(|scaler| scaler.unscale(&grads));
     if grad_clip > 0.0 {
         clip_grad_norm(&mut grads, grad_clip);
     }
-    optimizer.step(&grads, lr);
+    let device = optimizer.parameters().first().map_or(loss.device(), |(_, parameter)| parameter.device());
+    optimizer.step_unless(overflow.map(|overflow| overflow.to_device(device)).as_ref(), &grads, lr);
+}
+
+/// Whether a loss that can be read without waiting is not finite.
+pub(super) fn is_known_bad(loss: &Tensor) -> bool {
+    loss.device() == Device::Cpu && !scalar(loss).is_finite()
+}
+
+/// The loss to differentiate.
+pub(super) fn scaled(loss: &Tensor, scaler: Option<&mut GradScaler>) -> Tensor {
+    scaler.map_or_else(|| loss.shallow_clone(), |scaler| scaler.scale(loss))
 }

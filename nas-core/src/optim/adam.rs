@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::{Named, Optimizer, decays};
+use super::{Named, Optimizer, decays, like};
+use crate::torch::{AdamStep, adam_step};
 
 /// Constants of [`Adam`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,42 +34,42 @@ impl Default for AdamConfig {
 struct Moments {
     first: Tensor,
     second: Tensor,
-    steps: i32,
 }
 
-/// Adam with bias-corrected moments and L2 weight decay.
+/// Adam with bias-corrected moments and L2 weight decay, by libtorch's fused operator: two calls for all parameters.
 #[derive(Debug)]
 pub struct Adam {
     config: AdamConfig,
     parameters: Vec<Named>,
+    /// `None` before the first gradient.
     moments: Vec<Option<Moments>>,
+    /// Steps of each parameter, on the device: a step that overflows there is not counted.
+    steps: Vec<Tensor>,
 }
 
 impl Adam {
     /// The optimizer of `parameters`, at rest.
     pub fn new(parameters: Vec<Named>, config: AdamConfig) -> Self {
         let moments = parameters.iter().map(|_| None).collect();
-        Self { config, parameters, moments }
+        let device = parameters.first().map_or(Device::Cpu, |(_, parameter)| parameter.device());
+        let steps = Tensor::zeros([parameters.len() as i64], (Kind::Float, device)).unbind(0);
+        Self { config, parameters, moments, steps }
     }
 
-    fn update(&mut self, i: usize, grad: &Tensor, lr: f64) {
-        let AdamConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
-        let parameter = &mut self.parameters[i].1;
-        let grad = match weight_decay > 0.0 && decays(parameter) {
-            true => grad + &*parameter * weight_decay,
-            false => grad.shallow_clone(),
-        };
-        let moments = self.moments[i].get_or_insert_with(|| Moments {
-            first: parameter.zeros_like(),
-            second: parameter.zeros_like(),
-            steps: 0,
-        });
-        moments.steps += 1;
-        moments.first = &moments.first * beta1 + &grad * (1.0 - beta1);
-        moments.second = &moments.second * beta2 + grad.square() * (1.0 - beta2);
-        let first = &moments.first / (1.0 - beta1.powi(moments.steps));
-        let second = &moments.second / (1.0 - beta2.powi(moments.steps));
-        let _ = parameter.g_sub_(&(first / (second.sqrt() + eps) * lr));
+    /// Steps the parameters `of`.
+    fn update(&mut self, of: &[usize], grads: &[Tensor], step: AdamStep, overflow: Option<&Tensor>) {
+        let Self { parameters, moments, steps, .. } = self;
+        for i in of {
+            let zeros = || parameters[*i].1.zeros_like();
+            moments[*i].get_or_insert_with(|| Moments { first: zeros(), second: zeros() });
+        }
+        let moments: Vec<&Moments> = of.iter().filter_map(|i| moments[*i].as_ref()).collect();
+        let parameters: Vec<&Tensor> = of.iter().map(|i| &parameters[*i].1).collect();
+        let grads: Vec<&Tensor> = of.iter().map(|i| &grads[*i]).collect();
+        let firsts: Vec<&Tensor> = moments.iter().map(|moments| &moments.first).collect();
+        let seconds: Vec<&Tensor> = moments.iter().map(|moments| &moments.second).collect();
+        let steps: Vec<&Tensor> = of.iter().map(|i| &steps[*i]).collect();
+        adam_step(&parameters, &grads, [&firsts, &seconds, &steps], step, overflow);
     }
 }
 
@@ -77,20 +78,31 @@ impl Optimizer for Adam {
         &self.parameters
     }
 
-    fn step(&mut self, grads: &[Tensor], lr: f64) {
-        let used = grads.iter().enumerate().filter(|(_, grad)| grad.defined());
-        tch::no_grad(|| used.for_each(|(i, grad)| self.update(i, grad, lr)));
+    fn step_unless(&mut self, overflow: Option<&Tensor>, grads: &[Tensor], lr: f64) {
+        let AdamConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
+        let used = (0..grads.len()).filter(|i| grads[*i].defined());
+        let (decayed, plain): (Vec<usize>, Vec<usize>) =
+            used.partition(|i| weight_decay > 0.0 && decays(&self.parameters[*i].1));
+        tch::no_grad(|| {
+            for (of, weight_decay) in [(decayed, weight_decay), (plain, 0.0)] {
+                self.update(&of, grads, AdamStep { lr, beta1, beta2, weight_decay, eps }, overflow);
+            }
+        });
     }
 
     fn state(&self) -> Vec<Named> {
-        let saved = self.parameters.iter().zip(&self.moments);
+        if self.steps.is_empty() {
+            return Vec::new();
+        }
+        let steps = Tensor::stack(&self.steps, 0).to_device(Device::Cpu).to_kind(Kind::Int64).unbind(0);
+        let saved = self.parameters.iter().zip(&self.moments).zip(steps);
         saved
-            .filter_map(|((name, _), moments)| {
-                let Moments { first, second, steps } = moments.as_ref()?;
+            .filter_map(|(((name, _), moments), steps)| {
+                let Moments { first, second } = moments.as_ref()?;
                 Some([
                     (format!("{name}.first"), first.shallow_clone()),
                     (format!("{name}.second"), second.shallow_clone()),
-                    (format!("{name}.steps"), Tensor::from(i64::from(*steps))),
+                    (format!("{name}.steps"), steps),
                 ])
             })
             .flatten()
@@ -98,15 +110,20 @@ impl Optimizer for Adam {
     }
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) {
-        for ((name, parameter), moments) in self.parameters.iter().zip(&mut self.moments) {
-            let tensor = |suffix: &str| state.get(&format!("{name}.{suffix}"));
-            *moments = (|| {
-                Some(Moments {
-                    first: tensor("first")?.to_device(parameter.device()),
-                    second: tensor("second")?.to_device(parameter.device()),
-                    steps: tensor("steps")?.to_kind(Kind::Int64).int64_value(&[]) as i32,
-                })
-            })();
+        for (((name, parameter), moments), steps) in self.parameters.iter().zip(&mut self.moments).zip(&mut self.steps)
+        {
+            let saved = |suffix: &str| state.get(&format!("{name}.{suffix}"));
+            let all = [saved("first"), saved("second"), saved("steps")];
+            *moments = match all {
+                [Some(first), Some(second), Some(_)] => {
+                    Some(Moments { first: like(parameter, first), second: like(parameter, second) })
+                }
+                _ => None,
+            };
+            match saved("steps").filter(|_| moments.is_some()) {
+                Some(saved) => steps.copy_(&saved.to_kind(Kind::Float)),
+                None => _ = steps.zero_(),
+            }
         }
     }
 }

@@ -3,11 +3,13 @@
 //! `tch`'s own optimizers expose no state, which rules out exact resume.
 
 mod adam;
+mod average;
 mod grad_scaler;
 mod schedule;
 mod sgd;
 
 pub use adam::{Adam, AdamConfig};
+pub use average::move_averages;
 pub use grad_scaler::GradScaler;
 pub use schedule::{Decay, Schedule};
 pub use sgd::{Sgd, SgdConfig};
@@ -15,7 +17,9 @@ pub use sgd::{Sgd, SgdConfig};
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, nn::VarStore};
+use tch::{Device, Kind, Tensor, nn::VarStore};
+
+use crate::torch;
 
 /// A tensor with the name it is saved under.
 pub type Named = (String, Tensor);
@@ -62,22 +66,21 @@ pub fn gradients(loss: &Tensor, parameters: &[Named]) -> Vec<Tensor> {
     Tensor::run_backward(&[loss], &inputs, false, false)
 }
 
-/// Scales gradients in place so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
-/// Pascanu et al. 2013.
-pub fn clip_grad_norm(grads: &mut [Tensor], max_norm: f64) -> f64 {
+/// Scales gradients in place so that their joint Euclidean norm is at most `max_norm`. On a device nothing
+/// is read back. Pascanu et al. 2013.
+pub fn clip_grad_norm(grads: &mut [Tensor], max_norm: f64) {
     tch::no_grad(|| {
-        let defined = grads.iter().filter(|grad| grad.defined());
-        let norms: Vec<Tensor> = defined.map(|grad| grad.norm().to_kind(Kind::Double)).collect();
-        if norms.is_empty() {
-            return 0.0;
+        let grads: Vec<&Tensor> = grads.iter().filter(|grad| grad.defined()).collect();
+        let Some(first) = grads.first() else { return };
+        let norm = torch::norms(&grads).to_kind(Kind::Double).norm();
+        let factor = || max_norm / (&norm + 1e-6);
+        if first.device() != Device::Cpu {
+            let factor = factor().where_self(&norm.gt(max_norm), &norm.ones_like());
+            torch::scale(&grads, &factor.to_kind(first.kind()));
+        } else if norm.double_value(&[]) > max_norm {
+            torch::scale(&grads, &factor().to_kind(first.kind()));
         }
-        let norm = Tensor::stack(&norms, 0).norm().double_value(&[]);
-        if norm > max_norm {
-            let scale = max_norm / (norm + 1e-6);
-            grads.iter_mut().filter(|grad| grad.defined()).for_each(|grad| _ = grad.g_mul_scalar_(scale));
-        }
-        norm
-    })
+    });
 }
 
 /// An update rule over a fixed list of parameters.
@@ -87,7 +90,12 @@ pub trait Optimizer {
 
     /// Updates every parameter whose gradient in `grads` (same order) is defined. A parameter without one is left alone:
     /// neither weight decay nor momentum moves weights that the step did not use.
-    fn step(&mut self, grads: &[Tensor], lr: f64);
+    fn step(&mut self, grads: &[Tensor], lr: f64) {
+        self.step_unless(None, grads, lr);
+    }
+
+    /// As [`Optimizer::step`], but does nothing where `overflow`, a tensor of one number on the parameters' device, is 1.
+    fn step_unless(&mut self, overflow: Option<&Tensor>, grads: &[Tensor], lr: f64);
 
     /// The tensors that must be saved for an exact resume.
     fn state(&self) -> Vec<Named>;
@@ -101,10 +109,21 @@ fn decays(parameter: &Tensor) -> bool {
     parameter.dim() > 1
 }
 
+/// `saved` as a tensor of its own, on the device and in the memory order of `parameter`.
+fn like(parameter: &Tensor, saved: &Tensor) -> Tensor {
+    tch::no_grad(|| {
+        let mut tensor = parameter.empty_like();
+        tensor.copy_(saved);
+        tensor
+    })
+}
+
+#[cfg(test)]
+mod plain;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     /// Minimises `(x - target)²` for a matrix `x` and a vector `y`.
     fn run(config: &OptimizerConfig, steps: usize) -> (f64, f64) {
@@ -159,7 +178,9 @@ mod tests {
     #[test]
     fn clipping_scales_the_joint_norm() {
         let mut grads = vec![Tensor::from_slice(&[3.0f32]), Tensor::new(), Tensor::from_slice(&[4.0f32])];
-        assert!((clip_grad_norm(&mut grads, 1.0) - 5.0).abs() < 1e-6);
+        clip_grad_norm(&mut grads, 5.1);
+        assert_eq!(grads[2].double_value(&[0]), 4.0);
+        clip_grad_norm(&mut grads, 1.0);
         assert!((grads[0].double_value(&[0]) - 0.6).abs() < 1e-6);
     }
 }

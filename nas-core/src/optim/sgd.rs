@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::{Named, Optimizer, decays};
+use super::{Named, Optimizer, decays, like};
+use crate::torch::{SgdStep, sgd_step};
 
 /// Constants of [`Sgd`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,11 +28,12 @@ impl Default for SgdConfig {
     }
 }
 
-/// `v <- momentum * v + g + weight_decay * p`, `p <- p - lr * v`.
+/// `v <- momentum * v + g + weight_decay * p`, `p <- p - lr * v`, by libtorch's fused operator: two calls for all parameters.
 #[derive(Debug)]
 pub struct Sgd {
     config: SgdConfig,
     parameters: Vec<Named>,
+    /// `None` before the first gradient, and without momentum.
     velocity: Vec<Option<Tensor>>,
 }
 
@@ -42,26 +44,17 @@ impl Sgd {
         Self { config, parameters, velocity }
     }
 
-    fn update(&mut self, i: usize, grad: &Tensor, lr: f64) {
-        let SgdConfig { momentum, weight_decay, nesterov, .. } = self.config;
-        let parameter = &mut self.parameters[i].1;
-        let mut grad = match weight_decay > 0.0 && decays(parameter) {
-            true => grad + &*parameter * weight_decay,
-            false => grad.copy(),
-        };
-        let velocity = match self.velocity[i].take() {
-            Some(mut velocity) => {
-                let _ = velocity.g_mul_scalar_(momentum);
-                velocity.g_add_(&grad)
-            }
-            None => grad.copy(),
-        };
-        let mut step = match nesterov {
-            true => grad.g_add_(&(&velocity * momentum)),
-            false => velocity.copy(),
-        };
-        let _ = parameter.g_sub_(&step.g_mul_scalar_(lr));
-        self.velocity[i] = Some(velocity);
+    /// Steps the parameters `of`.
+    fn update(&mut self, of: &[usize], grads: &[Tensor], step: SgdStep, overflow: Option<&Tensor>) {
+        let Self { parameters, velocity, .. } = self;
+        let remembers = step.momentum != 0.0;
+        for i in of.iter().filter(|_| remembers) {
+            velocity[*i].get_or_insert_with(|| parameters[*i].1.zeros_like());
+        }
+        let velocities: Vec<&Tensor> = of.iter().filter_map(|i| velocity[*i].as_ref()).collect();
+        let parameters: Vec<&Tensor> = of.iter().map(|i| &parameters[*i].1).collect();
+        let grads: Vec<&Tensor> = of.iter().map(|i| &grads[*i]).collect();
+        sgd_step(&parameters, &grads, &velocities, step, overflow);
     }
 }
 
@@ -70,9 +63,16 @@ impl Optimizer for Sgd {
         &self.parameters
     }
 
-    fn step(&mut self, grads: &[Tensor], lr: f64) {
-        let used = grads.iter().enumerate().filter(|(_, grad)| grad.defined());
-        tch::no_grad(|| used.for_each(|(i, grad)| self.update(i, grad, lr)));
+    fn step_unless(&mut self, overflow: Option<&Tensor>, grads: &[Tensor], lr: f64) {
+        let SgdConfig { momentum, weight_decay, nesterov, .. } = self.config;
+        let used = (0..grads.len()).filter(|i| grads[*i].defined());
+        let (decayed, plain): (Vec<usize>, Vec<usize>) =
+            used.partition(|i| weight_decay > 0.0 && decays(&self.parameters[*i].1));
+        tch::no_grad(|| {
+            for (of, weight_decay) in [(decayed, weight_decay), (plain, 0.0)] {
+                self.update(&of, grads, SgdStep { lr, momentum, weight_decay, nesterov }, overflow);
+            }
+        });
     }
 
     fn state(&self) -> Vec<Named> {
@@ -82,8 +82,7 @@ impl Optimizer for Sgd {
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) {
         for ((name, parameter), velocity) in self.parameters.iter().zip(&mut self.velocity) {
-            let saved = state.get(&format!("{name}.velocity"));
-            *velocity = saved.map(|tensor| tensor.to_device(parameter.device()));
+            *velocity = state.get(&format!("{name}.velocity")).map(|saved| like(parameter, saved));
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::run::config::Growth;
-use crate::run::device::{self, DeviceChoice};
+use crate::run::device::{self, DeviceChoice, Numerics};
 use crate::run::interrupt;
 use crate::run::run_dir::{self, RunDir};
 use crate::run::words;
@@ -49,6 +49,15 @@ pub struct ComputeArgs {
     /// Mixed precision (CUDA only)
     #[arg(long)]
     pub amp: bool,
+    /// Mixed precision in bfloat16 (CUDA only)
+    #[arg(long)]
+    pub bf16: bool,
+    /// Round the operands of products to TF32 (CUDA only)
+    #[arg(long)]
+    pub tf32: bool,
+    /// Equal runs give equal bits on a card too, more slowly
+    #[arg(long)]
+    pub deterministic: bool,
 }
 
 /// A resolved [`ComputeArgs`].
@@ -62,13 +71,27 @@ pub struct Compute {
     pub amp: bool,
 }
 
+impl Compute {
+    /// The options that let worker number `slot` of this process compute likewise, with threads of its own: on the CPU, or on
+    /// one of the cards.
+    pub fn arguments(&self, slot: usize) -> Vec<String> {
+        let cards = if self.device.is_cuda() { tch::Cuda::device_count().max(1) as usize } else { 0 };
+        let device = if cards > 0 { format!("cuda:{}", slot % cards) } else { "cpu".to_string() };
+        let flags = Numerics::chosen().flags().into_iter();
+        let flags = flags.chain(self.amp.then_some("--amp")).filter(|_| cards > 0);
+        ["--device", &device].into_iter().chain(flags).map(String::from).collect()
+    }
+}
+
 impl ComputeArgs {
     /// Finds the device and sets libtorch's threads.
     pub fn resolve(&self) -> Result<Compute> {
         let device = self.device.resolve()?;
-        if self.amp && !device.is_cuda() {
-            anyhow::bail!("--amp needs a CUDA device; this run is on the CPU");
+        let Self { amp, bf16, tf32, deterministic, .. } = *self;
+        for (flag, given) in [("--amp", amp), ("--bf16", bf16), ("--tf32", tf32)] {
+            anyhow::ensure!(!given || device.is_cuda(), "{flag} needs a CUDA device; this run is on the CPU");
         }
+        Numerics { tf32, bf16, deterministic }.apply();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.unwrap_or(cores);
         if threads == 0 {
@@ -79,7 +102,7 @@ impl ComputeArgs {
         }
         tch::set_num_threads(threads as i32);
         tch::set_num_interop_threads(1);
-        Ok(Compute { device, threads, amp: self.amp })
+        Ok(Compute { device, threads, amp: amp || bf16 })
     }
 }
 

@@ -3,14 +3,18 @@
 //! The linker drops `libtorch_cuda.so`, which nothing refers to by name; a CPU run then starts in 0.2 s. It is loaded here,
 //! *before* the first question about CUDA: libtorch remembers a "no" for the life of the process.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Cuda, Device};
+
+use crate::nn::choose_bfloat16;
+use crate::torch;
 
 /// A device as the user names it: `auto`, `cpu`, `cuda` or `cuda:1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +60,17 @@ impl DeviceChoice {
     pub fn resolve(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto if has_driver() && load_cuda().is_ok() && Cuda::is_available() => Ok(Device::Cuda(0)),
-            Self::Auto => Ok(Device::Cpu),
+            Self::Auto => match usable_cards() {
+                Ok(_) => Ok(Device::Cuda(0)),
+                Err(reason) => {
+                    if has_card() {
+                        eprintln!("note: this machine has an NVIDIA card that is not used: {reason:#}");
+                    }
+                    Ok(Device::Cpu)
+                }
+            },
             Self::Cuda(index) => {
-                ensure!(has_driver(), "--device {self}: this machine has no NVIDIA driver (libcuda.so.1 is not found)");
-                load_cuda().with_context(|| format!("--device {self}"))?;
-                let count = Cuda::device_count();
-                ensure!(Cuda::is_available() && count > 0, "--device {self}: libtorch finds no usable CUDA device");
+                let count = usable_cards().with_context(|| format!("--device {self}"))?;
                 ensure!((index as i64) < count, "--device {self}: there are {count} CUDA devices, counted from 0");
                 Ok(Device::Cuda(index))
             }
@@ -71,7 +79,7 @@ impl DeviceChoice {
 }
 
 /// Opens a library for the whole process; the error is the loader's.
-fn load(library: &str) -> Result<()> {
+fn load(library: &str) -> Result<*mut c_void> {
     let name = CString::new(library)?;
     // SAFETY: a NUL-terminated name; libraries that are loaded here stay for the life of the process.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
@@ -80,18 +88,85 @@ fn load(library: &str) -> Result<()> {
         let reason = unsafe { CStr::from_ptr(libc::dlerror()) };
         bail!("cannot load {library}: {}", reason.to_string_lossy());
     }
-    Ok(())
+    Ok(handle)
 }
 
-fn has_driver() -> bool {
-    load("libcuda.so.1").is_ok()
+/// Number of CUDA devices, at least one, or why there is none. Loads CUDA's library of libtorch.
+fn usable_cards() -> Result<i64> {
+    let driver = Driver::load()?;
+    load_cuda()?;
+    let count = if Cuda::is_available() { Cuda::device_count() } else { 0 };
+    if count == 0 {
+        let (driver, wanted) = (driver.version(), tch::utils::version_cudart());
+        let [driver, wanted] = [driver.unwrap_or(0), wanted].map(|version| (version / 1000, version % 1000 / 10));
+        ensure!(
+            driver >= wanted || driver.0 == 0,
+            "the NVIDIA driver is too old: it serves CUDA {}.{}, and this libtorch is built for CUDA {}.{}; update the driver",
+            driver.0,
+            driver.1,
+            wanted.0,
+            wanted.1
+        );
+        bail!("libtorch finds no usable CUDA device; see nvidia-smi and CUDA_VISIBLE_DEVICES");
+    }
+    Ok(count)
+}
+
+/// Whether there is a card in the machine, with a driver or without.
+fn has_card() -> bool {
+    const NVIDIA: &str = "0x10de";
+    let devices = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().flatten();
+    let is = |path: PathBuf, start: &str| fs::read_to_string(path).is_ok_and(|text| text.trim().starts_with(start));
+    // Class 0x03: a display controller.
+    devices.map(|entry| entry.path()).any(|path| is(path.join("vendor"), NVIDIA) && is(path.join("class"), "0x03"))
+}
+
+/// The driver's own interface, which needs no libtorch.
+struct Driver(*mut c_void);
+
+impl Driver {
+    fn load() -> Result<Self> {
+        let driver = load("libcuda.so.1").map(Self);
+        driver.map_err(|_| anyhow!("this machine has no NVIDIA driver (libcuda.so.1 is not found)"))
+    }
+
+    /// The address of a function; `F` is its type.
+    fn function<F: Copy>(&self, name: &CStr) -> Option<F> {
+        assert_eq!(size_of::<F>(), size_of::<*mut c_void>(), "a pointer to a function");
+        // SAFETY: a handle that stays open, and a NUL-terminated name.
+        let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        // SAFETY: the caller names the type that CUDA's driver API documents for the function.
+        (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
+    }
+
+    /// The newest CUDA that the driver serves, 12020 for 12.2.
+    fn version(&self) -> Option<i64> {
+        let get: extern "C" fn(*mut c_int) -> c_int = self.function(c"cuDriverGetVersion")?;
+        let mut version = 0;
+        (get(&mut version) == 0).then_some(version.into())
+    }
+
+    /// Name and memory in bytes of a device, counted as CUDA_VISIBLE_DEVICES says.
+    fn card(&self, index: usize) -> Option<(String, u64)> {
+        let init: extern "C" fn(u32) -> c_int = self.function(c"cuInit")?;
+        let get: extern "C" fn(*mut c_int, c_int) -> c_int = self.function(c"cuDeviceGet")?;
+        let name: extern "C" fn(*mut c_char, c_int, c_int) -> c_int = self.function(c"cuDeviceGetName")?;
+        let total: extern "C" fn(*mut usize, c_int) -> c_int = self.function(c"cuDeviceTotalMem_v2")?;
+        let (mut device, mut text, mut bytes) = (0, [0 as c_char; 256], 0);
+        let done = init(0) == 0
+            && get(&mut device, index as c_int) == 0
+            && name(text.as_mut_ptr(), text.len() as c_int - 1, device) == 0
+            && total(&mut bytes, device) == 0;
+        // SAFETY: the last byte is 0 whatever the driver wrote.
+        done.then(|| (unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned(), bytes as u64))
+    }
 }
 
 fn load_cuda() -> Result<()> {
     let folder = libtorch_folder()?;
     let library = folder.join("libtorch_cuda.so");
     ensure!(library.exists(), "{} is missing: this libtorch has no CUDA; see `cargo xtask setup`", library.display());
-    load(&library.to_string_lossy())
+    load(&library.to_string_lossy()).map(drop)
 }
 
 /// Folder of the libtorch that this process runs on.
@@ -105,32 +180,80 @@ fn libtorch_folder() -> Result<PathBuf> {
 
 /// The device in words, for logs and `meta.json`.
 pub fn describe(device: Device) -> String {
-    let model = |path: &str, key: &str| {
-        let text = fs::read_to_string(path).ok()?;
-        let line = text.lines().find(|line| line.starts_with(key))?;
-        Some(line.split_once(':')?.1.trim().to_string())
-    };
     match device {
-        Device::Cuda(index) => {
-            let mut cards: Vec<PathBuf> = fs::read_dir("/proc/driver/nvidia/gpus")
-                .map(|cards| cards.flatten().map(|card| card.path().join("information")).collect())
-                .unwrap_or_default();
-            cards.sort();
-            let name = cards.get(index).and_then(|card| model(&card.to_string_lossy(), "Model"));
-            format!("cuda:{index} ({})", name.unwrap_or_else(|| "unknown model".into()))
+        Device::Cuda(index) => match Driver::load().ok().and_then(|driver| driver.card(index)) {
+            Some((name, bytes)) => format!("cuda:{index} ({name}, {} MiB)", bytes >> 20),
+            None => format!("cuda:{index} (unknown model)"),
+        },
+        _ => {
+            let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            let line = text.lines().find(|line| line.starts_with("model name"));
+            let name = line.and_then(|line| line.split_once(':')).map(|(_, name)| name.trim());
+            format!("cpu ({})", name.unwrap_or(std::env::consts::ARCH))
         }
-        _ => format!("cpu ({})", model("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.into())),
     }
 }
 
-/// The most memory this process has held so far: resident memory on the CPU. libtorch's C interface does not tell for CUDA.
+/// The most memory this process has held so far: of a CUDA device what libtorch's allocator gave to tensors, of the CPU
+/// resident memory.
 pub fn peak_memory_bytes(device: Device) -> Option<u64> {
-    if device.is_cuda() {
-        return None;
+    if let Device::Cuda(index) = device {
+        return torch::device_memory(index).ok().map(|(_, peak)| peak);
     }
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// How a card computes. Settings of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numerics {
+    /// Products of single-precision matrices round their operands to TF32; without it, convolutions alone do (libtorch's
+    /// default).
+    pub tf32: bool,
+    /// Mixed precision is in bfloat16.
+    pub bf16: bool,
+    /// Equal runs give equal bits, where libtorch has a deterministic form; the others warn.
+    pub deterministic: bool,
+}
+
+static CHOSEN: OnceLock<Numerics> = OnceLock::new();
+
+impl Numerics {
+    /// What the process was set up with.
+    pub fn chosen() -> Self {
+        CHOSEN.get().copied().unwrap_or_default()
+    }
+
+    /// The options that ask for the same.
+    pub fn flags(self) -> Vec<&'static str> {
+        let Self { tf32, bf16, deterministic } = self;
+        let flags = [(tf32, "--tf32"), (bf16, "--bf16"), (deterministic, "--deterministic")];
+        flags.into_iter().filter_map(|(given, flag)| given.then_some(flag)).collect()
+    }
+
+    /// Sets the process up, before its first computation.
+    pub fn apply(self) {
+        // Set once: a process has one command.
+        let _ = CHOSEN.set(self);
+        choose_bfloat16(self.bf16);
+        if self.tf32 {
+            torch::set_tf32(true);
+        }
+        if self.deterministic {
+            // SAFETY: no other thread of this process reads or writes its environment yet. cuBLAS reads it when it starts.
+            unsafe { std::env::set_var("CUBLAS_WORKSPACE_CONFIG", ":4096:8") };
+            torch::set_deterministic();
+        }
+    }
+}
+
+/// Lets cuDNN time its algorithms once for each shape of a convolution: of use where steps repeat their shapes, as with fixed
+/// crops.
+pub fn expect_fixed_shapes(device: Device) {
+    if device.is_cuda() && !torch::is_deterministic() {
+        Cuda::cudnn_set_benchmark(true);
+    }
 }
 
 #[cfg(test)]
@@ -158,8 +281,9 @@ mod tests {
 
     #[test]
     fn a_cuda_device_that_is_not_there_is_an_error_that_says_so() {
-        if !has_driver() {
-            assert!(DeviceChoice::Cuda(0).resolve().unwrap_err().to_string().contains("no NVIDIA driver"));
+        if Driver::load().is_err() {
+            let error = format!("{:#}", DeviceChoice::Cuda(0).resolve().unwrap_err());
+            assert!(error.starts_with("--device cuda:0: ") && error.contains("no NVIDIA driver"), "{error}");
         }
     }
 }

@@ -53,7 +53,7 @@ pub struct Pass<'a, T: Task> {
 impl<T: Task> Pass<'_, T> {
     /// Runs `forward`, in half precision where the run asks for it.
     pub fn autocast<R>(&self, forward: impl FnOnce() -> R) -> R {
-        tch::autocast(self.compute.amp, forward)
+        crate::nn::autocast(self.compute.amp, forward)
     }
 }
 
@@ -96,6 +96,8 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Keys of a model that hold its width, and its number of repeated cells; budgets reduce them.
     const REDUCED: [&'static [&'static str]; 2];
 
+    /// Whether the images of all steps have one shape.
+    const FIXED_SHAPES: bool = true;
     /// What the speed of a network includes beside its forward pass, such as `, boxes included`.
     const SPEED_INCLUDES: &'static str = "";
     /// Kind of the space of the task's published benchmark, where it has one.

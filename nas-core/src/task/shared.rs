@@ -13,10 +13,11 @@ use super::experiment::{OneShotExperiment, Setting, is_due};
 use super::supervised::{Batches, PartSums, metrics_of, next_batch};
 use super::{BatchOf, Pass, Task, TaskSpace};
 use crate::estimator::supernet::SupernetEvaluator;
-use crate::nn::{Mode, Shape, VarBuilder};
+use crate::nn::{Mode, Shape, VarBuilder, build_on};
 use crate::one_shot::{self, Chosen, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use crate::optim::{Named, named_parameters};
 use crate::run::cli::Compute;
+use crate::run::device::expect_fixed_shapes;
 use crate::space::trial::Values;
 use crate::space::{Architecture, Mixture, WeightSharing};
 use crate::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -168,10 +169,14 @@ impl<T: Task> Supernet<T> {
         compute: Compute,
     ) -> Result<Self> {
         tch::manual_seed(rng::torch_seed(experiment.seed, "init", 0));
-        let weights = VarStore::new(compute.device);
+        if T::FIXED_SHAPES {
+            expect_fixed_shapes(compute.device);
+        }
         let OneShotExperiment { space: config, model, loss, .. } = experiment;
+        let build = |vb: &VarBuilder| config.supernet(space, model.as_ref(), vb, num_classes);
+        let (weights, net) = build_on(compute.device, build);
         Ok(Self {
-            net: config.supernet(space, model.as_ref(), &VarBuilder::new(&weights), num_classes)?,
+            net: net?,
             space: config.clone(),
             model: model.clone(),
             loss: loss.clone(),
@@ -215,9 +220,9 @@ impl<T: Task> Objective for Supernet<T> {
     }
 
     fn rebuild(&mut self, space: &dyn WeightSharing) -> Result<Vec<Named>> {
-        self.weights = VarStore::new(self.compute.device);
-        let vb = VarBuilder::new(&self.weights);
-        self.net = self.space.supernet(space, self.model.as_ref(), &vb, self.num_classes)?;
+        let build = |vb: &VarBuilder| self.space.supernet(space, self.model.as_ref(), vb, self.num_classes);
+        let (weights, net) = build_on(self.compute.device, build);
+        (self.weights, self.net) = (weights, net?);
         Ok(named_parameters(&self.weights))
     }
 }

@@ -14,15 +14,16 @@ use super::commands::train::TrainResult;
 use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
 use super::{BatchOf, Losses, Pass, Scores, Task};
 use crate::estimator::learning_curve::{Curve, Stopped};
-use crate::nn::{Cost, Mode, Shape, VarBuilder};
+use crate::nn::{Cost, Mode, Shape, VarBuilder, build_on};
 use crate::one_shot::descend;
-use crate::optim::{GradScaler, Named, Optimizer, Schedule, named_parameters};
+use crate::optim::{GradScaler, Named, Optimizer, Schedule, move_averages, named_parameters};
 use crate::run::cli::Compute;
 use crate::run::config::Growth;
+use crate::run::device::expect_fixed_shapes;
 use crate::run::import::init_from;
 use crate::run::run_dir::{RunDir, last_weights};
 use crate::train::{
-    self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_tensors, scalar,
+    self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_tensors, scalars,
 };
 
 /// Prefix of the trained weights in a checkpoint whose plain names hold their average.
@@ -70,6 +71,9 @@ impl<T: Task> Supervised<T> {
     /// The same, trained on `train` and validated on `val`.
     pub fn on(experiment: TrainExperiment<T>, train: T::Set, val: T::Set, compute: Compute) -> Result<Self> {
         experiment.check()?;
+        if T::FIXED_SHAPES {
+            expect_fixed_shapes(compute.device);
+        }
         require_equal_classes(&T::classes(&train), &T::classes(&val))?;
         let setting = experiment.setting();
         let TrainExperiment { seed, model, train: recipe, .. } = experiment;
@@ -131,14 +135,10 @@ impl<T: Task> Supervised<T> {
         validation
     }
 
-    fn average(&mut self) {
-        let Some(averages) = &mut self.averages else { return };
-        let decay = self.recipe.ema;
-        tch::no_grad(|| {
-            for ((_, average), (_, variable)) in averages.iter_mut().zip(all_variables(&self.vs)) {
-                let _ = average.g_mul_scalar_(decay).g_add_(&(variable * (1.0 - decay)));
-            }
-        });
+    fn average(&self) {
+        if let Some(averages) = &self.averages {
+            move_averages(averages, &all_variables(&self.vs), self.recipe.ema);
+        }
     }
 }
 
@@ -155,9 +155,8 @@ pub fn new_network<T: Task>(
     compute: Compute,
 ) -> Result<(VarStore, T::Net)> {
     tch::manual_seed(rng::torch_seed(seed, "init", 0));
-    let vs = VarStore::new(compute.device);
-    let net = T::build(model, &VarBuilder::new(&vs), num_classes)?;
-    Ok((vs, net))
+    let (vs, net) = build_on(compute.device, |vb| T::build(model, vb, num_classes));
+    Ok((vs, net?))
 }
 
 /// The network of a model with the weights of a file.
@@ -319,8 +318,9 @@ impl<T: Task> Job for Supervised<T> {
         let lr = recipe.schedule.lr(recipe.optimizer.lr(), at.global_step, at.total_steps);
         descend(&losses.total, self.optimizer.as_mut(), lr, recipe.grad_clip, self.scaler.as_mut());
         self.average();
-        self.state.parts.add(&losses);
-        Ok(Step { loss: scalar(losses.shown.as_ref().unwrap_or(&losses.total)), images })
+        // The one time that the host waits for the device.
+        let shown = losses.shown.as_ref().unwrap_or(&losses.total);
+        Ok(Step { loss: self.state.parts.add_with(shown, &losses), images })
     }
 
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
@@ -383,7 +383,7 @@ impl<T: Task> Job for Supervised<T> {
             copy_into(&all_variables(&self.vs), &raw)?;
         }
         self.optimizer.load_state(&tensors);
-        self.scaler = serde_json::from_value(json["scaler"].take())?;
+        self.scaler = GradScaler::resumed(self.compute.amp, json["scaler"].take())?;
         self.state = serde_json::from_value(json["training"].take())?;
         Ok(())
     }
@@ -400,13 +400,23 @@ pub(super) struct PartSums {
 
 impl PartSums {
     pub fn add(&mut self, losses: &Losses) {
+        if !losses.parts.is_empty() {
+            self.add_with(&losses.total, losses);
+        }
+    }
+
+    /// Adds the parts and returns the value of another number, all read from the device at once.
+    pub fn add_with(&mut self, other: &Tensor, losses: &Losses) -> f64 {
+        let all: Vec<&Tensor> = [other].into_iter().chain(losses.parts.iter().map(|(_, part)| part)).collect();
+        let values = scalars(&all);
         self.steps += 1;
-        for (name, part) in &losses.parts {
+        for ((name, _), value) in losses.parts.iter().zip(&values[1..]) {
             if !self.sums.contains_key(*name) {
                 self.names.push(name.to_string());
             }
-            *self.sums.entry(name.to_string()).or_default() += scalar(part);
+            *self.sums.entry(name.to_string()).or_default() += value;
         }
+        values[0]
     }
 
     /// Means over the steps; the sums are 0 again.

@@ -2,7 +2,9 @@
 
 use anyhow::{Result, bail, ensure};
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last};
+use nas_core::nn::{
+    Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last, dropout,
+};
 use nas_core::space::{Backbone, Mixture, Supernet};
 use tch::{Kind, Tensor};
 
@@ -42,7 +44,7 @@ impl ClassifierHead {
         let ys = self.last.forward(features.last().expect("a backbone has features"), mode);
         let ys = ys.mean_dim([2i64, 3].as_slice(), false, Kind::Float);
         // a channel that is dropped as a whole has the mean 0, so dropping after the mean is the same
-        self.fc.forward(&ys.dropout(self.dropout, mode.train))
+        self.fc.forward(&dropout(&ys, self.dropout, mode.train))
     }
 
     fn cost_parts(&self, xs: Shape) -> Vec<(String, Cost)> {

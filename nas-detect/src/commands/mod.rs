@@ -3,5 +3,6 @@
 pub mod data;
 pub mod eval;
 pub mod export;
+pub mod gpu_check;
 pub mod models;
 pub mod predict;

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::nn::{Mode, Shape, VarBuilder, channels_last};
+use nas_core::nn::{Mode, Shape, build_on, channels_last};
 use nas_core::one_shot::bench::{FixedBatch, measure};
 use nas_core::one_shot::{DartsConfig, OneShot, OneShotConfig, Problem};
-use nas_core::optim::{Named, named_parameters};
+use nas_core::optim::named_parameters;
 use nas_core::run::cli::{Compute, ComputeArgs, Format, print};
 use nas_core::space::Mixture;
 use nas_core::train::At;
@@ -50,23 +50,21 @@ pub struct BenchStepArgs {
 const AT: At = At { epoch: 0, step: 0, global_step: 0, total_steps: 1 };
 
 /// A search step on random images, the same ones for the same arguments on every device.
-pub(super) struct SearchStep {
+struct SearchStep {
     /// The supernet's weights.
-    pub weights: VarStore,
+    weights: VarStore,
     method: Box<dyn OneShot>,
     batch: FixedBatch,
 }
 
 impl SearchStep {
     /// A supernet of `space` with 19 classes on `batch` images of `crop` x `crop` pixels.
-    pub fn new(space: &AutoDeepLabSpace, batch: i64, crop: i64, compute: Compute) -> Self {
+    fn new(space: &AutoDeepLabSpace, batch: i64, crop: i64, compute: Compute) -> Self {
         const NUM_CLASSES: i64 = 19;
         tch::manual_seed(0);
-        let mut weights = VarStore::new(tch::Device::Cpu);
-        let net = SearchNet::new(&VarBuilder::new(&weights), space, NUM_CLASSES);
+        let (weights, net) = build_on(compute.device, |vb| SearchNet::new(vb, space, NUM_CLASSES));
         let images = Tensor::randn([batch, 3, crop, crop], (Kind::Float, tch::Device::Cpu));
         let labels = Tensor::randint(NUM_CLASSES, [batch, crop, crop], (Kind::Int64, tch::Device::Cpu));
-        weights.set_device(compute.device);
         let config = DartsConfig { arch_start_epoch: 0, ..DartsConfig::auto_deeplab() };
         let problem = Problem {
             space: Rc::new(space.clone()),
@@ -79,20 +77,10 @@ impl SearchStep {
         let images = channels_last(&images.to_device(compute.device));
         let labels = labels.to_device(compute.device);
         let loss = move |mixture: Mixture, mode: Mode| {
-            let logits = tch::autocast(compute.amp, || net.forward(&images, mixture, mode));
+            let logits = nas_core::nn::autocast(compute.amp, || net.forward(&images, mixture, mode));
             cross_entropy(&logits, &labels, None)
         };
         Self { weights, method, batch: FixedBatch { images: batch as usize, loss: Box::new(loss) } }
-    }
-
-    /// The architecture parameters.
-    pub fn arch(&self) -> Vec<Named> {
-        self.method.arch_parameters()
-    }
-
-    /// One step; returns the loss of the weights' half.
-    pub fn step(&mut self) -> Result<f64> {
-        Ok(self.method.step(AT, &mut self.batch)?.loss)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod bench;
 pub mod compare;
 pub mod cost;
 pub mod export;
+pub mod gpu_check;
 pub mod import;
 pub mod init;
 pub mod models;

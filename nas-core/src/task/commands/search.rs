@@ -279,7 +279,7 @@ impl<T: Task> Job<'_, T> {
             }
             ExecutorConfig::Processes { workers, ordered } => {
                 let limits = experiment.limits;
-                let mut processes = Processes::new(folder.join("trials"), workers, limits)?;
+                let mut processes = Processes::new(folder.join("trials"), workers, limits)?.computing(compute);
                 let mut started = processes.started()?;
                 started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
                 let executor: &mut dyn Executor = &mut processes;

@@ -1,0 +1,71 @@
+//! What is random in a network. It is drawn on the CPU from libtorch's generator and moved, so that one seed is one network and
+//! one sequence of masks on every device; the generators of devices draw other numbers.
+
+use tch::{Device, Kind, Tensor, nn::VarStore};
+
+use super::{VarBuilder, channels_last};
+
+/// What `build` makes, its initial weights drawn on the CPU, on `device`; and the store of the weights. On a card kernels lie
+/// channels-last, as the images do: libtorch would turn each one in each pass.
+pub fn build_on<N>(device: Device, build: impl FnOnce(&VarBuilder) -> N) -> (VarStore, N) {
+    let mut vs = VarStore::new(Device::Cpu);
+    let net = build(&VarBuilder::new(&vs));
+    if device.is_cuda() {
+        vs.set_device(device);
+        for mut variable in vs.variables().into_values().filter(|variable| variable.dim() == 4) {
+            let turned = tch::no_grad(|| channels_last(&variable));
+            variable.set_data(&turned);
+        }
+    }
+    (vs, net)
+}
+
+/// Drops values of `xs`, of any shape, with probability `p` and scales the others by `1 / (1 - p)` while training (Srivastava
+/// et al. 2014).
+pub fn dropout(xs: &Tensor, p: f64, train: bool) -> Tensor {
+    if xs.device() == Device::Cpu || !train || p == 0.0 {
+        return xs.dropout(p, train);
+    }
+    tch::no_grad(|| {
+        // In the memory order of `xs`, in which values are drawn.
+        let strides = xs.empty_like().stride();
+        let mask = Tensor::empty_strided(xs.size(), strides, (Kind::Float, Device::Cpu)).bernoulli_float_(1.0 - p);
+        mask.to_kind(Kind::Int8).to_device(xs.device()).to_kind(xs.kind()) / (1.0 - p)
+    }) * xs
+}
+
+/// Drops whole samples of `xs` `[B, C, H, W]` with probability `1 - keep` and scales the others by `1 / keep`
+/// (Larsson et al. 2017).
+pub fn drop_path(xs: &Tensor, keep: f64) -> Tensor {
+    if keep >= 1.0 {
+        return xs.shallow_clone();
+    }
+    // Half precision would round the probability.
+    let kind = if xs.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let mask = (Tensor::rand([xs.size()[0], 1, 1, 1], (kind, Device::Cpu)) + keep).floor() / keep;
+    xs * mask.to_device(xs.device()).to_kind(xs.kind())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drop_path_keeps_the_mean_and_drops_whole_samples() {
+        tch::manual_seed(7);
+        let ys = drop_path(&Tensor::ones([4000, 2, 1, 1], (Kind::Float, Device::Cpu)), 0.8);
+        assert!((ys.mean(Kind::Float).double_value(&[]) - 1.0).abs() < 0.03);
+        let per_sample = ys.sum_dim_intlist([1i64, 2, 3].as_slice(), false, Kind::Float);
+        let (dropped, kept) = (per_sample.eq(0.0), per_sample.eq(2.5));
+        assert!(bool::try_from(dropped.logical_or(&kept).all()).unwrap());
+    }
+
+    /// bfloat16 knows no number between 0.99609375 and 1.
+    #[test]
+    fn drop_path_draws_in_single_precision() {
+        tch::manual_seed(7);
+        let ys = drop_path(&Tensor::ones([20000, 1, 1, 1], (Kind::BFloat16, Device::Cpu)), 0.999);
+        let dropped = ys.eq(0.0).sum(Kind::Int64).int64_value(&[]);
+        assert!((5..45).contains(&dropped), "{dropped}");
+    }
+}

@@ -1,0 +1,227 @@
+//! What tch lacks of libtorch: operators over lists of tensors, mixed precision by device, numeric switches, the figures of
+//! a device's allocator. `shim.cpp` holds the other side. Failures are libtorch's and panic, as tch's operators do.
+
+use std::ffi::{CStr, c_char};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+use tch::Tensor;
+use torch_sys::C_tensor;
+
+type List = *const *const C_tensor;
+
+#[link(name = "nas_torch_shim", kind = "static")]
+unsafe extern "C" {
+    fn nas_sgd_step(
+        parameters: List,
+        grads: List,
+        velocities: List,
+        len: usize,
+        lr: f64,
+        momentum: f64,
+        weight_decay: f64,
+        nesterov: bool,
+        overflow: *const C_tensor,
+    ) -> *mut c_char;
+    fn nas_adam_step(
+        parameters: List,
+        grads: List,
+        firsts: List,
+        seconds: List,
+        steps: List,
+        len: usize,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        weight_decay: f64,
+        eps: f64,
+        overflow: *const C_tensor,
+    ) -> *mut c_char;
+    fn nas_scale(tensors: List, len: usize, factor: *const C_tensor) -> *mut c_char;
+    fn nas_average(averages: List, values: List, len: usize, decay: f64) -> *mut c_char;
+    fn nas_norms(tensors: List, len: usize, norms: *const C_tensor) -> *mut c_char;
+    fn nas_unscale(tensors: List, len: usize, overflow: *const C_tensor, inverse_scale: *const C_tensor)
+    -> *mut c_char;
+    fn nas_autocast_enter(bfloat16: bool, before: *mut bool) -> *mut c_char;
+    fn nas_autocast_exit(before: bool) -> *mut c_char;
+    fn nas_set_tf32(on: bool) -> *mut c_char;
+    fn nas_set_deterministic() -> *mut c_char;
+    fn nas_device_memory(index: i8, now: *mut i64, peak: *mut i64) -> *mut c_char;
+}
+
+fn check(message: *mut c_char) -> Result<()> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim gives null or a string from strdup, which is ours to free.
+    let text = unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        libc::free(message.cast());
+        text
+    };
+    bail!("libtorch: {text}")
+}
+
+fn expect(message: *mut c_char) {
+    check(message).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Tensors as the shim takes them; it never frees one.
+fn handles(tensors: &[&Tensor]) -> Vec<*const C_tensor> {
+    tensors.iter().map(|tensor| tensor.as_ptr()).collect()
+}
+
+fn handle(tensor: Option<&Tensor>) -> *const C_tensor {
+    tensor.map_or(std::ptr::null(), Tensor::as_ptr)
+}
+
+/// Constants of [`sgd_step`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SgdStep {
+    pub lr: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    pub nesterov: bool,
+}
+
+/// `v <- momentum * v + g + weight_decay * p`, `p <- p - lr * v` of all parameters at once; of none where `overflow`, a tensor
+/// of one number, is 1.
+pub(crate) fn sgd_step(
+    parameters: &[&Tensor],
+    grads: &[&Tensor],
+    velocities: &[&Tensor],
+    step: SgdStep,
+    overflow: Option<&Tensor>,
+) {
+    if parameters.is_empty() {
+        return;
+    }
+    let SgdStep { lr, momentum, weight_decay, nesterov } = step;
+    let [of, grads, velocities] = [handles(parameters), handles(grads), handles(velocities)];
+    // SAFETY: lists of live tensors, of equal length.
+    let done = unsafe {
+        let (of, grads, velocities, len) = (of.as_ptr(), grads.as_ptr(), velocities.as_ptr(), of.len());
+        nas_sgd_step(of, grads, velocities, len, lr, momentum, weight_decay, nesterov, handle(overflow))
+    };
+    expect(done);
+}
+
+/// Constants of [`adam_step`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdamStep {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub weight_decay: f64,
+    pub eps: f64,
+}
+
+/// One step of Adam of all parameters at once, with the moments and the numbers of steps given for each; of none where
+/// `overflow` is 1.
+pub(crate) fn adam_step(
+    parameters: &[&Tensor],
+    grads: &[&Tensor],
+    [firsts, seconds, steps]: [&[&Tensor]; 3],
+    step: AdamStep,
+    overflow: Option<&Tensor>,
+) {
+    if parameters.is_empty() {
+        return;
+    }
+    let AdamStep { lr, beta1, beta2, weight_decay, eps } = step;
+    let [of, grads] = [handles(parameters), handles(grads)];
+    let [firsts, seconds, steps] = [handles(firsts), handles(seconds), handles(steps)];
+    // SAFETY: lists of live tensors, of equal length.
+    let done = unsafe {
+        let (of, grads, len) = (of.as_ptr(), grads.as_ptr(), of.len());
+        let (firsts, seconds, steps) = (firsts.as_ptr(), seconds.as_ptr(), steps.as_ptr());
+        nas_adam_step(of, grads, firsts, seconds, steps, len, lr, beta1, beta2, weight_decay, eps, handle(overflow))
+    };
+    expect(done);
+}
+
+/// Multiplies each tensor by `factor`, a tensor of one number of their kind, in place.
+pub(crate) fn scale(tensors: &[&Tensor], factor: &Tensor) {
+    if !tensors.is_empty() {
+        // SAFETY: a list of live tensors.
+        expect(unsafe { nas_scale(handles(tensors).as_ptr(), tensors.len(), factor.as_ptr()) });
+    }
+}
+
+/// `averages <- decay * averages + (1 - decay) * values`, in place.
+pub(crate) fn average(averages: &[&Tensor], values: &[&Tensor], decay: f64) {
+    if !averages.is_empty() {
+        // SAFETY: lists of live tensors, of equal length.
+        expect(unsafe { nas_average(handles(averages).as_ptr(), handles(values).as_ptr(), averages.len(), decay) });
+    }
+}
+
+/// Euclidean norms of the tensors, of which there is at least one.
+pub(crate) fn norms(tensors: &[&Tensor]) -> Tensor {
+    let norms = Tensor::new();
+    // SAFETY: a list of live tensors; the result replaces an undefined tensor that nothing else refers to.
+    expect(unsafe { nas_norms(handles(tensors).as_ptr(), tensors.len(), norms.as_ptr()) });
+    norms
+}
+
+/// Multiplies each tensor by `inverse_scale` in place and sets `overflow` to 1 where a number is not finite. Both are tensors of
+/// one single-precision number.
+pub(crate) fn unscale(tensors: &[&Tensor], overflow: &Tensor, inverse_scale: &Tensor) {
+    if !tensors.is_empty() {
+        let list = handles(tensors);
+        // SAFETY: a list of live tensors.
+        expect(unsafe { nas_unscale(list.as_ptr(), list.len(), overflow.as_ptr(), inverse_scale.as_ptr()) });
+    }
+}
+
+/// Mixed precision on CUDA devices for this thread while it lives.
+#[derive(Debug)]
+pub(crate) struct AutocastGuard {
+    before: bool,
+}
+
+impl AutocastGuard {
+    /// Half precision where it is safe: bfloat16 or float16.
+    pub fn enter(bfloat16: bool) -> Self {
+        let mut before = false;
+        // SAFETY: writes one flag.
+        expect(unsafe { nas_autocast_enter(bfloat16, &mut before) });
+        Self { before }
+    }
+}
+
+impl Drop for AutocastGuard {
+    fn drop(&mut self) {
+        // SAFETY: undoes the enter of this guard.
+        let done = unsafe { nas_autocast_exit(self.before) };
+        debug_assert!(check(done).is_ok(), "leaving mixed precision cannot fail");
+    }
+}
+
+/// Whether products of single-precision matrices and convolutions may round their operands to TF32 on a card.
+pub(crate) fn set_tf32(on: bool) {
+    // SAFETY: sets options.
+    expect(unsafe { nas_set_tf32(on) });
+}
+
+static DETERMINISTIC: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`set_deterministic`] was called.
+pub(crate) fn is_deterministic() -> bool {
+    DETERMINISTIC.load(Ordering::Relaxed)
+}
+
+/// Chooses deterministic forms of operators where libtorch has them; the others warn.
+pub(crate) fn set_deterministic() {
+    DETERMINISTIC.store(true, Ordering::Relaxed);
+    // SAFETY: sets options.
+    expect(unsafe { nas_set_deterministic() });
+}
+
+/// Bytes that tensors hold on a CUDA device: now, and the most so far.
+pub(crate) fn device_memory(index: usize) -> Result<(u64, u64)> {
+    let (mut now, mut peak) = (0, 0);
+    // SAFETY: writes two numbers.
+    check(unsafe { nas_device_memory(index.try_into()?, &mut now, &mut peak) })?;
+    Ok((now.try_into()?, peak.try_into()?))
+}
