@@ -16,6 +16,8 @@ use crate::search_net::SearchNet;
 
 const NUM_CLASSES: i64 = 10;
 
+type Net = Box<dyn Classifier>;
+
 /// Runs the command.
 pub fn run(args: &GpuCheckArgs) -> Result<()> {
     gpu_check::run(args, cases)
@@ -34,12 +36,12 @@ fn cases() -> Result<Vec<Case>> {
     let build = move |vb: &VarBuilder| model.build(vb, NUM_CLASSES);
     let of_space = space.clone();
     let build_supernet = move |vb: &VarBuilder| Ok(SearchNet::new(vb, &*of_space, NUM_CLASSES));
-    let loss = |net: &Box<dyn Classifier>, compute: Compute| {
+    let loss = |net: &Net, compute: Compute| {
         let (images, labels) = batch(compute);
         let out = autocast(compute.amp, || net.forward(&images, Mode::train(0.0)));
         Ok(cross_entropy(&out.main, &labels, None, 0.1))
     };
-    let logits = |net: &Box<dyn Classifier>, compute: Compute| {
+    let logits = |net: &Net, compute: Compute| {
         let (images, _) = batch(compute);
         Ok(vec![autocast(compute.amp, || net.forward(&images, Mode::EVAL)).main])
     };

@@ -84,7 +84,7 @@ fn difference(
     kind: Kind,
     mut fused: Box<dyn Optimizer>,
     fresh: impl Fn() -> Box<dyn Optimizer>,
-    plain: &mut dyn FnMut(&[Named], &[Tensor], f64),
+    mut plain: impl FnMut(&[Named], &[Tensor], f64),
 ) -> f64 {
     let own = copies(fused.parameters());
     for step in 0..9 {
@@ -118,7 +118,7 @@ fn fused_sgd_is_the_plain_one() {
         for (kind, tolerance) in KINDS {
             let mut plain = PlainSgd { config: config.clone(), velocity: (0..5).map(|_| None).collect() };
             let fresh = || Box::new(Sgd::new(parameters(kind), config.clone())) as Box<dyn Optimizer>;
-            let far = difference(kind, fresh(), fresh, &mut |p, g, lr| plain.step(p, g, lr));
+            let far = difference(kind, fresh(), fresh, |p, g, lr| plain.step(p, g, lr));
             assert!(far < tolerance, "{config:?} {kind:?}: {far}");
         }
     }
@@ -131,7 +131,7 @@ fn fused_adam_is_the_plain_one() {
         for (kind, tolerance) in KINDS {
             let mut plain = PlainAdam { config: config.clone(), moments: (0..5).map(|_| None).collect() };
             let fresh = || Box::new(Adam::new(parameters(kind), config.clone())) as Box<dyn Optimizer>;
-            let far = difference(kind, fresh(), fresh, &mut |p, g, lr| plain.step(p, g, lr));
+            let far = difference(kind, fresh(), fresh, |p, g, lr| plain.step(p, g, lr));
             assert!(far < tolerance, "{config:?} {kind:?}: {far}");
         }
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::nn::{VarBuilder, build_on};
-use crate::optim::{Named, gradients, named_parameters};
+use crate::optim::{GradScaler, Named, named_parameters};
 use crate::run::cli::{Compute, Format, print};
 use crate::run::device::{DeviceChoice, describe, peak_memory_bytes};
 use crate::space::{Mixture, WeightSharing};
@@ -59,9 +59,21 @@ fn built<N>(compute: Compute, build: &dyn Fn(&VarBuilder) -> Result<N>) -> Resul
     Ok((named_parameters(&vs), net?))
 }
 
-fn differentiated(loss: &Tensor, parameters: &[Named]) -> Computed {
-    let grads = gradients(loss, parameters).into_iter().filter(Tensor::defined);
-    Computed { loss: scalar(loss), tensors: grads.map(|grad| grad.to_device(Device::Cpu)).collect() }
+/// The gradients of `loss`, in mixed precision by scaled losses as in a training.
+fn differentiated(loss: &Tensor, parameters: &[Named], amp: bool) -> Computed {
+    let inputs: Vec<&Tensor> = parameters.iter().map(|(_, tensor)| tensor).collect();
+    let mut scaler = amp.then(GradScaler::default);
+    let grads = loop {
+        let scaled = scaler.as_mut().map_or_else(|| loss.shallow_clone(), |scaler| scaler.scale(loss));
+        let grads = Tensor::run_backward(&[scaled], &inputs, true, false);
+        let overflow = scaler.as_mut().map(|scaler| scaler.unscale(&grads));
+        // Each overflow halves the scale.
+        if overflow.is_none_or(|overflow| overflow.double_value(&[0]) == 0.0 || !scalar(loss).is_finite()) {
+            break grads;
+        }
+    };
+    let grads = grads.into_iter().filter(Tensor::defined).map(|grad| grad.to_device(Device::Cpu));
+    Computed { loss: scalar(loss), tensors: grads.collect() }
 }
 
 /// A training step, called `name`: the gradients of the `loss` of a network.
@@ -72,7 +84,7 @@ pub fn step<N: 'static>(
 ) -> Case {
     let compute = move |compute| {
         let (parameters, net) = built(compute, &build)?;
-        Ok(differentiated(&loss(&net, compute)?, &parameters))
+        Ok(differentiated(&loss(&net, compute)?, &parameters, compute.amp))
     };
     Case { name, compute: Box::new(compute) }
 }
@@ -109,7 +121,7 @@ pub fn supernet<N: 'static>(
             let weights = space.softmax(&raw).into_iter().map(|weights| weights.to_device(compute.device));
             let loss = loss(&net, Mixture::Weights(&weights.collect::<Vec<_>>()), compute)?;
             parameters.extend(raw.into_iter().map(|raw| (String::new(), raw)));
-            Ok(differentiated(&loss, &parameters))
+            Ok(differentiated(&loss, &parameters, compute.amp))
         }
     };
     let path = step(
