@@ -4,7 +4,7 @@
 // runs on a machine without a GPU: placement of tensors, mixed precision (the AutocastCUDA rules live in libtorch_cpu.so),
 // checkpoints, several "cards". A tensor of the CPU that meets one of the device is an error, as on a real card.
 // At exit it writes to $FAKE_CUDA_REPORT what a card would have had to do: kernel launches, copies, synchronisations of the
-// host, peak memory. $FAKE_CUDA_DEVICES is the number of cards (1). Random numbers of the device are refused: a card's generator
+// host, peak memory, which cards were used (one bit each). $FAKE_CUDA_DEVICES is the number of cards (1). Random numbers of the device are refused: a card's generator
 // draws others than the CPU's, so a program that is to compute the same on both may not ask for them.
 // What it cannot show: speed, cuDNN's algorithms and workspaces, errors of asynchronous execution.
 
@@ -52,7 +52,7 @@ struct Report {
   std::mutex mutex;
   std::map<std::string, int64_t> launches, syncs;
   int64_t to_device = 0, to_device_bytes = 0, to_host = 0, to_host_bytes = 0;
-  std::atomic<int64_t> bytes{0}, peak{0};
+  std::atomic<int64_t> bytes{0}, peak{0}, cards{0};
 
   void launch(const std::string& op, int64_t times = 1) { std::lock_guard<std::mutex> lock(mutex); launches[op] += times; }
   void sync(const std::string& op) { std::lock_guard<std::mutex> lock(mutex); ++syncs[op]; }
@@ -78,7 +78,7 @@ struct Report {
     int64_t synced = counts(syncs);
     out << ", \"launches\": " << launched << ", \"syncs\": " << synced << ", \"to_device\": " << to_device
         << ", \"to_device_bytes\": " << to_device_bytes << ", \"to_host\": " << to_host << ", \"to_host_bytes\": "
-        << to_host_bytes << ", \"peak_bytes\": " << peak << "}\n";
+        << to_host_bytes << ", \"peak_bytes\": " << peak << ", \"cards\": " << cards << "}\n";
   }
 };
 Report& report() { static Report* it = new Report; return *it; }
@@ -102,6 +102,7 @@ struct Allocator final : c10::DeviceAllocator {
     // A card hands out memory in blocks of 512 bytes.
     reinterpret_cast<Header*>(base)->size = static_cast<int64_t>((size + 511) / 512 * 512);
     report().held(reinterpret_cast<Header*>(base)->size);
+    report().cards |= int64_t{1} << current_device;
     return {base + kPad, base + kPad, &release, c10::Device(c10::kCUDA, current_device)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }

@@ -23,10 +23,10 @@ pub fn run(args: &GpuCheckArgs) -> Result<()> {
     gpu_check::run(args, cases)
 }
 
-/// Eight images and their classes, drawn on the CPU.
+/// Four images and their classes, drawn on the CPU.
 fn batch(compute: Compute) -> (Tensor, Tensor) {
-    let images = Tensor::randn([8, 3, 32, 32], (Kind::Float, Device::Cpu));
-    let labels = Tensor::randint(NUM_CLASSES, [8], (Kind::Int64, Device::Cpu));
+    let images = Tensor::randn([4, 3, 16, 16], (Kind::Float, Device::Cpu));
+    let labels = Tensor::randint(NUM_CLASSES, [4], (Kind::Int64, Device::Cpu));
     (channels_last(&images.to_device(compute.device)), labels.to_device(compute.device))
 }
 

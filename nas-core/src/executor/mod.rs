@@ -316,16 +316,10 @@ impl Processes {
         Ok(trials)
     }
 
-    /// Lets the children compute as `compute` says: on a CUDA device, worker `i` on `cuda:(i mod n)` of the `n` cards.
+    /// Lets the children compute as `compute` says: on a CUDA device, worker `i` of `n` cards on the `i mod n`-th, counted from this process' own.
     pub fn computing(mut self, compute: Compute) -> Self {
         self.compute = Some(compute);
         self
-    }
-
-    /// The place of a child among those that run.
-    fn free_slot(&self) -> usize {
-        let taken = |slot: &usize| self.running.iter().any(|running| running.slot == *slot);
-        (0..).find(|slot| !taken(slot)).expect("numbers have no end")
     }
 
     fn spawn(&self, folder: &Path, slot: usize) -> Result<Supervised> {
@@ -361,6 +355,12 @@ impl Processes {
     }
 }
 
+/// The first place that none of the running children has.
+pub(crate) fn free_slot(taken: impl Iterator<Item = usize>) -> usize {
+    let taken: Vec<usize> = taken.collect();
+    (0..=taken.len()).find(|slot| !taken.contains(slot)).unwrap_or_default()
+}
+
 impl Executor for Processes {
     fn capacity(&self) -> usize {
         self.workers
@@ -376,7 +376,7 @@ impl Executor for Processes {
         }
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
-        let slot = self.free_slot();
+        let slot = free_slot(self.running.iter().map(|running| running.slot));
         let process = self.spawn(&folder, slot).with_context(|| format!("trial {}", trial.id))?;
         self.running.push(Running { trial, process, slot, started: Instant::now() });
         Ok(())

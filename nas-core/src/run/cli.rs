@@ -73,12 +73,15 @@ pub struct Compute {
 
 impl Compute {
     /// The options that let worker number `slot` of this process compute likewise, with threads of its own: on the CPU, or on
-    /// one of the cards.
+    /// one of the cards, of which the first is this process' own.
     pub fn arguments(&self, slot: usize) -> Vec<String> {
-        let cards = if self.device.is_cuda() { tch::Cuda::device_count().max(1) as usize } else { 0 };
-        let device = if cards > 0 { format!("cuda:{}", slot % cards) } else { "cpu".to_string() };
-        let flags = Numerics::chosen().flags().into_iter();
-        let flags = flags.chain(self.amp.then_some("--amp")).filter(|_| cards > 0);
+        let device = match self.device {
+            tch::Device::Cuda(own) => {
+                format!("cuda:{}", (own + slot) % tch::Cuda::device_count().max(1) as usize)
+            }
+            _ => "cpu".to_string(),
+        };
+        let flags = Numerics::chosen().flags().into_iter().chain(self.amp.then_some("--amp"));
         ["--device", &device].into_iter().chain(flags).map(String::from).collect()
     }
 }

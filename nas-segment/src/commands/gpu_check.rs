@@ -44,7 +44,7 @@ fn cases() -> Result<Vec<Case>> {
     };
     let logits = |net: &SegNet, compute: Compute| {
         let (images, _) = batch(compute);
-        autocast(compute.amp, || net.forward(&images, Mode::train(0.0)));
+        let _ = autocast(compute.amp, || net.forward(&images, Mode::train(0.0)));
         Ok(vec![autocast(compute.amp, || net.forward(&images, Mode::EVAL))])
     };
     let searched = supernet(Rc::new(space), build_supernet, |net: &SearchNet, mixture, compute| {

@@ -115,7 +115,7 @@ pub fn run<T: Task>(args: &CompareArgs) -> Result<()> {
         let default = if compute.device.is_cuda() { 1 } else { compute.threads };
         let workers = args.workers.unwrap_or(default).clamp(1, trainings);
         let threads = (compute.threads / workers).max(1);
-        compare(dir, &experiment, &Children { compute: &args.run.compute, threads, workers }, compute)
+        compare(dir, &experiment, &Children { compute, threads, workers }, compute)
     })
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::executor::die_with_parent;
-use crate::run::cli::ComputeArgs;
+use crate::executor::{die_with_parent, free_slot};
+use crate::run::cli::Compute;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
 use crate::run::run_dir::{RunDir, read_result, write_atomic};
@@ -28,9 +28,9 @@ pub struct Training {
 
 /// The child processes of a comparison, which run the `train` command of this program.
 #[derive(Clone, Debug)]
-pub struct Children<'a> {
-    /// Device and precision of the children.
-    pub compute: &'a ComputeArgs,
+pub struct Children {
+    /// Device and precision of the children; on cards they are spread over all of them.
+    pub compute: Compute,
     /// Threads of each child.
     pub threads: usize,
     /// Children at a time.
@@ -40,6 +40,8 @@ pub struct Children<'a> {
 struct Running {
     name: String,
     child: Child,
+    /// Which of the workers runs it.
+    slot: usize,
 }
 
 /// Run folder of a training below that of the comparison.
@@ -47,7 +49,7 @@ pub fn run_folder(dir: &RunDir, name: &str) -> PathBuf {
     dir.path(&format!("runs/{name}"))
 }
 
-impl Children<'_> {
+impl Children {
     /// Runs all trainings to their ends, going on with those that were begun; `describe` says what came of one.
     pub fn train_all(&self, dir: &RunDir, trainings: Vec<Training>, describe: impl Fn(&Value) -> String) -> Result<()> {
         fs::create_dir_all(dir.path("configs"))?;
@@ -73,7 +75,8 @@ impl Children<'_> {
             while running.len() < self.workers
                 && let Some(training) = waiting.pop_front()
             {
-                running.push(self.spawn(dir, training)?);
+                let slot = free_slot(running.iter().map(|running| running.slot));
+                running.push(self.spawn(dir, training, slot)?);
             }
             sleep(Duration::from_millis(200));
             if interrupt::requested() {
@@ -98,19 +101,18 @@ impl Children<'_> {
         Ok(())
     }
 
-    fn spawn(&self, dir: &RunDir, Training { name, config }: Training) -> Result<Running> {
+    fn spawn(&self, dir: &RunDir, Training { name, config }: Training, slot: usize) -> Result<Running> {
         let path = dir.path(&format!("configs/{name}.toml"));
         write_atomic(&path, config.as_bytes())?;
         let log = File::options().create(true).append(true).open(log_path(dir, &name))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["train", "--resume", "--format", "json", "--config"]).arg(path);
         command.arg("--out").arg(run_folder(dir, &name));
-        command.args(["--device", &self.compute.device.to_string(), "--threads", &self.threads.to_string()]);
-        command.args(self.compute.amp.then_some("--amp"));
+        command.args(["--threads", &self.threads.to_string()]).args(self.compute.arguments(slot));
         command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
         die_with_parent(&mut command);
         let child = command.spawn().with_context(|| format!("cannot start the training {name}"))?;
-        Ok(Running { name, child })
+        Ok(Running { name, child, slot })
     }
 }
 

@@ -1,0 +1,171 @@
+//! The GPU path on a simulated card (`tests/fake_cuda`): placement, mixed precision, several cards, resumes on another device.
+//! All tests are skipped with a word where there is no C++ compiler.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights};
+use serde_json::Value;
+
+const TRAIN: &str = "tests/configs/tiny_train.toml";
+const SEARCH: &str = "tests/configs/tiny_search.toml";
+
+fn args<'a>(job: &'a str, config: &'a str, out: &'a Path, device: &'a str, sets: &[&'a str]) -> Vec<&'a str> {
+    let fixed = ["--config", config, "--out", out.to_str().unwrap(), "--device", device];
+    let sets = sets.iter().flat_map(|set| ["--set", set]);
+    [job].into_iter().chain(fixed).chain(["--resume", "--threads", "1", "--format", "json"]).chain(sets).collect()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text.trim()).unwrap()
+}
+
+/// Losses, gradients and outputs of all three tasks, in single precision to the last digits but one.
+#[test]
+fn gpu_check_finds_nothing_wrong() {
+    let Some(card) = SimulatedCard::find() else { return };
+    for (tool, cases) in [(SEGMENT, 4), (CLASSIFY, 4), (DETECT, 3)] {
+        let report = json(&card.succeed(tool, &["gpu-check", "--device", "cuda", "--format", "json"]));
+        let findings = report["findings"].as_array().unwrap();
+        assert_eq!(findings.len(), 3 * cases, "{report}");
+        for finding in findings.iter().filter(|finding| finding["precision"] == "single precision") {
+            assert!(finding["difference"].as_f64().unwrap() < 1e-6, "{finding}");
+        }
+        assert!(report["device"].as_str().unwrap().contains("Simulated CUDA device"), "{report}");
+    }
+}
+
+/// Initial weights, samples, masks of dropout and drop path, architecture parameters: one step from them is the same.
+#[test]
+fn one_seed_is_one_network_on_every_device() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let jobs = [("train", TRAIN, "train.epochs=1", 2), ("search", SEARCH, "one_shot.epochs=1", 4)];
+    for (job, config, epochs, images) in jobs {
+        let num_images = format!("data.num_images={images}");
+        let mut sets = vec![epochs, &num_images];
+        sets.extend((job == "search").then_some("one_shot.method.arch_start_epoch=0"));
+        let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(format!("{job}_{device}")));
+        SEGMENT.succeed(&args(job, config, &cpu, "cpu", &sets));
+        card.succeed(SEGMENT, &args(job, config, &cuda, "cuda", &sets));
+        assert_same_weights(&cpu, &cuda);
+        assert_same_file(&cpu, &cuda, "metrics.jsonl");
+    }
+}
+
+#[test]
+fn killed_runs_on_a_card_end_with_the_same_bits() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    for (job, config, set) in [("train", TRAIN, "train.epochs=3"), ("search", SEARCH, "one_shot.epochs=3")] {
+        let [straight, killed] = ["straight", "killed"].map(|run| temp.path().join(format!("{job}_{run}")));
+        let amp = |out| [args(job, config, out, "cuda", &[set]), vec!["--amp"]].concat();
+        card.succeed(SEGMENT, &amp(&straight));
+        assert!(card.run_with_kills(SEGMENT, &amp(&killed)) >= 1, "{job} is too short to be killed");
+        assert_same_file(&straight, &killed, "metrics.jsonl");
+        assert_same_weights(&straight, &killed);
+    }
+}
+
+/// Runs `command` until the run in `out` has as many epochs behind it, then ends it by SIGTERM; returns what the checkpoint says
+/// of the loss's scale.
+fn scale_after(mut command: Command, out: &Path, epochs: usize) -> Value {
+    let done = || fs::read_to_string(out.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() >= epochs);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !done() {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "{epochs} epochs were not reached");
+        sleep(Duration::from_millis(5));
+    }
+    // SAFETY: the id of a child that has not been waited for.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let state = json(&fs::read_to_string(out.join("checkpoints/state.json")).unwrap());
+    let job = &state["job"];
+    job.get("method").unwrap_or(job)["scaler"]["scale"].clone()
+}
+
+/// A run has a scaler exactly where it is in mixed precision, wherever it began.
+#[test]
+fn a_run_goes_from_the_cpu_to_a_card_and_back_with_mixed_precision_on_the_way() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    for (job, config, set) in [("train", TRAIN, "train.epochs=200"), ("search", SEARCH, "one_shot.epochs=200")] {
+        let out = temp.path().join(job);
+        let (cpu, cuda) = (args(job, config, &out, "cpu", &[set]), args(job, config, &out, "cuda", &[set]));
+        let amp = [&cuda[..], &["--amp"]].concat();
+        assert_eq!(scale_after(SEGMENT.command(&cpu), &out, 1), Value::Null);
+        assert!(scale_after(card.command(SEGMENT, &amp), &out, 2).as_f64().is_some_and(|scale| scale >= 1.0));
+        assert_eq!(scale_after(card.command(SEGMENT, &cuda), &out, 3), Value::Null);
+        assert_eq!(scale_after(SEGMENT.command(&cpu), &out, 4), Value::Null);
+    }
+}
+
+/// What every process did on the cards.
+fn reports(command: &mut Command, folder: &Path, cards: &str) -> Vec<Value> {
+    let path = folder.join("reports.jsonl");
+    let _ = fs::remove_file(&path);
+    command.env("FAKE_CUDA_REPORT", &path).env("FAKE_CUDA_DEVICES", cards);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::read_to_string(&path).unwrap_or_default().lines().map(json).collect()
+}
+
+fn search_of_classify(folder: &Path, evaluator: &str) -> String {
+    let path = folder.join("search.toml");
+    let text = format!(
+        "kind = 'search'\nnum_trials = 4\n[space]\nkind = 'nasbench201'\nchannels = 4\ncells = 1\n[strategy]\nkind = 'random'\n{evaluator}"
+    );
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_string()
+}
+
+const TRAINED: &str = "[[objectives]]\nmetric = 'top1'\n[budget]\nepochs = 1\n[evaluator]\nkind = 'train'\nheld_out = 0.25\n\
+                       [train]\nbatch_size = 20\noptimizer = { kind = 'sgd', lr = 0.05 }\n\
+                       [data]\nkind = 'synth'\nnum_images = 80\nnum_val = 10\nside = 16\n[augment]\nsize = [16, 16]\n";
+
+#[test]
+fn trials_in_processes_of_their_own_are_spread_over_the_cards() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let config = search_of_classify(temp.path(), TRAINED);
+    let out = temp.path().join("run");
+    let all = [args("search", &config, &out, "cuda", &[]), vec!["--workers", "2", "--amp"]].concat();
+    let reports = reports(&mut card.command(CLASSIFY, &all), temp.path(), "2");
+    let mut cards: Vec<u64> = reports.iter().map(|report| report["cards"].as_u64().unwrap()).collect();
+    cards.sort_unstable();
+    // The search itself computes nothing; each trial computes on one card.
+    cards.retain(|cards| *cards != 0);
+    assert!(cards.len() == 4 && cards[0] == 0b01 && cards[3] == 0b10, "{reports:?}");
+    let halves = |report: &&Value| report["by_op"].as_object().unwrap().contains_key("aten::_amp_update_scale_");
+    assert_eq!(reports.iter().filter(halves).count(), 4, "{reports:?}");
+}
+
+/// Proxies are computed on the CPU; the device is chosen before libtorch is asked for anything.
+#[test]
+fn a_search_by_zero_cost_proxies_finds_the_card() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let evaluator = "[[objectives]]\nmetric = 'naswot'\n[evaluator]\nkind = 'zero_cost'\nproxies = ['naswot']\n\
+                     batch_size = 4\nimage = 8\n";
+    let config = search_of_classify(temp.path(), evaluator);
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(device));
+    CLASSIFY.succeed(&args("search", &config, &cpu, "cpu", &[]));
+    card.succeed(CLASSIFY, &args("search", &config, &cuda, "cuda", &[]));
+    assert_same_file(&cpu, &cuda, "trials.jsonl");
+}
+
+#[test]
+fn a_card_that_is_not_there_is_named() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let mut command = card.command(SEGMENT, &args("train", TRAIN, &temp.path().join("never"), "cuda:2", &[]));
+    let output = command.env("FAKE_CUDA_DEVICES", "2").output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("there are 2 CUDA devices, counted from 0"), "{stderr}");
+}
