@@ -87,6 +87,11 @@ impl Compute {
 }
 
 impl ComputeArgs {
+    /// The CPU with all its cores.
+    pub fn cpu() -> Self {
+        Self { device: DeviceChoice::Cpu, threads: None, amp: false, bf16: false, tf32: false, deterministic: false }
+    }
+
     /// Finds the device and sets libtorch's threads.
     pub fn resolve(&self) -> Result<Compute> {
         let device = self.device.resolve()?;

@@ -10,7 +10,6 @@ use serde::Serialize;
 use tch::nn::VarStore;
 
 use crate::run::cli::{ComputeArgs, Format, parse_size, print, weights_of};
-use crate::run::device::DeviceChoice;
 use crate::run::export::{FileFormat, Network, Written, write};
 use crate::run::run_dir::read_classes;
 use crate::task::Task;
@@ -61,7 +60,7 @@ impl ExportArgs {
     /// The network. A file of a format that is not known is an error before it is read.
     pub fn open<T: Task>(&self) -> Result<Trained<T>> {
         FileFormat::of(&self.out)?;
-        let compute = ComputeArgs { device: DeviceChoice::Cpu, threads: None, amp: false }.resolve()?;
+        let compute = ComputeArgs::cpu().resolve()?;
         let (experiment, classes): (TrainExperiment<T>, _) = match (&self.run, &self.model) {
             (Some(run), _) => (experiment::load(&run.join("config.toml"), &self.sets)?, read_classes(run)?),
             (None, Some(model)) => {
