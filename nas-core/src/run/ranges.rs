@@ -46,7 +46,8 @@ const ANY: Range = Range::new(-1e15, 1e15);
 const FRACTION: Range = Range::new(0.0, 1.0);
 /// A decay or a probability of dropping; 1 would leave nothing.
 const BELOW_ONE: Range = Range::new(0.0, 1.0 - 1e-9);
-const RATE: Range = Range::above(0.0, 1e3);
+/// Up to what single precision holds; a run whose loss then explodes says so.
+const RATE: Range = Range::above(0.0, 1e38);
 const COUNT: Range = Range::new(1.0, 1e9);
 const COUNT_OR_NONE: Range = Range::new(0.0, 1e9);
 const CHANNELS: Range = Range::new(1.0, 65536.0);
@@ -73,7 +74,9 @@ const RANGES: &[(&[&str], Range)] = &[
     (&["aux_weight", "entropy", "mixup"], Range::new(0.0, 1e3)),
     (&["grad_clip"], Range::new(0.0, 1e12)),
     (&["epochs", "batch_size", "num_trials", "workers", "samples", "verify", "top", "layers", "repeats"], COUNT),
-    (&["population_size", "sample_size", "batch", "pool", "min_epochs", "max_epochs", "num_images"], COUNT),
+    (&["num_images"], COUNT),
+    // Strategies say what they need.
+    (&["population_size", "sample_size", "batch", "pool", "min_epochs", "max_epochs"], COUNT_OR_NONE),
     (&["eta"], Range::above(1.0, 1e6)),
     (&["every", "eval_every", "warmup_steps", "pictures", "recalibration_batches", "arch_start_epoch"], COUNT_OR_NONE),
     (&["startup", "parents", "mutations", "crossovers", "num_val", "best"], COUNT_OR_NONE),
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn a_number_out_of_its_range_is_named_with_it() {
         for (text, expected) in [
-            ("[train.optimizer]\nlr = -0.1", "train.optimizer.lr = -0.1; expected more than 0 and at most 1000"),
+            ("[train.optimizer]\nlr = -0.1", "train.optimizer.lr = -0.1; expected more than 0 and at most 1"),
             (
                 "[train.optimizer]\nmomentum = 1.5",
                 "train.optimizer.momentum = 1.5; expected at least 0 and at most 0.999999999",

@@ -681,6 +681,7 @@ where
             resolve(&mut table, &preset)?;
             Ok(config::section(table, "model", &path.display().to_string())?)
         }
+        Err(_) if name.contains('/') => bail!("{name}: there is no such file or run; has the search ended?"),
         preset => preset.with_context(|| format!("{name}: neither a preset nor an experiment file or run")),
     }
 }
