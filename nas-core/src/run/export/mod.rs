@@ -3,7 +3,7 @@
 //! There is one forward pass per layer, its Rust code. What it does is taken from libtorch's tracer, whose TorchScript is a small
 //! language of assignments ([`script`]), and brought into one graph ([`graph`]) that all formats are written from. The other way,
 //! a tensor type that records, would have every layer written over a second type, and a table of operators beside libtorch's
-//! own; the tracer sees what runs, whatever layer it came from. Its two gaps are closed in [`trace`]: weights keep their names,
+//! own; the tracer sees what runs, whatever layer it came from. Its two gaps are closed in `trace`: weights keep their names,
 //! and sizes are free.
 
 pub mod graph;

@@ -2,8 +2,8 @@
 //!
 //! libtorch's tracer notes the operators of a forward pass. All tensors of the network are *arguments* of the traced function,
 //! so that each keeps its name and none is baked in. But a trace knows only numbers: sizes that Rust computed stand in it as
-//! constants. The network is therefore traced at several sizes ([`SIZES`]), and a number that differs from trace to trace must
-//! be a function of the size of some map; which one is found by trying ([`explain`]). Where that fails, or where the traces
+//! constants. The network is therefore traced at several sizes (`SIZES`), and a number that differs from trace to trace must
+//! be a function of the size of some map; which one is found by trying (`explain`). Where that fails, or where the traces
 //! differ in more than numbers, the size of the images is fixed and only the batch is free.
 
 use std::collections::HashMap;
