@@ -45,7 +45,7 @@ fn what_was_trained_is_scored_predicted_and_reported() {
     assert_eq!(trained["scores"]["images"], 6);
 
     let run = path("run");
-    let compute = ["--device", "cpu", "--threads", "1", "--format", "json"];
+    let compute = ["--device", "cpu", "--threads", "1", "--format", "json", "--weights", "last"];
     let results = path("results.json");
     let scored = json(&[&["eval", "--run", &run, "--results", &results][..], &compute].concat());
     assert_eq!(scored, trained["scores"]);

@@ -17,6 +17,7 @@ num_images = 2
 num_val = 1
 height = 32
 width = 64
+seed = 0
 [augment]
 crop = [33, 33]
 ";

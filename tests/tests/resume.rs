@@ -168,8 +168,8 @@ fn a_run_is_not_overwritten_and_not_resumed_under_another_config() {
     let again = args("train", TRAIN, &out);
     let fresh: Vec<&str> = again.iter().copied().filter(|arg| *arg != "--resume").collect();
     assert!(SEGMENT.fail(&fresh).contains("--resume"));
-    let other: Vec<&str> = again.iter().copied().chain(["--set", "train.epochs=99"]).collect();
-    assert!(SEGMENT.fail(&other).contains("epochs = 99"));
+    let other: Vec<&str> = again.iter().copied().chain(["--set", "seed=99"]).collect();
+    assert!(SEGMENT.fail(&other).contains("seed = 99"));
 }
 
 #[test]

@@ -47,7 +47,7 @@ const FRACTION: Range = Range::new(0.0, 1.0);
 /// A decay or a probability of dropping; 1 would leave nothing.
 const BELOW_ONE: Range = Range::new(0.0, 1.0 - 1e-9);
 /// Up to what single precision holds; a run whose loss then explodes says so.
-const RATE: Range = Range::above(0.0, 1e38);
+const RATE: Range = Range::new(0.0, 1e38);
 const COUNT: Range = Range::new(1.0, 1e9);
 const COUNT_OR_NONE: Range = Range::new(0.0, 1e9);
 const CHANNELS: Range = Range::new(1.0, 65536.0);
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn a_number_out_of_its_range_is_named_with_it() {
         for (text, expected) in [
-            ("[train.optimizer]\nlr = -0.1", "train.optimizer.lr = -0.1; expected more than 0 and at most 1"),
+            ("[train.optimizer]\nlr = -0.1", "train.optimizer.lr = -0.1; expected at least 0 and at most 1"),
             (
                 "[train.optimizer]\nmomentum = 1.5",
                 "train.optimizer.momentum = 1.5; expected at least 0 and at most 0.999999999",

@@ -1,5 +1,6 @@
 //! `init`: looks at people's own data and writes the experiment files of a first search, training and comparison.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -155,7 +156,7 @@ fn look<T: Task>(root: &Path) -> Result<Facts> {
             side(&sizes[sizes.len() / 2])
         };
         let (height, width) = (median(|size| size.0), median(|size| size.1));
-        let section = format!("\n[data]\n{}", to_toml(&data));
+        let section = to_toml(&BTreeMap::from([("data", &data)]));
         let classes = names.into_iter().zip(counts).collect();
         let val = T::len(&val);
         return Ok(Facts { layout: layout.into(), section, train: len, val, height, width, classes, looked_at });
