@@ -1,6 +1,6 @@
 //! `[space]` of a search by trials: the task's space and, in `[space.recipe]`, keys of the recipe that are choices too.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
@@ -133,18 +133,7 @@ impl<T: Task> SearchedSpace<T> {
 
 /// `recipe` with another value of a key, dotted where it is nested.
 fn with_value<T: Task>(recipe: &Recipe<T>, key: &str, value: Value) -> Result<Recipe<T>> {
-    let mut whole = Table::try_from(recipe)?;
-    let mut at = &mut whole;
-    let mut keys = key.split('.').peekable();
-    while let Some(part) = keys.next() {
-        if keys.peek().is_none() {
-            at.insert(part.into(), value);
-            break;
-        }
-        at = match at.entry(part).or_insert_with(|| Value::Table(Table::new())) {
-            Value::Table(inner) => inner,
-            other => bail!("train.{part} is {other}, not a section"),
-        };
-    }
-    Ok(config::from_table(whole, "train")?)
+    let mut table = Table::try_from(recipe)?;
+    config::apply_all(&mut table, &[format!("{key}={value}")])?;
+    Ok(config::from_table(table, "train")?)
 }

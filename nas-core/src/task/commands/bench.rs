@@ -22,7 +22,7 @@ use crate::strategy::StrategyConfig;
 use crate::task::Task;
 use crate::task::experiment::load_section;
 use crate::task::searched::SearchedSpace;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nas_datasets::rng::stream;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -262,7 +262,7 @@ fn space_of<T: Task>(args: &BenchArgs) -> Result<SearchedSpace<T>> {
         Some(name) => of_kind(name).with_context(|| format!("--space {name}: no experiment file, and")),
         None if is_log(&args.table[0]) && beside.is_file() => load_section(&beside, &[], "space"),
         None => {
-            let kind = T::BENCHMARK.ok_or_else(|| anyhow!("--space is missing; expected KIND or FILE"))?;
+            let kind = T::BENCHMARK.context("--space is missing; expected KIND or FILE")?;
             of_kind(kind)
         }
     }
