@@ -3,6 +3,7 @@
 
 pub mod cells;
 pub mod chain;
+pub mod classifier;
 pub mod commands;
 pub mod drawing;
 pub mod loss;

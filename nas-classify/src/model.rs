@@ -1,46 +1,18 @@
 //! A classification network, and the configs it is built from.
 
-use std::fmt;
-
 use anyhow::{Context, Result, bail, ensure};
-use nas_core::nn::Cost;
-use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::models::{ResNet, ResNetConfig, ResNetDepth};
+use nas_core::nn::VarBuilder;
 use nas_core::space::Architecture;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
 
 use crate::cells::{self, CellSpace, StemKind, published};
-use crate::mobile::{self, Published, ResNet};
-use crate::nasbench201::{Network, NetworkConfig};
-use crate::search_net::{BackboneClassifier, SpaceConfig};
+use crate::classifier::BackboneClassifier;
+use crate::mobile::{self, Published};
+use crate::nasbench201::{NasBench201Nets, Network, NetworkConfig};
+use crate::search_net::SpaceConfig;
 
-/// What a classifier says of a batch.
-#[derive(Debug)]
-pub struct Logits {
-    /// `[B, K]`.
-    pub main: Tensor,
-    /// Of the auxiliary head, `[B, K]`: in training, where the network has one.
-    pub aux: Option<Tensor>,
-}
-
-/// A network from images to logits.
-pub trait Classifier: fmt::Debug {
-    /// Logits of images `[B, 3, H, W]`.
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits;
-
-    /// The last feature map `[B, C, H', W']` of images `[B, 3, H, W]`, before pooling and classifier.
-    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor;
-
-    /// Cost of every part on an image of `input`, from input to output, without what is used in training only.
-    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)>;
-
-    /// Cost on an image of `input`.
-    fn cost(&self, input: Shape) -> Cost {
-        let mut total = Cost::default();
-        self.cost_parts(input).into_iter().for_each(|(_, part)| total += part);
-        total
-    }
-}
+pub use crate::classifier::{Classifier, Logits};
 
 /// The section `[model]` of an experiment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -103,6 +75,19 @@ impl MobileModel {
     }
 }
 
+impl ResNetModel {
+    /// ResNet-18 with torchvision's names, or the paper's ResNet-20, whose shortcuts have no weights (option A).
+    fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<BackboneClassifier> {
+        let config = match self.depth {
+            18 => ResNetConfig::torchvision(ResNetDepth::R18),
+            20 => ResNetConfig::cifar(3),
+            depth => bail!("model.depth = {depth}: expected 18 or 20"),
+        };
+        let backbone = Box::new(ResNet::new(vb, &config));
+        Ok(BackboneClassifier::at("fc", vb, backbone, num_classes))
+    }
+}
+
 /// What a network is usually counted and trained on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reference {
@@ -162,9 +147,7 @@ impl ModelConfig {
             }
             Self::Cells(config) => Ok(Box::new(cells::Network::new(vb, config, num_classes)?)),
             Self::Mobile(config) => Ok(Box::new(config.build(vb, num_classes)?)),
-            Self::Resnet(ResNetModel { depth: 18 }) => Ok(Box::new(ResNet::new_18(vb, num_classes))),
-            Self::Resnet(ResNetModel { depth: 20 }) => Ok(Box::new(ResNet::new_20(vb, num_classes))),
-            Self::Resnet(ResNetModel { depth }) => bail!("model.depth = {depth}: expected 18 or 20"),
+            Self::Resnet(config) => Ok(Box::new(config.build(vb, num_classes)?)),
             Self::Searched(SearchedModel { arch, space }) => {
                 let backbone = space.build()?.build(vb, arch).context("model.arch")?;
                 Ok(Box::new(BackboneClassifier::new(vb, backbone, num_classes)))
@@ -198,6 +181,23 @@ impl ModelConfig {
                 IMAGENET
             }
             _ => CIFAR,
+        }
+    }
+}
+
+impl SpaceConfig {
+    /// The classifier of an architecture of the space, in the space's own size.
+    pub fn derive(&self, arch: &Architecture) -> Result<ModelConfig> {
+        self.build()?.validate(arch)?;
+        match self {
+            Self::Nasbench201(NasBench201Nets { channels, cells }) => {
+                let (arch, channels, cells) = (arch.clone(), *channels, *cells);
+                Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells }))
+            }
+            Self::Cells(space) => Ok(ModelConfig::Cells(space.network(arch)?)),
+            Self::Chain(_) | Self::Mobile(_) => {
+                Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() }))
+            }
         }
     }
 }
@@ -249,18 +249,4 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("resnet18", ModelConfig::Resnet(ResNetModel { depth: 18 })),
         ("resnet20", ModelConfig::Resnet(ResNetModel { depth: 20 })),
     ]
-}
-
-impl Classifier for Network {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
-        Logits { main: self.forward(xs, mode), aux: None }
-    }
-
-    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.trunk.last(xs, mode)
-    }
-
-    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
-        self.cost_parts(input)
-    }
 }

@@ -11,9 +11,10 @@ use tch::Tensor;
 
 use crate::cells::CellSpace;
 use crate::chain::ChainSpace;
+use crate::classifier::pixel_mean;
 use crate::drawing;
 use crate::mobile::MobileSpace;
-use crate::model::{Classifier, Logits, ModelConfig, NasBench201Model, SearchedModel};
+use crate::model::{ModelConfig, NasBench201Model, SearchedModel};
 use crate::nasbench201::{NasBench201, NasBench201Nets};
 use crate::task::{Classification, Net};
 
@@ -134,41 +135,6 @@ impl SearchNet {
         let features = self.supernet.features(xs, mixture, mode);
         self.classifier.forward(&pixel_mean(&features[features.len() - 1]))
     }
-}
-
-/// A backbone with a linear classifier over the mean of its last map.
-#[derive(Debug)]
-pub struct BackboneClassifier {
-    backbone: Box<dyn Backbone>,
-    classifier: Linear,
-}
-
-impl BackboneClassifier {
-    /// The classifier for `num_classes`.
-    pub fn new(vb: &VarBuilder, backbone: Box<dyn Backbone>, num_classes: i64) -> Self {
-        let channels = backbone.feature_info().pop().expect("a backbone has a last map").channels;
-        Self { backbone, classifier: Linear::new(&vb.sub("classifier"), channels, num_classes) }
-    }
-}
-
-impl Classifier for BackboneClassifier {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
-        Logits { main: self.classifier.forward(&pixel_mean(&self.features(xs, mode))), aux: None }
-    }
-
-    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.backbone.features(xs, mode).pop().expect("a backbone has a last map")
-    }
-
-    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
-        let (mut parts, _) = self.backbone.cost_parts(input);
-        parts.push(("classifier".to_string(), self.classifier.cost()));
-        parts
-    }
-}
-
-fn pixel_mean(xs: &Tensor) -> Tensor {
-    xs.mean_dim([2i64, 3].as_slice(), false, None)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod estimator;
 pub mod executor;
+pub mod models;
 pub mod nn;
 pub mod one_shot;
 pub mod optim;

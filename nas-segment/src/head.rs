@@ -6,14 +6,14 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last, conv_bn,
+    Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, channels_last, conv_bn,
     dropout, resize_bilinear,
 };
 use nas_core::space::FeatureInfo;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use crate::deeplabv3plus::separable::SeparableConv;
+use crate::separable::SeparableConv;
 
 /// What a [`Head`] consists of. The defaults are those of the published Auto-DeepLab and of DeepLabv3+ with ResNet-101;
 /// DeepLabv3+ with Xception is `separable`.
@@ -170,8 +170,8 @@ fn ends<T>(features: &[T]) -> (&T, &T) {
 #[derive(Debug)]
 pub(crate) struct Aspp {
     branches: Vec<Box<dyn Module>>,
-    pooling: Option<ConvBn>,
-    projection: ConvBn,
+    pooling: Option<ConvNorm>,
+    projection: ConvNorm,
     dropout: f64,
 }
 
@@ -223,7 +223,7 @@ impl Aspp {
 /// The decoder: the pyramid's output beside low-level features, refined by two 3x3 convolutions.
 #[derive(Debug)]
 struct Decoder {
-    low_level: ConvBn,
+    low_level: ConvNorm,
     refine: [Box<dyn Module>; 2],
 }
 

@@ -12,6 +12,8 @@ pub mod miou;
 pub mod mobile_seg;
 pub mod model;
 pub mod picture;
+pub mod seg_net;
+mod separable;
 pub mod space;
 mod starters;
 pub mod task;

@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{
-    Activation, BnConfig, ConvBn, ConvConfig, FactorizedReduce, Mode, Module, ReluConvBn, Sequential, Shape,
+    Activation, BnConfig, ConvConfig, ConvNorm, FactorizedReduce, Mode, Module, ReluConvBn, Sequential, Shape,
     VarBuilder, conv_bn, relu,
 };
 use nas_core::space::FeatureInfo;
@@ -192,9 +192,9 @@ impl<C> Frame<C> {
 
 #[derive(Debug)]
 enum Stem {
-    Cifar(ConvBn),
+    Cifar(ConvNorm),
     /// The first two convolutions; the third.
-    Imagenet(Sequential, ConvBn),
+    Imagenet(Sequential, ConvNorm),
 }
 
 impl Stem {
@@ -241,6 +241,6 @@ impl Stem {
     }
 }
 
-fn conv_norm(vb: &VarBuilder, channels: (i64, i64), stride: i64, activation: Activation) -> ConvBn {
+fn conv_norm(vb: &VarBuilder, channels: (i64, i64), stride: i64, activation: Activation) -> ConvNorm {
     conv_bn(vb, channels, 3, ConvConfig { stride, ..Default::default() }, BnConfig::default(), activation)
 }

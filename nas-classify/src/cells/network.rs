@@ -17,7 +17,7 @@ use super::frame::{Frame, FrameConfig, Layer, Place, StemKind};
 use super::genotype::{Cell, Edge, Genotype};
 use super::published;
 use super::space::{CellForm, Share};
-use crate::model::{Classifier, Logits};
+use crate::classifier::{Classifier, Logits};
 
 /// Behind which reduction the auxiliary head stands.
 const AUX_STAGE: usize = 2;

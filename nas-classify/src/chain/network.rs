@@ -3,7 +3,7 @@
 
 use nas_core::nn::Cost;
 use nas_core::nn::{
-    Activation, BatchNorm, BnConfig, ConvBn, ConvConfig, FactorizedReduce, Mode, Module, OpConfig, Shape, VarBuilder,
+    Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, FactorizedReduce, Mode, Module, OpConfig, Shape, VarBuilder,
     conv_bn, probe, probe::Site,
 };
 use nas_core::space::Architecture;
@@ -19,7 +19,7 @@ const SEARCH_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: false }
 #[derive(Debug)]
 struct Chain<L> {
     space: ChainSpace,
-    stem: ConvBn,
+    stem: ConvNorm,
     layers: Vec<(L, BatchNorm)>,
     /// Before the second and the third stage, of each output that exists there; 0 is the stem's.
     reductions: Vec<Vec<Option<FactorizedReduce>>>,

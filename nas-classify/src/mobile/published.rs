@@ -7,11 +7,12 @@
 //! Keras' tables: that row has 2.9 M parameters, so it is of a larger network than torchvision's of 2,542,856, whose outputs
 //! ours equal. ProxylessNAS-GPU has no published count to compare with.
 
-use nas_core::nn::{Activation, BnConfig};
+use nas_core::models::mobilenet_v2::{self, divisible};
+use nas_core::models::{BlockConfig, Gate, Layout, Naming, Taps};
+use nas_core::nn::{Activation, BnConfig, Init};
 use serde::{Deserialize, Serialize};
 
-use super::block::{BlockConfig, Gate, Naming};
-use super::network::{Head, Layout};
+use super::network::Head;
 
 /// Names of published networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,15 +38,6 @@ pub enum Published {
 
 /// TF's constants of norms, which torchvision's MobileNetV3 has too.
 const TF_BN: BnConfig = BnConfig { momentum: 0.01, eps: 1e-3, affine: true };
-/// Channels are rounded to multiples of this.
-const DIVISOR: i64 = 8;
-
-/// `channels` rounded to a multiple of 8, by at most a tenth down.
-fn divisible(channels: f64) -> i64 {
-    let rounded = ((channels + DIVISOR as f64 / 2.0) as i64 / DIVISOR * DIVISOR).max(DIVISOR);
-    if (rounded as f64) < 0.9 * channels { rounded + DIVISOR } else { rounded }
-}
-
 impl Published {
     /// Convolutions and head.
     pub fn layout(self) -> (Layout, Head) {
@@ -65,30 +57,29 @@ impl Published {
 const PLAIN_HEAD: Head = Head { hidden: None, dropout: 0.2 };
 
 fn block(channels: (i64, i64), hidden: i64, ksize: i64, stride: i64, activation: Activation) -> BlockConfig {
-    BlockConfig { channels, hidden, ksize, stride, squeeze: None, activation, groups: 1, bias: false, residual: true }
+    BlockConfig { activation, ..BlockConfig::new(channels, hidden, ksize, stride) }
+}
+
+/// A network without biases; channels of its first convolution, which halves, and of its last.
+fn layout(blocks: Vec<BlockConfig>, (stem, last): (i64, i64), activation: Activation, bn: BnConfig) -> Layout {
+    Layout {
+        stem: (stem, 2, activation),
+        blocks,
+        last: Some((last, activation)),
+        bias: false,
+        bn,
+        naming: Naming::V3,
+        init: Init::KaimingFanOut,
+        output_stride: None,
+        taps: Taps::Strides { from: 1 },
+        part_per_block: true,
+    }
 }
 
 fn mobilenet_v2() -> (Layout, Head) {
-    /// Expansion, channels, blocks, stride.
-    const GROUPS: [(i64, i64, i64, i64); 7] =
-        [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)];
-    let mut c_in = 32;
-    let blocks = GROUPS
-        .iter()
-        .flat_map(|&(expansion, c, n, stride)| (0..n).map(move |i| (expansion, c, if i == 0 { stride } else { 1 })));
-    let blocks = blocks.map(|(expansion, c, stride)| {
-        let before = std::mem::replace(&mut c_in, c);
-        block((before, c), before * expansion, 3, stride, Activation::Relu6)
-    });
-    let layout = Layout {
-        blocks: blocks.collect(),
-        stem: (32, 2, Activation::Relu6),
-        last: (1280, Activation::Relu6),
-        bias: false,
-        bn: BnConfig::default(),
-        naming: Naming::V2,
-    };
-    (layout, PLAIN_HEAD)
+    let blocks = mobilenet_v2::trunk(1.0, mobilenet_v2::BLOCKS).blocks;
+    let layout = layout(blocks, (32, 1280), Activation::Relu6, BnConfig::default());
+    (Layout { naming: Naming::V2, ..layout }, PLAIN_HEAD)
 }
 
 /// Kernel, hidden channels, channels, squeeze-and-excitation, hard swish in place of ReLU, stride.
@@ -133,15 +124,7 @@ fn mobilenet_v3(rows: &[V3Row], last: i64, hidden: i64) -> (Layout, Head) {
         let squeeze = squeezes.then(|| (divisible(hidden as f64 / 4.0), Gate::HardSigmoid));
         BlockConfig { squeeze, ..block((std::mem::replace(&mut c_in, c), c), hidden, ksize, stride, activation) }
     });
-    let layout = Layout {
-        blocks: blocks.collect(),
-        stem: (16, 2, Activation::Hswish),
-        last: (last, Activation::Hswish),
-        bias: false,
-        bn: TF_BN,
-        naming: Naming::V3,
-    };
-    (layout, Head { hidden: Some(hidden), dropout: 0.2 })
+    (layout(blocks.collect(), (16, last), Activation::Hswish, TF_BN), Head { hidden: Some(hidden), dropout: 0.2 })
 }
 
 fn mnasnet_a1() -> (Layout, Head) {
@@ -169,8 +152,7 @@ fn mnasnet_a1() -> (Layout, Head) {
             });
         }
     }
-    let (stem, last) = ((32, 2, Activation::Relu), (1280, Activation::Relu));
-    (Layout { stem, blocks, last, bias: false, bn: TF_BN, naming: Naming::V3 }, PLAIN_HEAD)
+    (layout(blocks, (32, 1280), Activation::Relu, TF_BN), PLAIN_HEAD)
 }
 
 /// Kernel, expansion, channels, stride, groups of the last convolution.
@@ -254,9 +236,8 @@ fn fbnet(rows: &[FbnetRow], last: i64) -> (Layout, Head) {
         let before = std::mem::replace(&mut c_in, c);
         BlockConfig { groups, bias: true, ..block((before, c), before * expansion, ksize, stride, Activation::Relu) }
     });
-    let blocks = blocks.collect();
-    let (stem, last) = ((16, 2, Activation::Relu), (last, Activation::Relu));
-    (Layout { stem, blocks, last, bias: true, bn: BnConfig::default(), naming: Naming::V3 }, PLAIN_HEAD)
+    let layout = layout(blocks.collect(), (16, last), Activation::Relu, BnConfig::default());
+    (Layout { bias: true, ..layout }, PLAIN_HEAD)
 }
 
 fn proxyless_gpu() -> (Layout, Head) {
@@ -282,8 +263,6 @@ fn proxyless_gpu() -> (Layout, Head) {
         let before = std::mem::replace(&mut c_in, c);
         block((before, c), before * expansion, ksize, stride, Activation::Relu6)
     });
-    let blocks = blocks.collect();
-    let (stem, last) = ((40, 2, Activation::Relu6), (1728, Activation::Relu6));
     let bn = BnConfig { momentum: 0.1, eps: 1e-3, affine: true };
-    (Layout { stem, blocks, last, bias: false, bn, naming: Naming::V3 }, Head { hidden: None, dropout: 0.0 })
+    (layout(blocks.collect(), (40, 1728), Activation::Relu6, bn), Head { hidden: None, dropout: 0.0 })
 }

@@ -2,8 +2,8 @@
 //! layer is there at all (ProxylessNAS, arXiv 1812.00332; FBNet, 1812.03443; MnasNet, 1807.11626; MobileNetV3, 1905.02244).
 
 use anyhow::{Result, ensure};
-use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, Module, Shape, VarBuilder};
+use nas_core::models::{BlockConfig, Gate, Layout, MobileNet, Naming, Taps};
+use nas_core::nn::{Activation, BnConfig, Cost, Init, Module, Shape, VarBuilder};
 use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
@@ -11,10 +11,8 @@ use nas_core::space::{
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::block::{BlockConfig, Gate, InvertedResidual, Naming};
-use super::network::{Layout, Trunk};
 use super::presets::MobilePreset;
-use super::supernet::{Ends, MobileSupernet};
+use super::supernet::{Ends, MobileSupernet, shared_block};
 use crate::cells::check_choices;
 
 pub(super) const BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
@@ -171,10 +169,14 @@ impl MobileSpace {
         Layout {
             stem: (stem, stem_stride, activation(stages.first())),
             blocks,
-            last: (last, last_stage.copied().unwrap_or(Activation::Relu)),
+            last: Some((last, last_stage.copied().unwrap_or(Activation::Relu))),
             bias: false,
             bn: BN,
             naming: Naming::V3,
+            init: Init::KaimingFanOut,
+            output_stride: None,
+            taps: Taps::Strides { from: 1 },
+            part_per_block: true,
         }
     }
 
@@ -200,18 +202,8 @@ impl Stage {
             {
                 let hidden = widest_input * expansion;
                 let squeeze = squeezes.then_some(((hidden / 4).max(1), Gate::HardSigmoid));
-                let (groups, bias, residual) = (1, false, true);
-                candidates.push(BlockConfig {
-                    channels,
-                    hidden,
-                    ksize,
-                    stride,
-                    squeeze,
-                    activation,
-                    groups,
-                    bias,
-                    residual,
-                });
+                let block = BlockConfig::new(channels, hidden, ksize, stride);
+                candidates.push(BlockConfig { squeeze, activation, ..block });
             }
         }
         candidates
@@ -236,7 +228,7 @@ impl ChoiceSpace for MobileSpace {
 impl SearchSpace for MobileSpace {
     fn build(&self, vb: &VarBuilder, arch: &Architecture) -> Result<Box<dyn Backbone>, InvalidArchitecture> {
         self.validate(arch)?;
-        Ok(Box::new(Trunk::new(vb, &self.layout(self.blocks(arch)))))
+        Ok(Box::new(MobileNet::new(vb, &self.layout(self.blocks(arch)))))
     }
 }
 
@@ -284,7 +276,7 @@ impl WeightSharing for MobileSpace {
             let mut ys = xs;
             for (i, block) in layer.blocks.iter().enumerate() {
                 let mut cost = Cost::default();
-                ys = InvertedResidual::new(&VarBuilder::dry(), block, Naming::V3, BN).cost(xs, &mut cost);
+                ys = shared_block(&VarBuilder::dry(), block).cost(xs, &mut cost);
                 table[row * width + i] = cost.macs as f64;
             }
             xs = ys;

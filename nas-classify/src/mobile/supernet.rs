@@ -1,11 +1,10 @@
 //! All inverted residuals of all layers at once.
 
-use nas_core::nn::{ConvConfig, Init, Mode, Module, VarBuilder};
+use nas_core::models::{BlockConfig, InvertedResidual, Naming};
+use nas_core::nn::{ConvConfig, ConvNorm, Init, Mode, Module, VarBuilder};
 use nas_core::space::{FeatureInfo, Mixture, Supernet, WeightSharing};
 use tch::Tensor;
 
-use super::block::{ConvNorm, InvertedResidual, Naming};
-use super::network::Layout;
 use super::space::{BN, Layer, MobileSpace, Stage};
 
 /// The convolutions that no choice changes.
@@ -17,16 +16,23 @@ pub(super) struct Ends {
 
 impl Ends {
     pub(super) fn new(vb: &VarBuilder, space: &MobileSpace) -> Self {
-        let Layout { stem: (channels, stride, activation), last, .. } = space.layout(Vec::new());
+        let layout = space.layout(Vec::new());
+        let (channels, stride, activation) = layout.stem;
+        let (last, last_activation) = layout.last.expect("the space has a last convolution");
         let vb = vb.sub("features");
         let conv = ConvConfig { init: Init::KaimingFanOut, ..Default::default() };
         let c_in = space.resolved().stages.last().map_or(channels, Stage::widest);
         let stem = ConvConfig { stride, ..conv };
         Self {
-            stem: ConvNorm::new(&vb.sub("stem"), (3, channels), 3, stem, BN, activation),
-            last: ConvNorm::new(&vb.sub("last"), (c_in, last.0), 1, conv, BN, last.1),
+            stem: ConvNorm::numbered(&vb.sub("stem"), (3, channels), 3, stem, BN, activation),
+            last: ConvNorm::numbered(&vb.sub("last"), (c_in, last), 1, conv, BN, last_activation),
         }
     }
+}
+
+/// A candidate of a layer.
+pub(super) fn shared_block(vb: &VarBuilder, block: &BlockConfig) -> InvertedResidual {
+    InvertedResidual::new(vb, block, Naming::V3, BN, Init::KaimingFanOut)
 }
 
 /// All candidates of all layers at full width; a narrower stage is the first of its channels. Feature: the last
@@ -49,7 +55,7 @@ impl MobileSupernet {
         let stride = resolved.stages.iter().map(|stage| stage.stride).product::<i64>() * resolved.stem_stride;
         let layer = |(l, layer): (usize, Layer)| {
             let vb = vb.sub("layers").sub(l);
-            let block = |(i, block)| InvertedResidual::new(&vb.sub(i), block, Naming::V3, BN);
+            let block = |(i, block)| shared_block(&vb.sub(i), block);
             let blocks = layer.blocks.iter().enumerate().map(block).collect();
             (layer, blocks)
         };

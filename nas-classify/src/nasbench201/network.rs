@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::space::{EDGES, NasBench201};
+use crate::classifier::{Classifier, Logits};
 
 pub(super) const STAGES: usize = 3;
 
@@ -84,6 +85,20 @@ impl Network {
         let mut total = Cost::default();
         self.cost_parts(input).into_iter().for_each(|(_, part)| total += part);
         total
+    }
+}
+
+impl Classifier for Network {
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Logits {
+        Logits { main: self.forward(xs, mode), aux: None }
+    }
+
+    fn features(&self, xs: &Tensor, mode: Mode) -> Tensor {
+        self.trunk.last(xs, mode)
+    }
+
+    fn cost_parts(&self, input: Shape) -> Vec<(String, Cost)> {
+        self.cost_parts(input)
     }
 }
 

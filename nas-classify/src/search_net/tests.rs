@@ -1,7 +1,8 @@
 //! For every space: one-hot weights of the supernet are the derived network with the same weights, and candidates that are
 //! not active do not count.
 
-use nas_core::space::{ChoiceSpace, SearchSpace};
+use nas_core::nn::Shape;
+use nas_core::space::{Backbone, ChoiceSpace, SearchSpace};
 use nas_core::train::all_variables;
 use nas_datasets::rng::stream;
 use rand::Rng;
@@ -11,6 +12,7 @@ use tch::{Device, Kind};
 use super::*;
 use crate::cells::{CellForm, NetworkConfig, Share, Trunk};
 use crate::mobile::{MobilePreset, Stage};
+use crate::model::ModelConfig;
 
 /// Chains of norms in training mode make single precision's rounding visible.
 const CPU: (Kind, Device) = (Kind::Double, Device::Cpu);

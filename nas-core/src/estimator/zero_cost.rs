@@ -467,13 +467,15 @@ mod tests {
     use tch::{Device, nn::VarStore};
 
     use super::*;
-    use crate::nn::{Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Init, Mode, Module, Shape, VarBuilder, conv_bn};
+    use crate::nn::{
+        Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, conv_bn,
+    };
     use crate::optim::named_parameters;
 
     /// Convolution, norm, rectifier (of six, that a linear pass must not clip); 1x1 convolution; sum of the pixels; matrix.
     struct Net {
         vs: VarStore,
-        first: ConvBn,
+        first: ConvNorm,
         second: Conv2d,
         matrix: Tensor,
     }

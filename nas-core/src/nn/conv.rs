@@ -1,10 +1,9 @@
-//! Convolution, and convolution with batch norm and activation.
+//! Convolution, and what follows a norm.
 
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::{BatchNorm, BnConfig, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
-use crate::nn::Cost;
+use super::{Cost, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
 
 /// Geometry of a [`Conv2d`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -190,41 +189,6 @@ pub fn relu(xs: &Tensor) -> Tensor {
     }
     probe::report(Site::PreActivation, xs);
     xs.relu()
-}
-
-/// Convolution, batch norm, activation.
-#[derive(Debug)]
-pub struct ConvBn {
-    conv: Conv2d,
-    bn: BatchNorm,
-    activation: Activation,
-}
-
-/// A [`ConvBn`] with the convolution at `conv` and the norm at `bn` below `vb`.
-pub fn conv_bn(
-    vb: &VarBuilder,
-    (c_in, c_out): (i64, i64),
-    ksize: i64,
-    conv: ConvConfig,
-    bn: BnConfig,
-    activation: Activation,
-) -> ConvBn {
-    ConvBn {
-        conv: Conv2d::new(&vb.sub("conv"), c_in, c_out, ksize, conv),
-        bn: BatchNorm::new(&vb.sub("bn"), c_out, bn),
-        activation,
-    }
-}
-
-impl Module for ConvBn {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.activation.apply_(self.bn.forward(&self.conv.forward(xs, mode), mode))
-    }
-
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        let ys = self.conv.cost(xs, cost);
-        self.bn.cost(ys, cost)
-    }
 }
 
 #[cfg(test)]

@@ -16,12 +16,13 @@ pub struct Linear {
 impl Linear {
     /// A layer with torchvision's variable names.
     pub fn new(vb: &VarBuilder, c_in: i64, c_out: i64) -> Self {
+        Self::with_init(vb, (c_in, c_out), Init::FanIn)
+    }
+
+    /// A layer whose weights start by `init`.
+    pub fn with_init(vb: &VarBuilder, (c_in, c_out): (i64, i64), init: Init) -> Self {
         let dims = [c_out, c_in];
-        Self {
-            dims,
-            weight: vb.weight("weight", &dims, Init::FanIn),
-            bias: vb.weight("bias", &[c_out], Init::Const(0.0)),
-        }
+        Self { dims, weight: vb.weight("weight", &dims, init), bias: vb.weight("bias", &[c_out], Init::Const(0.0)) }
     }
 
     /// `[B, c_out]` of `[B, c_in]`.

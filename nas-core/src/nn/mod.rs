@@ -6,6 +6,7 @@
 mod batch_norm;
 mod cell_convs;
 mod conv;
+mod conv_norm;
 mod cost;
 mod linear;
 mod ops;
@@ -17,7 +18,8 @@ mod var_builder;
 
 pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
 pub use cell_convs::{FactorizedReduce, ReluConvBn};
-pub use conv::{Activation, Conv2d, ConvBn, ConvConfig, conv_bn, relu};
+pub use conv::{Activation, Conv2d, ConvConfig, relu};
+pub use conv_norm::{ConvNorm, FrozenBatchNorm, Norm, NormConfig, chain, chain_cost, conv_bn};
 pub use cost::{Cost, Shape};
 pub use linear::Linear;
 pub use ops::{Op, OpConfig};
@@ -124,6 +126,16 @@ fn interpolation(from: i64, to: i64) -> Tensor {
 /// Rearranges `[B, C, H, W]` into channels-last memory, the fast layout of libtorch's convolutions on CPU and GPU.
 pub fn channels_last(xs: &Tensor) -> Tensor {
     xs.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
+/// 3x3 max pooling of stride 2.
+pub fn max_pool(xs: &Tensor) -> Tensor {
+    xs.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
+}
+
+/// What [`max_pool`] gives.
+pub fn max_pool_shape(xs: Shape) -> Shape {
+    xs.with_size(((xs.h - 1) / 2 + 1, (xs.w - 1) / 2 + 1))
 }
 
 #[cfg(test)]

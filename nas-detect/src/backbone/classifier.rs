@@ -3,14 +3,14 @@
 use anyhow::{Result, bail, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, channels_last, dropout,
+    Activation, BnConfig, ConvConfig, ConvNorm, Init, Linear, Mode, Module, Shape, VarBuilder, channels_last, conv_bn,
+    dropout,
 };
 use nas_core::space::{Backbone, Mixture, Supernet};
 use tch::{Kind, Tensor};
 
 use super::BackboneConfig;
 use crate::detnas::{DetNasConfig, DetNasSupernet};
-use crate::layers::{ConvNorm, Linear, NormConfig};
 
 /// 1x1 convolution, norm, ReLU, dropout of channels, mean over the image, linear map. The head of DetNAS' pre-training and,
 /// without bias and dropout, of ShuffleNetV2.
@@ -26,17 +26,14 @@ impl ClassifierHead {
         let (last, bn) = (config.last_channels(), config.bn);
         let conv = ConvConfig { bias: true, init: Init::Normal(1.0 / c_in as f64), ..Default::default() };
         let vb = vb.sub("classifier");
-        let conv = Conv2d::new(&vb.sub("conv"), c_in, last, 1, conv);
-        let norm = NormConfig::Batch(bn).build(&vb.sub("bn"), last);
-        let last_layer = ConvNorm::new(conv, norm, Activation::Relu);
-        Self { last: last_layer, dropout: 0.2, fc: Linear::new(&vb.sub("fc"), last, num_classes) }
+        let last_layer = conv_bn(&vb, (c_in, last), 1, conv, bn, Activation::Relu);
+        Self { last: last_layer, dropout: 0.2, fc: classifier(&vb, last, num_classes) }
     }
 
     fn shufflenet(vb: &VarBuilder, c_in: i64, last: i64, num_classes: i64) -> Self {
-        let conv = Conv2d::new(&vb.sub("conv5").sub(0), c_in, last, 1, ConvConfig::default());
-        let norm = NormConfig::Batch(BnConfig::default()).build(&vb.sub("conv5").sub(1), last);
-        let last_layer = ConvNorm::new(conv, norm, Activation::Relu);
-        Self { last: last_layer, dropout: 0.0, fc: Linear::new(&vb.sub("fc"), last, num_classes) }
+        let (conv, bn) = (ConvConfig::default(), BnConfig::default());
+        let last_layer = ConvNorm::numbered(&vb.sub("conv5"), (c_in, last), 1, conv, bn, Activation::Relu);
+        Self { last: last_layer, dropout: 0.0, fc: classifier(vb, last, num_classes) }
     }
 
     /// Logits `[B, K]` of a backbone's maps, of which the last `[B, C, H, W]` counts.
@@ -48,11 +45,15 @@ impl ClassifierHead {
     }
 
     fn cost_parts(&self, xs: Shape) -> Vec<(String, Cost)> {
-        let [mut last, mut fc] = [Cost::default(); 2];
+        let mut last = Cost::default();
         self.last.cost(xs, &mut last);
-        self.fc.cost(&mut fc);
-        vec![("last_conv".to_string(), last), ("fc".to_string(), fc)]
+        vec![("last_conv".to_string(), last), ("fc".to_string(), self.fc.cost())]
     }
+}
+
+/// The last layer, its weights of `N(0, 0.01²)`.
+fn classifier(vb: &VarBuilder, c_in: i64, num_classes: i64) -> Linear {
+    Linear::with_init(&vb.sub("fc"), (c_in, num_classes), Init::Normal(0.01))
 }
 
 /// A backbone as a classifier.

@@ -1,20 +1,17 @@
 //! Backbones of detectors: maps at strides 4, 8, 16 and 32 for a neck. The DetNAS space has its own module.
 
 mod classifier;
-mod mobilenet_v2;
-mod resnet;
 mod shufflenet_v2;
 
 pub use classifier::{Classifier, SuperClassifier};
-pub use mobilenet_v2::MobileNetV2;
-pub use resnet::{ResNet, ResNetConfig, ResNetDepth};
+pub use nas_core::models::ResNetDepth;
 pub use shufflenet_v2::{ShuffleNetV2, ShuffleNetWidth};
 
 use anyhow::{Result, bail};
-use nas_core::nn::Cost;
-use nas_core::nn::{BnConfig, VarBuilder};
-use nas_core::space::Architecture;
-use nas_core::space::Backbone;
+use nas_core::models::resnet::DrawOrder;
+use nas_core::models::{self, MobileNet, ResNet, mobilenet_v2};
+use nas_core::nn::{BnConfig, Cost, NormConfig, VarBuilder};
+use nas_core::space::{Architecture, Backbone};
 use serde::{Deserialize, Serialize};
 
 use crate::detnas::{DetNasConfig, DetNasNet};
@@ -36,14 +33,36 @@ pub enum BackboneConfig {
     MobilenetV2 {},
 }
 
+/// Which ResNet.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResNetConfig {
+    /// Its layers.
+    pub depth: ResNetDepth,
+    /// Norms are fixed, as in torchvision's detectors: for pretrained weights and small batches.
+    #[serde(default)]
+    pub frozen_norms: bool,
+}
+
+impl ResNetConfig {
+    fn build(self, vb: &VarBuilder) -> ResNet {
+        let norm = match self.frozen_norms {
+            true => NormConfig::Frozen,
+            false => NormConfig::Batch(BnConfig::default()),
+        };
+        let plain = models::ResNetConfig::torchvision(self.depth);
+        ResNet::new(vb, &models::ResNetConfig { norm, draws: DrawOrder::StagesFirst, ..plain })
+    }
+}
+
 impl BackboneConfig {
     /// The backbone, its weights under `vb`. A value that no network can be made of is an error that names the key.
     pub fn build(&self, vb: &VarBuilder) -> Result<Box<dyn Backbone>> {
         Ok(match self {
             Self::Detnas(config) => Box::new(DetNasNet::new(vb, &config.space()?, &config.arch()?)?),
             Self::ShufflenetV2 { width } => Box::new(ShuffleNetV2::new(vb, *width, BnConfig::default())),
-            Self::Resnet(config) => Box::new(ResNet::new(vb, *config)),
-            Self::MobilenetV2 {} => Box::new(MobileNetV2::new(vb, BnConfig::default())),
+            Self::Resnet(config) => Box::new(config.build(vb)),
+            Self::MobilenetV2 {} => Box::new(MobileNet::new(vb, &mobilenet_v2::trunk(1.0, mobilenet_v2::BLOCKS))),
         })
     }
 

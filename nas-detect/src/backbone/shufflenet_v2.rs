@@ -1,14 +1,15 @@
 //! ShuffleNetV2 (Ma et al. 2018, arXiv 1807.11164) with torchvision's structure and variable names.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{
+    Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, chain, chain_cost, max_pool,
+    max_pool_shape,
+};
 use nas_core::space::{Backbone, FeatureInfo};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use super::resnet::{max_pool, max_pool_shape};
 use crate::detnas::channel_shuffle;
-use crate::layers::{ConvNorm, NormConfig, chain, chain_cost};
 
 /// Channels of the stem.
 const STEM: i64 = 24;
@@ -166,15 +167,7 @@ struct Layers<'a> {
 }
 
 impl Layers<'_> {
-    fn add(
-        &self,
-        i: usize,
-        (c_in, c_out): (i64, i64),
-        ksize: i64,
-        conv: ConvConfig,
-        activation: Activation,
-    ) -> ConvNorm {
-        let norm = NormConfig::Batch(self.bn).build(&self.vb.sub(i + 1), c_out);
-        ConvNorm::new(Conv2d::new(&self.vb.sub(i), c_in, c_out, ksize, conv), norm, activation)
+    fn add(&self, i: usize, channels: (i64, i64), ksize: i64, conv: ConvConfig, activation: Activation) -> ConvNorm {
+        ConvNorm::new([self.vb.sub(i), self.vb.sub(i + 1)], channels, ksize, conv, self.bn, activation)
     }
 }

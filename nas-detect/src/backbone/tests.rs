@@ -35,7 +35,7 @@ fn maps_are_torchvisions_under_its_names() {
 fn frozen_norms_have_no_parameters_and_stay() {
     let vs = VarStore::new(Device::Cpu);
     let config = ResNetConfig { depth: ResNetDepth::R18, frozen_norms: true };
-    let net = ResNet::new(&VarBuilder::new(&vs), config);
+    let net = config.build(&VarBuilder::new(&vs));
     let is_kernel = |tensor: &tch::Tensor| tensor.dim() == 4;
     assert!(vs.variables().values().all(|tensor| tensor.requires_grad() == is_kernel(tensor)));
     let before = vs.variables()["bn1.running_mean"].copy();

@@ -1,11 +1,12 @@
 //! The blocks of DetNAS: a branch on half of the channels, or, where the stride is 2, on all of them beside a projection.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{
+    Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, chain, chain_cost,
+    conv_bn,
+};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
-
-use crate::layers::{ConvNorm, NormConfig, chain, chain_cost};
 
 /// The choices of a block, in the order of DetNAS' encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,26 +185,13 @@ impl Layers<'_> {
     /// Depthwise convolution and norm.
     fn depthwise(&self, i: usize, c: i64, ksize: i64, stride: i64) -> ConvNorm {
         let conv = ConvConfig { stride, groups: c, init: self.config.init.of(1), ..Default::default() };
-        self.layer(i, (c, c), ksize, conv, Activation::Identity)
+        conv_bn(&self.vb.sub(i), (c, c), ksize, conv, self.config.bn, Activation::Identity)
     }
 
     /// 1x1 convolution, norm, ReLU.
     fn pointwise(&self, i: usize, c_in: i64, c_out: i64) -> ConvNorm {
         let conv = ConvConfig { init: self.config.init.of(c_in), ..Default::default() };
-        self.layer(i, (c_in, c_out), 1, conv, Activation::Relu)
-    }
-
-    fn layer(
-        &self,
-        i: usize,
-        (c_in, c_out): (i64, i64),
-        ksize: i64,
-        conv: ConvConfig,
-        activation: Activation,
-    ) -> ConvNorm {
-        let vb = self.vb.sub(i);
-        let norm = NormConfig::Batch(self.config.bn).build(&vb.sub("bn"), c_out);
-        ConvNorm::new(Conv2d::new(&vb.sub("conv"), c_in, c_out, ksize, conv), norm, activation)
+        conv_bn(&self.vb.sub(i), (c_in, c_out), 1, conv, self.config.bn, Activation::Relu)
     }
 }
 

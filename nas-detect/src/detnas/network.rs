@@ -1,14 +1,13 @@
 //! One backbone of the space.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo, InvalidArchitecture};
 use tch::Tensor;
 
 use super::block::{Block, WeightInit};
 use super::space::{DetNasSpace, STAGES};
-use crate::layers::{ConvNorm, NormConfig};
 
 /// A backbone. Features: the outputs of its four stages, strides 4, 8, 16 and 32.
 #[derive(Debug)]
@@ -40,8 +39,7 @@ impl DetNasNet {
 /// 3x3 of stride 2 with a bias, norm, ReLU.
 pub(super) fn stem(vb: &VarBuilder, channels: i64, init: WeightInit, bn: BnConfig) -> ConvNorm {
     let conv = ConvConfig { stride: 2, bias: true, init: init.stem(), ..Default::default() };
-    let conv = Conv2d::new(&vb.sub("conv"), 3, channels, 3, conv);
-    ConvNorm::new(conv, NormConfig::Batch(bn).build(&vb.sub("bn"), channels), Activation::Relu)
+    conv_bn(vb, (3, channels), 3, conv, bn, Activation::Relu)
 }
 
 /// What the stages give: channels at strides 4, 8, 16 and 32.

@@ -165,7 +165,7 @@ impl DetNasSpace {
         ends.collect()
     }
 
-    pub(super) fn stem_layer(&self, vb: &VarBuilder) -> crate::layers::ConvNorm {
+    pub(super) fn stem_layer(&self, vb: &VarBuilder) -> nas_core::nn::ConvNorm {
         stem(vb, self.stem, self.init, self.bn)
     }
 

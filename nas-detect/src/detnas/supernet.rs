@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use nas_core::nn::{BatchNorm, Mode, Module, VarBuilder};
+use nas_core::nn::{BatchNorm, ConvNorm, Mode, Module, VarBuilder};
 use nas_core::space::Architecture;
 use nas_core::space::{FeatureInfo, InvalidArchitecture, Mixture, Supernet};
 use tch::Tensor;
@@ -11,7 +11,6 @@ use tch::Tensor;
 use super::block::{Block, BlockOp};
 use super::network::{run_stages, stage_info};
 use super::space::{DetNasSpace, STAGES};
-use crate::layers::ConvNorm;
 
 /// The supernet of a space. Features: the outputs of its four stages, strides 4, 8, 16 and 32.
 #[derive(Debug)]

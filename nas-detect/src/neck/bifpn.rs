@@ -2,12 +2,14 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{
+    Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, conv_bn,
+    max_pool,
+};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Inputs, Levels, Neck, halved, size_of, upsample};
-use crate::layers::{ConvNorm, NormConfig};
 
 /// How a node adds its inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,7 +122,7 @@ impl Neck for BiFpn {
         if let Some(extra) = &self.extra {
             let mut xs = extra.forward(&maps[maps.len() - 1], mode);
             for _ in 0..self.inputs.num_extra() {
-                xs = down(&xs);
+                xs = max_pool(&xs);
                 maps.push(xs.shallow_clone());
             }
         }
@@ -145,17 +147,10 @@ impl Neck for BiFpn {
     }
 }
 
-/// 3x3 max pooling of stride 2.
-fn down(xs: &Tensor) -> Tensor {
-    xs.max_pool2d([3, 3], [2, 2], [1, 1], [1, 1], false)
-}
-
 /// 1x1 convolution with bias, norm.
 fn adapt(vb: &VarBuilder, c_in: i64, config: &BiFpnConfig) -> ConvNorm {
     let conv = ConvConfig { bias: true, ..Default::default() };
-    let conv = Conv2d::new(&vb.sub("conv"), c_in, config.channels, 1, conv);
-    let norm = NormConfig::Batch(config.bn).build(&vb.sub("bn"), config.channels);
-    ConvNorm::new(conv, norm, Activation::Identity)
+    conv_bn(vb, (c_in, config.channels), 1, conv, config.bn, Activation::Identity)
 }
 
 /// Where an input of a node comes from.
@@ -242,7 +237,7 @@ impl Cell {
                 };
                 let xs = adapt.as_ref().map_or_else(|| xs.shallow_clone(), |adapt| adapt.forward(xs, mode));
                 match from.cmp(&node.level) {
-                    std::cmp::Ordering::Less => down(&xs),
+                    std::cmp::Ordering::Less => max_pool(&xs),
                     std::cmp::Ordering::Equal => xs,
                     std::cmp::Ordering::Greater => upsample(&xs, sizes[node.level]),
                 }

@@ -2,12 +2,13 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Mode, Module, Shape, VarBuilder, relu};
+use nas_core::nn::{
+    Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn, relu,
+};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Inputs, LAST_FEATURE, Levels, Neck, size_of, upsample};
-use crate::layers::{ConvNorm, NormConfig};
 
 /// How a cell merges its two maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,9 +154,7 @@ impl NasFpn {
     pub(super) fn new(vb: &VarBuilder, config: &NasFpnConfig, inputs: Inputs) -> Self {
         let c = config.channels;
         let layer = |vb: &VarBuilder, c_in, ksize| {
-            let conv = Conv2d::new(&vb.sub("conv"), c_in, c, ksize, ConvConfig::default());
-            let norm = NormConfig::Batch(config.bn).build(&vb.sub("bn"), c);
-            ConvNorm::new(conv, norm, Activation::Identity)
+            conv_bn(vb, (c_in, c), ksize, ConvConfig::default(), config.bn, Activation::Identity)
         };
         let lateral = |(i, c_in)| layer(&vb.sub("laterals").sub(i), c_in, 1);
         let stack = |i| {

@@ -11,7 +11,7 @@ use tch::Tensor;
 use super::genotype::{Edge, Genotype};
 use super::stem::{Preprocess, Stem};
 use crate::head::{Head, HeadConfig};
-use crate::model::SegNet;
+use crate::seg_net::SegNet;
 
 /// Index of the cell whose output the decoder sees, where the path is still at stride 4 there.
 const LOW_LEVEL_CELL: usize = 2;

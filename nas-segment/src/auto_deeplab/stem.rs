@@ -1,13 +1,13 @@
 //! The three convolutions before the cells: two maps, at strides 2 and 4, both before their ReLU.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
+use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
 use tch::Tensor;
 
 /// `conv s2, BN, ReLU, conv, BN` gives the map of stride 2, `ReLU, conv s2, BN` the one of stride 4.
 #[derive(Debug)]
 pub struct Stem {
-    convs: [ConvBn; 3],
+    convs: [ConvNorm; 3],
 }
 
 impl Stem {
@@ -43,7 +43,7 @@ impl Stem {
 /// ReLU, convolution, batch norm: how a cell takes in a map.
 #[derive(Debug)]
 pub struct Preprocess {
-    conv: ConvBn,
+    conv: ConvNorm,
 }
 
 impl Preprocess {

@@ -9,7 +9,7 @@
 use std::slice;
 
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
+    Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
 };
 use nas_core::space::{FeatureInfo, Mixture, Supernet};
 use tch::{Kind, Tensor};
@@ -287,9 +287,9 @@ impl SearchNet {
 /// The pyramid at one stride.
 #[derive(Debug)]
 struct SearchHead {
-    point: ConvBn,
-    atrous: ConvBn,
-    pooled: ConvBn,
+    point: ConvNorm,
+    atrous: ConvNorm,
+    pooled: ConvNorm,
     project: Conv2d,
 }
 

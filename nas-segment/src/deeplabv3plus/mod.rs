@@ -5,21 +5,18 @@
 //! MobileNetV2 2.11 M.
 
 mod mobilenet_v2;
-mod resnet;
-pub(crate) mod separable;
 mod xception;
 
 pub use mobilenet_v2::MobileNetV2Config;
 
 use anyhow::{Result, ensure};
-use nas_core::nn::{BnConfig, VarBuilder};
+use nas_core::models::{ResNet, ResNetConfig, StrideBudget};
+use nas_core::nn::{BnConfig, NormConfig, VarBuilder};
 use nas_core::space::Backbone;
 use serde::{Deserialize, Serialize};
 
 use crate::head::{Head, HeadConfig};
-use crate::model::SegNet;
-use mobilenet_v2::MobileNetV2;
-use resnet::ResNet;
+use crate::seg_net::SegNet;
 use xception::{Xception, XceptionDepth};
 
 /// A DeepLabv3+.
@@ -71,10 +68,13 @@ impl BackboneConfig {
             Self::Xception41 {} => xception(XceptionDepth::X41),
             Self::Xception65 {} => xception(XceptionDepth::X65),
             Self::Xception71 {} => xception(XceptionDepth::X71),
-            Self::Resnet101 {} => Box::new(ResNet::new_101(vb, output_stride, bn)),
+            Self::Resnet101 {} => {
+                let config = ResNetConfig { norm: NormConfig::Batch(bn), ..ResNetConfig::deeplab_101(output_stride) };
+                Box::new(ResNet::new(vb, &config))
+            }
             Self::MobilenetV2(config) => {
                 config.validate()?;
-                Box::new(MobileNetV2::new(vb, config, output_stride, bn))
+                Box::new(config.build(vb, output_stride, bn))
             }
         })
     }
@@ -103,33 +103,6 @@ impl DeepLabV3PlusConfig {
         let backbone = self.backbone.build(&vb.sub("backbone"), stride, self.bn)?;
         let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
         Ok(SegNet { backbone, head: Box::new(head) })
-    }
-}
-
-/// Trades strides for atrous rates: once the output stride is reached, a further stride of 2 becomes 1 and doubles the
-/// rate of every layer after it.
-#[derive(Debug)]
-struct StrideBudget {
-    target: i64,
-    reached: i64,
-    rate: i64,
-}
-
-impl StrideBudget {
-    /// `target`: the output stride; `reached`: that of the layers before.
-    fn new(target: i64, reached: i64) -> Self {
-        Self { target, reached, rate: 1 }
-    }
-
-    /// Stride and rate of the next layer, which has `stride` in the plain network.
-    fn next(&mut self, stride: i64) -> (i64, i64) {
-        let rate = self.rate;
-        if self.reached == self.target {
-            self.rate *= stride;
-            return (1, rate);
-        }
-        self.reached *= stride;
-        (stride, rate)
     }
 }
 

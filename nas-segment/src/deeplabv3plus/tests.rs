@@ -112,7 +112,7 @@ fn mobilenet_v2_computes_what_torchvision_computes() {
     let golden: Value =
         serde_json::from_str(include_str!("../../../tests/golden/torchvision/mobilenet_v2.json")).unwrap();
     let vs = VarStore::new(Device::Cpu);
-    let net = MobileNetV2::new(&VarBuilder::new(&vs), &MobileNetV2Config::default(), 32, BnConfig::default());
+    let net = MobileNetV2Config::default().build(&VarBuilder::new(&vs), 32, BnConfig::default());
     tch::no_grad(|| vs.variables().iter().for_each(|(name, tensor)| fill(name, tensor)));
     let features = net.features(&wave(&[2, 3, 65, 48], 0.0).to_kind(Kind::Float), Mode::EVAL);
     for (name, feature) in ["low_level", "last"].into_iter().zip(features) {

@@ -2,12 +2,12 @@
 //! pooling, and a norm after every depthwise convolution. Xception-71 has two more blocks in the entry flow.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
+use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
 use super::StrideBudget;
-use super::separable::SeparableConv;
+use crate::separable::SeparableConv;
 
 /// Convolutions along the network's longest path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl XceptionDepth {
 /// the last layer (2048 channels).
 #[derive(Debug)]
 pub struct Xception {
-    root: [ConvBn; 2],
+    root: [ConvNorm; 2],
     entry: Vec<Block>,
     tapped: usize,
     middle: Vec<Block>,
@@ -134,7 +134,7 @@ enum Skip {
 struct Block {
     convs: [SeparableConv; 3],
     skip: Skip,
-    shortcut: Option<ConvBn>,
+    shortcut: Option<ConvNorm>,
 }
 
 impl Block {

@@ -1,7 +1,7 @@
 //! One block: an [`Operator`] between given channels, as SqueezeNAS and MobileNetV4 define them.
 
 use nas_core::nn::{
-    Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Cost, Init, Mode, Module, Shape, VarBuilder, relu,
+    Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, relu,
 };
 use tch::Tensor;
 
@@ -240,39 +240,5 @@ impl<'v> BlockNames<'_, 'v> {
     fn project(&mut self) -> [VarBuilder<'v>; 2] {
         let first = if self.names == Names::Squeezenas { 6 } else { self.next };
         [first, first + 1].map(|i| self.vb.sub(i))
-    }
-}
-
-/// Convolution, norm, activation.
-#[derive(Debug)]
-pub struct ConvNorm {
-    conv: Conv2d,
-    bn: BatchNorm,
-    activation: Activation,
-}
-
-impl ConvNorm {
-    /// A square convolution at the first of two places with its norm at the second.
-    pub fn new(
-        [conv_at, bn_at]: [VarBuilder; 2],
-        (c_in, c_out): (i64, i64),
-        ksize: i64,
-        conv: ConvConfig,
-        bn: BnConfig,
-        activation: Activation,
-    ) -> Self {
-        let conv = Conv2d::new(&conv_at, c_in, c_out, ksize, conv);
-        Self { conv, bn: BatchNorm::new(&bn_at, c_out, bn), activation }
-    }
-}
-
-impl Module for ConvNorm {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.activation.apply_(self.bn.forward(&self.conv.forward(xs, mode), mode))
-    }
-
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        let ys = self.conv.cost(xs, cost);
-        self.bn.cost(ys, cost)
     }
 }

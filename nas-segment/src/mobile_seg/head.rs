@@ -2,7 +2,7 @@
 //! Variables of the former have the names of [`crate::head`].
 
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvBn, ConvConfig, Cost, Init, Mode, Module, Shape, VarBuilder, conv_bn,
+    Activation, BnConfig, Conv2d, ConvNorm, ConvConfig, Cost, Init, Mode, Module, Shape, VarBuilder, conv_bn,
     resize_bilinear,
 };
 use nas_core::space::{Backbone, FeatureInfo};
@@ -213,7 +213,7 @@ fn logits(names: &HeadNames, (from, channels): (From, i64), classes: i64) -> Con
 }
 
 /// The convolution that reduces a finer map.
-fn reduction(vb: &VarBuilder, channels: (i64, i64), head: &head::HeadConfig) -> ConvBn {
+fn reduction(vb: &VarBuilder, channels: (i64, i64), head: &head::HeadConfig) -> ConvNorm {
     conv_bn(vb, channels, 1, ConvConfig::default(), head.bn, Activation::Relu)
 }
 
@@ -310,7 +310,7 @@ impl DenseHead for RefinedHead {
 /// One refinement.
 #[derive(Debug)]
 struct Step {
-    low_level: ConvBn,
+    low_level: ConvNorm,
     refine: Vec<Box<dyn Module>>,
 }
 
@@ -350,7 +350,7 @@ impl Step {
 /// Lite R-ASPP with the mean of the whole image.
 #[derive(Debug)]
 struct LrAspp {
-    point: ConvBn,
+    point: ConvNorm,
     gate: Conv2d,
 }
 
@@ -398,7 +398,7 @@ const GATE_STRIDES: [i64; 2] = [16, 20];
 /// SqueezeNAS' Lite R-ASPP. The published network refuses a last map below 49x49; here the gate then pools all of it.
 #[derive(Debug)]
 struct SqueezeLrAspp {
-    point: ConvBn,
+    point: ConvNorm,
     gate: Conv2d,
     logits: Conv2d,
     low_level_logits: Conv2d,
@@ -457,10 +457,10 @@ const SQUEEZE_RATES: [i64; 3] = [6, 12, 18];
 /// SqueezeNAS' pyramid and decoder.
 #[derive(Debug)]
 struct SqueezeAspp {
-    branches: Vec<ConvBn>,
-    project: ConvBn,
+    branches: Vec<ConvNorm>,
+    project: ConvNorm,
     low_level: Conv2d,
-    refine: ConvBn,
+    refine: ConvNorm,
     logits: Conv2d,
 }
 

@@ -1,10 +1,10 @@
 //! The body of a [`MobileSegConfig`]'s network: stem, blocks, and the maps that its head takes.
 
-use nas_core::nn::{ConvConfig, Cost, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{ConvConfig, ConvNorm, Cost, Mode, Module, Shape, VarBuilder};
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
-use super::block::{Block, BlockStyle, ConvNorm, Names};
+use super::block::{Block, BlockStyle, Names};
 use super::config::{MobileSegConfig, PlacedBlock, STEM_STRIDE, Tap};
 use super::operator::Operator;
 

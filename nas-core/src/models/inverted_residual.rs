@@ -1,9 +1,9 @@
 //! The inverted residual with what its descendants added (MobileNetV2, arXiv 1801.04381; MnasNet, 1807.11626; MobileNetV3,
 //! 1905.02244): kernel size, expansion, squeeze-and-excitation, activation.
 
-use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder};
 use tch::Tensor;
+
+use crate::nn::{Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder};
 
 /// Which of torchvision's naming schemes a block's variables have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct BlockConfig {
     pub ksize: i64,
     /// Step of the depthwise kernel.
     pub stride: i64,
+    /// Atrous rate of the depthwise kernel.
+    pub dilation: i64,
     /// Channels of the squeeze, and the gate.
     pub squeeze: Option<(i64, Gate)>,
     /// Follows the first and the depthwise convolution.
@@ -46,75 +48,96 @@ pub struct BlockConfig {
     pub residual: bool,
 }
 
+impl BlockConfig {
+    /// MobileNetV2's block: ReLU6, added to the input where the shapes agree.
+    pub fn new(channels: (i64, i64), hidden: i64, ksize: i64, stride: i64) -> Self {
+        Self {
+            channels,
+            hidden,
+            ksize,
+            stride,
+            dilation: 1,
+            squeeze: None,
+            activation: Activation::Relu6,
+            groups: 1,
+            bias: false,
+            residual: true,
+        }
+    }
+
+    /// Whether the output has the input as a term.
+    pub fn adds_input(&self) -> bool {
+        self.residual && self.stride == 1 && self.channels.0 == self.channels.1
+    }
+}
+
 /// A first 1x1 convolution, a depthwise one, squeeze-and-excitation, a linear 1x1; added to the input.
 #[derive(Debug)]
 pub struct InvertedResidual {
     expand: Option<ConvNorm>,
     depthwise: ConvNorm,
     squeeze: Option<SqueezeExcitation>,
-    project: (Conv2d, BatchNorm),
+    project: ConvNorm,
     adds_input: bool,
     shuffle: i64,
 }
 
 impl InvertedResidual {
-    /// A block whose variables lie under `vb` by `naming`.
-    pub fn new(vb: &VarBuilder, config: &BlockConfig, naming: Naming, bn: BnConfig) -> Self {
-        let BlockConfig { channels: (c_in, c_out), hidden, ksize, stride, squeeze, activation, groups, bias, .. } =
-            *config;
+    /// A block whose variables lie under `vb` by `naming`, its convolutions initialised by `init`.
+    pub fn new(vb: &VarBuilder, config: &BlockConfig, naming: Naming, bn: BnConfig, init: Init) -> Self {
+        let BlockConfig { channels: (c_in, c_out), hidden, ksize, stride, dilation, .. } = *config;
+        let BlockConfig { squeeze, activation, groups, bias, .. } = *config;
         let vb = vb.sub(if naming == Naming::V2 { "conv" } else { "block" });
         let mut places = (0..).map(|i| vb.sub(i));
         let mut next = || places.next().expect("without end");
-        let conv = ConvConfig { bias, init: Init::KaimingFanOut, ..Default::default() };
-        let expand = (hidden != c_in).then(|| ConvNorm::new(&next(), (c_in, hidden), 1, conv, bn, activation));
-        let spatial = ConvConfig { stride, groups: hidden, ..conv };
-        let depthwise = ConvNorm::new(&next(), (hidden, hidden), ksize, spatial, bn, activation);
+        let conv = ConvConfig { bias, init, ..Default::default() };
+        let expand = (hidden != c_in).then(|| ConvNorm::numbered(&next(), (c_in, hidden), 1, conv, bn, activation));
+        let spatial = ConvConfig { stride, dilation, groups: hidden, ..conv };
+        let depthwise = ConvNorm::numbered(&next(), (hidden, hidden), ksize, spatial, bn, activation);
         let squeeze = squeeze.map(|(squeezed, gate)| SqueezeExcitation::new(&next(), hidden, squeezed, gate));
-        let [at_conv, at_bn] = match naming {
+        let places = match naming {
             Naming::V2 => [next(), next()],
             Naming::V3 => {
                 let place = next();
                 [place.sub(0), place.sub(1)]
             }
         };
-        let project = Conv2d::new(&at_conv, hidden, c_out, 1, ConvConfig { groups, ..conv });
-        let adds_input = config.residual && stride == 1 && c_in == c_out;
-        Self {
-            expand,
-            depthwise,
-            squeeze,
-            project: (project, BatchNorm::new(&at_bn, c_out, bn)),
-            adds_input,
-            shuffle: groups,
-        }
+        let linear = ConvConfig { groups, ..conv };
+        let project = ConvNorm::new(places, (hidden, c_out), 1, linear, bn, Activation::Identity);
+        Self { expand, depthwise, squeeze, project, adds_input: config.adds_input(), shuffle: groups }
     }
-}
 
-impl InvertedResidual {
     /// Whether the output has the input as a term.
-    pub(super) fn adds_input(&self) -> bool {
+    pub fn adds_input(&self) -> bool {
         self.adds_input
+    }
+
+    /// What the depthwise convolution gives `[B, hidden, H', W']`, and what the block gives.
+    pub fn forward_tapped(&self, xs: &Tensor, mode: Mode) -> (Tensor, Tensor) {
+        let ys = self.expand.as_ref().map_or_else(|| xs.shallow_clone(), |conv| conv.forward(xs, mode));
+        let ys = if self.shuffle > 1 { ys.channel_shuffle(self.shuffle) } else { ys };
+        let hidden = self.depthwise.forward(&ys, mode);
+        let ys = self.squeeze.as_ref().map_or_else(|| hidden.shallow_clone(), |squeeze| squeeze.forward(&hidden, mode));
+        let ys = self.project.forward(&ys, mode);
+        (hidden, if self.adds_input { ys + xs } else { ys })
+    }
+
+    /// Adds the block's cost on an input of shape `xs`; the shapes of what [`InvertedResidual::forward_tapped`] gives.
+    pub fn cost_tapped(&self, xs: Shape, cost: &mut Cost) -> (Shape, Shape) {
+        let ys = self.expand.as_ref().map_or(xs, |conv| conv.cost(xs, cost));
+        let hidden = self.depthwise.cost(ys, cost);
+        let ys = self.squeeze.as_ref().map_or(hidden, |squeeze| squeeze.cost(hidden, cost));
+        (hidden, self.project.cost(ys, cost))
     }
 }
 
 impl Module for InvertedResidual {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let ys = self.expand.as_ref().map_or_else(|| xs.shallow_clone(), |conv| conv.forward(xs, mode));
-        let ys = if self.shuffle > 1 { ys.channel_shuffle(self.shuffle) } else { ys };
-        let ys = self.depthwise.forward(&ys, mode);
-        let ys = self.squeeze.as_ref().map_or_else(|| ys.shallow_clone(), |squeeze| squeeze.forward(&ys, mode));
-        let (conv, bn) = &self.project;
-        let ys = bn.forward(&conv.forward(&ys, mode), mode);
-        if self.adds_input { ys + xs } else { ys }
+        self.forward_tapped(xs, mode).1
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        let ys = self.expand.as_ref().map_or(xs, |conv| conv.cost(xs, cost));
-        let ys = self.depthwise.cost(ys, cost);
-        let ys = self.squeeze.as_ref().map_or(ys, |squeeze| squeeze.cost(ys, cost));
-        let (conv, bn) = &self.project;
-        let ys = conv.cost(ys, cost);
-        bn.cost(ys, cost)
+        self.cost_tapped(xs, cost).1
     }
 }
 
@@ -152,39 +175,5 @@ impl Module for SqueezeExcitation {
         let hidden = self.fc1.cost(xs.with_size((1, 1)), cost);
         self.fc2.cost(hidden, cost);
         xs
-    }
-}
-
-/// Convolution, norm, activation; named `0` and `1` by torchvision.
-#[derive(Debug)]
-pub struct ConvNorm {
-    conv: Conv2d,
-    bn: BatchNorm,
-    activation: Activation,
-}
-
-impl ConvNorm {
-    /// A square convolution with what follows it.
-    pub fn new(
-        vb: &VarBuilder,
-        (c_in, c_out): (i64, i64),
-        ksize: i64,
-        conv: ConvConfig,
-        bn: BnConfig,
-        activation: Activation,
-    ) -> Self {
-        let conv = Conv2d::new(&vb.sub(0), c_in, c_out, ksize, conv);
-        Self { conv, bn: BatchNorm::new(&vb.sub(1), c_out, bn), activation }
-    }
-}
-
-impl Module for ConvNorm {
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.activation.apply_(self.bn.forward(&self.conv.forward(xs, mode), mode))
-    }
-
-    fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
-        let ys = self.conv.cost(xs, cost);
-        self.bn.cost(ys, cost)
     }
 }

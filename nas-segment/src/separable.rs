@@ -1,14 +1,14 @@
 //! Depthwise-separable convolution: a kernel per channel, then a mix of the channels; each followed by a norm.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, ConvBn, ConvConfig, Mode, Module, Shape, VarBuilder, conv_bn};
+use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
 use tch::Tensor;
 
 /// Depthwise 3x3, norm, activation, pointwise, norm, activation.
 #[derive(Debug)]
 pub struct SeparableConv {
-    depthwise: ConvBn,
-    pointwise: ConvBn,
+    depthwise: ConvNorm,
+    pointwise: ConvNorm,
 }
 
 impl SeparableConv {
