@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cells::{self, CellSpace, StemKind, published};
 use crate::classifier::BackboneClassifier;
 use crate::mobile::{self, Published};
-use crate::nasbench201::{NasBench201Nets, Network, NetworkConfig};
+use crate::nasbench201::{Network, NetworkConfig};
 use crate::search_net::SpaceConfig;
 
 pub use crate::classifier::{Classifier, Logits};
@@ -181,23 +181,6 @@ impl ModelConfig {
                 IMAGENET
             }
             _ => CIFAR,
-        }
-    }
-}
-
-impl SpaceConfig {
-    /// The classifier of an architecture of the space, in the space's own size.
-    pub fn derive(&self, arch: &Architecture) -> Result<ModelConfig> {
-        self.build()?.validate(arch)?;
-        match self {
-            Self::Nasbench201(NasBench201Nets { channels, cells }) => {
-                let (arch, channels, cells) = (arch.clone(), *channels, *cells);
-                Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells }))
-            }
-            Self::Cells(space) => Ok(ModelConfig::Cells(space.network(arch)?)),
-            Self::Chain(_) | Self::Mobile(_) => {
-                Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() }))
-            }
         }
     }
 }

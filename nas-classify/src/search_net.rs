@@ -1,10 +1,9 @@
 //! Supernets that classify, and the section `[space]` of their searches.
 
 use anyhow::{Result, ensure};
-use nas_core::nn::Cost;
-use nas_core::nn::{Linear, Mode, Shape, VarBuilder};
+use nas_core::nn::{Linear, Mode, VarBuilder};
 use nas_core::space::Architecture;
-use nas_core::space::{Backbone, ChoiceSpace, Mixture, Supernet, WeightSharing};
+use nas_core::space::{ChoiceSpace, Mixture, Supernet, WeightSharing};
 use nas_core::task::TaskSpace;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;

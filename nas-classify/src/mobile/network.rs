@@ -1,7 +1,7 @@
 //! Classifiers of inverted residuals: convolutions and blocks, and one or two linear layers.
 
 use nas_core::models::{Layout, MobileNet};
-use nas_core::nn::{Activation, Cost, Linear, Mode, Shape, VarBuilder};
+use nas_core::nn::{Activation, Cost, Linear, Mode, Shape, VarBuilder, dropout};
 use nas_core::space::Backbone;
 use tch::Tensor;
 

@@ -31,13 +31,53 @@ impl<R: Read> Read for Limited<R> {
 }
 
 /// The bytes of a table, unpacked where the file's name ends in `.gz`; an error beyond 64 MiB of them.
-pub fn open(path: &Path) -> Result<impl Read + use<>> {
+fn open(path: &Path) -> Result<impl Read + use<>> {
     let file = open_regular(path).context("cannot open")?;
     let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
         true => Box::new(MultiGzDecoder::new(file)),
         false => Box::new(file),
     };
     Ok(Limited { reader, left: MAX_BYTES })
+}
+
+/// A row of a CSV table.
+#[derive(Clone, Debug)]
+pub struct CsvRow {
+    /// Its line, from 1.
+    pub line: u64,
+    /// What stands in the column `arch`.
+    pub arch: String,
+    /// The numbers of the columns that were read; a cell may be empty.
+    pub cells: Vec<Option<f64>>,
+}
+
+/// The columns of a CSV table but `arch`, and its rows. Of `wanted` columns only, where these are given, the others being
+/// empty in every row: they may hold what is no number. Errors name the line and the column.
+pub fn csv_rows(path: &Path, wanted: Option<&[&str]>) -> Result<(Vec<String>, Vec<CsvRow>)> {
+    let mut csv = csv::Reader::from_reader(open(path)?);
+    let names: Vec<String> = csv.headers()?.iter().map(|name| name.trim().to_string()).collect();
+    let arch = names.iter().position(|name| name == "arch");
+    let arch = arch.with_context(|| format!("no column `arch`; found {}", names.join(", ")))?;
+    let is_wanted = |name: &str| wanted.is_none_or(|wanted| wanted.contains(&name));
+    let mut rows = Vec::new();
+    for record in csv.records() {
+        let record = record?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let number = |(name, text): (&String, &str)| match text.trim() {
+            text if text.is_empty() || !is_wanted(name) => Ok(None),
+            text => match text.parse::<f64>().ok().filter(|value| value.is_finite()) {
+                None => bail!("line {line}, column {name}: {text:?} is no number"),
+                number => Ok(number),
+            },
+        };
+        let cells = names.iter().zip(&record).filter(|(name, _)| *name != "arch");
+        rows.push(CsvRow {
+            line,
+            arch: record[arch].trim().to_string(),
+            cells: cells.map(number).collect::<Result<_>>()?,
+        });
+    }
+    Ok((names.into_iter().filter(|name| name != "arch").collect(), rows))
 }
 
 /// Columns of numbers by architecture. A number may be missing.
@@ -71,30 +111,15 @@ impl Table {
         if path.extension().is_some_and(|extension| extension == "jsonl") {
             return Self::of_log(path);
         }
-        Self::of_csv(open(path)?, parse)
+        Self::of_csv(path, parse)
     }
 
-    fn of_csv(reader: impl Read, parse: &dyn Fn(&str) -> Result<Architecture>) -> Result<Self> {
-        let mut csv = csv::Reader::from_reader(reader);
-        let header = csv.headers()?.clone();
-        let arch_column = header.iter().position(|name| name == "arch");
-        let arch_column = arch_column
-            .with_context(|| format!("no column `arch`; found {}", header.iter().collect::<Vec<_>>().join(", ")))?;
-        let mut table = Self::new(header.iter().filter(|name| *name != "arch").map(str::to_string).collect());
-        for record in csv.records() {
-            let record = record?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let arch = parse(&record[arch_column]).with_context(|| format!("line {line}"))?;
-            let number = |(name, text): (&str, &str)| match text.trim() {
-                "" => Ok(None),
-                text => match text.parse::<f64>().ok().filter(|value| value.is_finite()) {
-                    None => bail!("line {line}, column {name}: {text:?} is no number"),
-                    number => Ok(number),
-                },
-            };
-            let cells = header.iter().zip(&record).filter(|(name, _)| *name != "arch");
-            let row = cells.map(number).collect::<Result<_>>()?;
-            ensure!(table.insert(arch, row), "line {line}: {} appears a second time", &record[arch_column]);
+    fn of_csv(path: &Path, parse: &dyn Fn(&str) -> Result<Architecture>) -> Result<Self> {
+        let (columns, rows) = csv_rows(path, None)?;
+        let mut table = Self::new(columns);
+        for CsvRow { line, arch: text, cells } in rows {
+            let arch = parse(&text).with_context(|| format!("line {line}"))?;
+            ensure!(table.insert(arch, cells), "line {line}: {text} appears a second time");
         }
         Ok(table)
     }

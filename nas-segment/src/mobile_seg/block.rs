@@ -1,8 +1,6 @@
 //! One block: an [`Operator`] between given channels, as SqueezeNAS and MobileNetV4 define them.
 
-use nas_core::nn::{
-    Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, relu,
-};
+use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, relu};
 use tch::Tensor;
 
 use super::operator::{Bottleneck, Operator};

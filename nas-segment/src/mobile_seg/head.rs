@@ -2,7 +2,7 @@
 //! Variables of the former have the names of [`crate::head`].
 
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvNorm, ConvConfig, Cost, Init, Mode, Module, Shape, VarBuilder, conv_bn,
+    Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, conv_bn,
     resize_bilinear,
 };
 use nas_core::space::{Backbone, FeatureInfo};

@@ -1,16 +1,14 @@
 //! Architectures with their metrics, joined from tables and trial logs.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use flate2::read::MultiGzDecoder;
 
 use super::vocabulary::Vocabulary;
 use crate::search::log;
+use crate::search::table::{CsvRow, csv_rows};
 use crate::space::Architecture;
 use crate::space::trial::{Budget, Outcome, Record};
 
@@ -62,31 +60,12 @@ impl Source {
     }
 
     fn of_table(path: &Path, wanted: &[&str]) -> Result<Self> {
-        let file = File::open(path).context("cannot open")?;
-        let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
-            true => Box::new(MultiGzDecoder::new(file)),
-            false => Box::new(file),
+        let (columns, rows) = csv_rows(path, Some(wanted))?;
+        let row = |CsvRow { line, arch, cells }| {
+            let named = columns.iter().zip(cells).filter_map(|(name, cell)| Some((name.clone(), cell?)));
+            Row { line, arch, values: named.collect() }
         };
-        let mut csv = csv::Reader::from_reader(reader);
-        let header = csv.headers()?.clone();
-        let names: Vec<String> = header.iter().map(|name| name.trim().to_string()).collect();
-        let arch = names.iter().position(|name| name == "arch");
-        let arch = arch.with_context(|| format!("no column `arch`; found {}", names.join(", ")))?;
-        let mut rows = Vec::new();
-        for record in csv.records() {
-            let record = record?;
-            let line = record.position().map_or(0, csv::Position::line);
-            let mut values = BTreeMap::new();
-            for (name, text) in names.iter().zip(&record) {
-                if wanted.contains(&name.as_str()) && !text.trim().is_empty() {
-                    let value: Option<f64> = text.trim().parse().ok().filter(|value: &f64| value.is_finite());
-                    let value = value.with_context(|| format!("line {line}, column {name}: {text:?} is no number"))?;
-                    values.insert(name.clone(), value);
-                }
-            }
-            rows.push(Row { line, arch: record[arch].to_string(), values });
-        }
-        let columns = names.into_iter().filter(|name| name != "arch").collect();
+        let rows = rows.into_iter().map(row).collect();
         Ok(Self { path: path.to_path_buf(), columns, rows, left_out: 0 })
     }
 
