@@ -1,6 +1,7 @@
 //! A classification network, and the configs it is built from.
 
 use anyhow::{Context, Result, bail, ensure};
+use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{ResNet, ResNetConfig, ResNetDepth};
 use nas_core::nn::VarBuilder;
 use nas_core::space::Architecture;
@@ -166,6 +167,14 @@ impl ModelConfig {
             }
             Self::Searched(config) => Ok(Self::Searched(SearchedModel { arch, ..config })),
             Self::Mobile(_) | Self::Resnet(_) => bail!("a published network has no architecture to choose"),
+        }
+    }
+
+    /// The blocks of a network of the space of inverted residuals.
+    pub(crate) fn mobile_parts(&self) -> Option<Vec<BlockParts>> {
+        match self {
+            Self::Searched(SearchedModel { arch, space: SpaceConfig::Mobile(space) }) => Some(space.parts(arch)),
+            _ => None,
         }
     }
 

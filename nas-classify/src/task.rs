@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
@@ -155,6 +156,13 @@ impl Task for Classification {
         let sgd = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 5e-4, nesterov: true };
         let schedule = Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.0 } };
         Recipe::new(200, 256, OptimizerConfig::Sgd(sgd), schedule, 0.0)
+    }
+
+    fn lineage(child: &ModelConfig, parent: &ModelConfig) -> Lineage {
+        match (child.mobile_parts(), parent.mobile_parts()) {
+            (Some(child), Some(parent)) => Lineage::of_blocks(&child, &parent),
+            _ => Lineage::default(),
+        }
     }
 
     fn eval_every(eval: &EvalConfig) -> usize {

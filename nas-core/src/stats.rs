@@ -128,6 +128,11 @@ pub fn normal_quantile(probability: f64) -> f64 {
     Normal::standard().inverse_cdf(probability)
 }
 
+/// Probability that a standard normal variable is at most `value`.
+pub fn normal_cdf(value: f64) -> f64 {
+    Normal::standard().cdf(value)
+}
+
 /// Expected improvement over `best` of a normal variable, to be maximised.
 pub fn expected_improvement(mean: f64, deviation: f64, best: f64) -> f64 {
     let normal = Normal::standard();

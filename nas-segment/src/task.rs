@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use image::GrayImage;
+use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
@@ -160,6 +161,15 @@ impl Task for Segmentation {
         let sgd = SgdConfig { lr: 0.05, weight_decay: 4e-5, ..Default::default() };
         let schedule = Schedule { warmup_steps: 0, decay: Decay::Poly { power: 0.9 } };
         Recipe::new(100, 8, OptimizerConfig::Sgd(sgd), schedule, 0.0)
+    }
+
+    fn lineage(child: &ModelConfig, parent: &ModelConfig) -> Lineage {
+        match (child, parent) {
+            (ModelConfig::MobileSeg(child), ModelConfig::MobileSeg(parent)) => {
+                Lineage::of_blocks(&child.parts(), &parent.parts())
+            }
+            _ => Lineage::default(),
+        }
     }
 
     fn eval_every(eval: &EvalConfig) -> usize {

@@ -494,3 +494,41 @@ fn tpe_is_in_distribution_equal_to_optunas() {
         assert!(tpe.num_trials < 40 || others > bound, "after {} trials: {others}", tpe.num_trials);
     }
 }
+
+#[test]
+fn trials_inherit_weights_from_the_nearest_before_them_and_kills_change_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = temp.path().join("inherit.toml");
+    let text = "kind = 'search'\nnum_trials = 5\nobjectives = [{ metric = 'miou' }]\n\
+                strategy = { kind = 'regularized_evolution', population_size = 2, sample_size = 2 }\n\
+                start = { archs = ['mobile_seg_hand_a'] }\nspace = { kind = 'mobile_seg' }\n\
+                evaluator = { kind = 'train', inherit = true }\ntrain = { epochs = 1, batch_size = 2 }\n\
+                data = { kind = 'synth', num_images = 8, num_val = 2, height = 32, width = 64, seed = 0 }\n\
+                augment = { crop = [32, 32] }\n";
+    fs::write(&config, text).unwrap();
+    let config = config.to_str().unwrap();
+    let [straight, killed] = ["straight", "killed"].map(|name| temp.path().join(name));
+    let more = ["--device", "cpu", "--workers", "2"];
+    SEGMENT.succeed(&args(config, &straight, &more));
+    let log = killed.join("trials.jsonl");
+    let begun = || fs::read_to_string(&log).is_ok_and(|log| log.lines().count() >= 2);
+    SEGMENT.kill_when(&args(config, &killed, &more), begun);
+    SEGMENT.succeed(&args(config, &killed, &more));
+    assert_same_file(&straight, &killed, "trials.jsonl");
+    let records = records(&straight);
+    let differing = |a: &Record, b: &Record| {
+        let pairs = a.trial.arch.choices().iter().zip(b.trial.arch.choices());
+        pairs.filter(|(a, b)| a != b).count()
+    };
+    assert_eq!(records[0].trial.parent, None);
+    for record in &records[2..] {
+        // With two workers the trial before it may still have been running.
+        let before = records.iter().take(record.trial.id as usize - 1);
+        let nearest = before.map(|other| differing(other, record)).min();
+        let parent = record.trial.parent.expect("a trial that has ended is there to inherit from");
+        assert!(Some(differing(&records[parent as usize], record)) <= nearest);
+        let weights = straight.join(format!("trials/{:05}/inherited.safetensors", record.trial.id));
+        let told = nas_core::run::tensor_file::read_about(&weights).unwrap().unwrap();
+        assert!(told["whole"].as_u64().unwrap() > 50, "{told}");
+    }
+}

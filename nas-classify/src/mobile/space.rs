@@ -2,6 +2,7 @@
 //! layer is there at all (ProxylessNAS, arXiv 1812.00332; FBNet, 1812.03443; MnasNet, 1807.11626; MobileNetV3, 1905.02244).
 
 use anyhow::{Result, ensure};
+use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{BlockConfig, Gate, Layout, MobileNet, Naming, Taps};
 use nas_core::nn::{Activation, BnConfig, Cost, Init, Module, Shape, VarBuilder};
 use nas_core::space::Architecture;
@@ -181,10 +182,24 @@ impl MobileSpace {
     }
 
     fn blocks(&self, arch: &Architecture) -> Vec<BlockConfig> {
+        self.placed(arch).into_iter().map(|(_, block)| block).collect()
+    }
+
+    /// The blocks, each with the number of its layer.
+    fn placed(&self, arch: &Architecture) -> Vec<(usize, BlockConfig)> {
         let choice = |layer: usize| usize::from(arch.choices()[layer]);
         let layers = self.layers(Some(arch));
         let there = layers.iter().enumerate().filter(|(i, layer)| choice(*i) < layer.present());
-        there.map(|(i, layer)| layer.blocks[choice(layer.leader.unwrap_or(i))]).collect()
+        there.map(|(i, layer)| (i, layer.blocks[choice(layer.leader.unwrap_or(i))])).collect()
+    }
+
+    /// What weight inheritance knows of an architecture's network.
+    pub fn parts(&self, arch: &Architecture) -> Vec<BlockParts> {
+        let naming = self.layout(Vec::new()).naming;
+        let part = |(i, (layer, block)): (usize, (usize, BlockConfig))| {
+            block.parts(naming, &format!("features.{}.", i + 1), (0, layer))
+        };
+        self.placed(arch).into_iter().enumerate().map(part).collect()
     }
 }
 

@@ -46,19 +46,24 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
-    use crate::estimator::morphism::{ConvNet, ConvNetwork};
-    use crate::nn::{BnConfig, Conv2d, ConvConfig, Module, VarBuilder};
+    use crate::nn::{Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Module, VarBuilder, chain, conv_bn};
     use tch::nn::VarStore;
     use tch::{Device, Kind};
 
     const DOUBLE: (Kind, Device) = (Kind::Double, Device::Cpu);
 
-    fn network(text: &str) -> (VarStore, ConvNetwork) {
+    /// 3x3 convolutions with these channels, each with a norm and a rectifier.
+    fn network(channels: &[i64]) -> (VarStore, Vec<ConvNorm>) {
         tch::set_num_threads(1);
         let mut vs = VarStore::new(Device::Cpu);
-        let network = text.parse::<ConvNet>().unwrap().build(&VarBuilder::new(&vs));
+        let vb = VarBuilder::new(&vs);
+        let layer = |(i, pair): (usize, &[i64])| {
+            let (conv, bn) = (ConvConfig::default(), BnConfig::default());
+            conv_bn(&vb.sub(i), (pair[0], pair[1]), 3, conv, bn, Activation::Relu)
+        };
+        let layers = channels.windows(2).enumerate().map(layer).collect();
         vs.double();
-        (vs, network)
+        (vs, layers)
     }
 
     fn batches(n: usize) -> Vec<Tensor> {
@@ -79,9 +84,10 @@ mod tests {
         }
     }
 
-    fn run(network: &ConvNetwork, batches: impl IntoIterator<Item = Tensor>) {
-        recalibrate(&network.norms(), batches, |xs, mode| {
-            let _ = network.forward(xs, mode);
+    fn run(network: &[ConvNorm], batches: impl IntoIterator<Item = Tensor>) {
+        let norms: Vec<&BatchNorm> = network.iter().filter_map(ConvNorm::batch_norm).collect();
+        recalibrate(&norms, batches, |xs, mode| {
+            let _ = chain(network, xs, mode);
             Ok::<_, Infallible>(())
         })
         .unwrap();
@@ -89,7 +95,7 @@ mod tests {
 
     #[test]
     fn statistics_are_the_means_over_the_batches_in_any_order() {
-        let (vs, network) = network("3|3x4-3x4+1|3x6|5");
+        let (vs, network) = network(&[3, 4, 4, 6]);
         let xs = batches(5);
         run(&network, xs.iter().map(Tensor::shallow_clone));
         let forwards = buffers(&vs);
@@ -109,22 +115,22 @@ mod tests {
 
     #[test]
     fn the_first_norm_sees_the_moments_of_the_convolution() {
-        let (vs, network) = network("3|1x4|5");
+        let (vs, network) = network(&[3, 4]);
         let xs = batches(3);
         run(&network, xs.iter().map(Tensor::shallow_clone));
-        let kernel = &vs.variables()["blocks.1.conv.weight"];
+        let kernel = &vs.variables()["0.conv.weight"];
         let dims = [0i64, 2, 3];
-        let features = || xs.iter().map(|xs| tch::no_grad(|| xs.conv2d::<Tensor>(kernel, None, 1, 0, 1, 1)));
+        let features = || xs.iter().map(|xs| tch::no_grad(|| xs.conv2d::<Tensor>(kernel, None, 1, 1, 1, 1)));
         let mean = |tensors: Vec<Tensor>| Tensor::stack(&tensors, 0).mean_dim([0i64].as_slice(), false, None);
         let means = mean(features().map(|ys| ys.mean_dim(dims.as_slice(), false, None)).collect());
         let vars = mean(features().map(|ys| ys.var_dim(dims.as_slice(), true, false)).collect());
-        let expected = [("running_mean".to_string(), means), ("running_var".to_string(), vars)];
+        let expected = [("0.bn.running_mean".to_string(), means), ("0.bn.running_var".to_string(), vars)];
         assert_close(&buffers(&vs), &expected);
     }
 
     #[test]
     fn nothing_is_left_of_the_candidate_before() {
-        let (vs, network) = network("3|3x4-3x4|5");
+        let (vs, network) = network(&[3, 4, 4]);
         let (xs, others) = (batches(3), batches(4));
         run(&network, xs.iter().map(Tensor::shallow_clone));
         let alone = buffers(&vs);

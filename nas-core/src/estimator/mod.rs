@@ -3,9 +3,9 @@
 pub mod batch_norm_recalibration;
 pub mod graf;
 pub mod honesty;
+pub mod inheritance;
 pub mod latency;
 pub mod learning_curve;
-pub mod morphism;
 pub mod predictor;
 pub mod supernet;
 pub mod zero_cost;

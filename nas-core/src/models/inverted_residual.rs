@@ -3,6 +3,7 @@
 
 use tch::Tensor;
 
+use crate::estimator::inheritance::BlockParts;
 use crate::nn::{Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder};
 
 /// Which of torchvision's naming schemes a block's variables have.
@@ -68,6 +69,24 @@ impl BlockConfig {
     /// Whether the output has the input as a term.
     pub fn adds_input(&self) -> bool {
         self.residual && self.stride == 1 && self.channels.0 == self.channels.1
+    }
+
+    /// Its layers below `prefix`, for weight inheritance.
+    pub fn parts(&self, naming: Naming, prefix: &str, place: (usize, usize)) -> BlockParts {
+        let root = if naming == Naming::V2 { "conv" } else { "block" };
+        let expand = (self.hidden != self.channels.0).then_some("expand");
+        let present = expand.into_iter().chain(["depthwise"]).chain(self.squeeze.map(|_| "squeeze")).chain(["project"]);
+        let mut layers: Vec<(&'static str, String)> =
+            present.enumerate().map(|(i, name)| (name, format!("{prefix}{root}.{i}."))).collect();
+        let last = layers.len() - 1;
+        let norm = match naming {
+            Naming::V2 => format!("{prefix}{root}.{}.", last + 1),
+            Naming::V3 => format!("{prefix}{root}.{last}.1."),
+        };
+        if naming == Naming::V2 {
+            layers.push(("project norm", norm.clone()));
+        }
+        BlockParts { place, layers, silencer: self.adds_input().then(|| format!("{norm}weight")) }
     }
 }
 

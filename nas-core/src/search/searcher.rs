@@ -28,6 +28,8 @@ pub struct Searcher<'a> {
     /// Ids below `next_id` that an earlier process lost before it had started their trials.
     lost: BTreeSet<u64>,
     running: Vec<Trial>,
+    /// Trials that others may inherit weights from, with their main objective; none where they do not inherit.
+    parents: Option<Vec<(Trial, f64)>>,
 }
 
 impl fmt::Debug for Searcher<'_> {
@@ -50,7 +52,26 @@ impl<'a> Searcher<'a> {
             next_id: 0,
             lost: BTreeSet::new(),
             running: Vec::new(),
+            parents: None,
         }
+    }
+
+    /// Trials have the one as their parent, of those that have ended, whose architecture differs in the fewest choices; of
+    /// several the best, of several of these the first.
+    pub fn inheriting(mut self) -> Self {
+        self.parents = Some(Vec::new());
+        self
+    }
+
+    fn nearest(&self, arch: &Architecture) -> Option<u64> {
+        let differing = |trial: &Trial| {
+            let pairs = trial.arch.choices().iter().zip(arch.choices());
+            pairs.filter(|(a, b)| a != b).count()
+        };
+        let nearer = |(a, value_a): &&(Trial, f64), (b, value_b): &&(Trial, f64)| {
+            differing(a).cmp(&differing(b)).then(value_b.total_cmp(value_a)).then(a.id.cmp(&b.id))
+        };
+        self.parents.iter().flatten().min_by(nearer).map(|(trial, _)| trial.id)
     }
 
     /// A search that begins from what is known: the strategy learns from earlier trials, and the first trials are the given
@@ -83,6 +104,7 @@ impl<'a> Searcher<'a> {
             }
         };
         let budget = Budget { epochs: epochs.or(self.budget.epochs), ..self.budget };
+        let parent = parent.or_else(|| self.nearest(&arch));
         let trial = Trial { id, arch, budget, parent };
         self.started(trial.clone());
         Some(trial)
@@ -125,6 +147,9 @@ impl<'a> Searcher<'a> {
         let is_given = record.trial.id < self.given.len() as u64;
         let origin = if is_given { Origin::Given } else { Origin::Proposed };
         let observation = Observation { origin, ..self.goals.observe(record) };
+        if let (Some(parents), Some(values)) = (&mut self.parents, &observation.values) {
+            parents.push((record.trial.clone(), values[0]));
+        }
         self.strategy.tell(self.space, &observation, &mut rng);
     }
 }

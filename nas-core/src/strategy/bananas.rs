@@ -1,6 +1,8 @@
 //! BANANAS (White et al., arXiv 1910.11858): an ensemble of small networks on the path encoding predicts values; each
-//! candidate's value is drawn from the ensemble's spread (independent Thompson sampling), and the best draws are evaluated.
+//! candidate's value is drawn from the ensemble's spread (independent Thompson sampling), and the best draws are evaluated. Where
+//! trials have broken bounds, a second ensemble learns which keep them, and its draws come first.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::history::{History, scores};
 use super::mlp::{Mlp, MlpConfig};
 use super::registry::{at_least, positive};
-use super::{Asking, Generation, SearchStrategy, StrategyDef, StrategyInfo};
+use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyInfo};
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Graph, Observation};
@@ -111,18 +113,33 @@ impl Bananas {
         let encoding = Encoding::new(space, &archs, config.max_paths);
         let features: Vec<Vec<f32>> = archs.iter().map(|arch| encoding.of(space, arch)).collect();
         let (known, unknown) = features.split_at(self.history.len());
-        let scores = scores(self.history.trials.iter().map(|(_, fitness)| fitness));
-        let targets: Vec<f32> = scores.iter().map(|score| *score as f32).collect();
+        let fitness = self.history.trials.iter().map(|(_, fitness)| *fitness);
+        let values: Vec<Fitness> = fitness.clone().map(|fitness| Fitness { violation: 0.0, ..fitness }).collect();
+        let values = self.draws(known, unknown, &scores(values.iter()), rng);
+        // Below 0 a bound is expected to be broken.
+        let mut bounds = vec![0.0; pool.len()];
+        if fitness.clone().any(|fitness| fitness.violation > 0.0) {
+            let kept: Vec<f64> = fitness.map(|fitness| if fitness.violation > 0.0 { -1.0 } else { 1.0 }).collect();
+            bounds = self.draws(known, unknown, &kept, rng);
+        }
+        let draw = |i: usize| Fitness { violation: (-bounds[i]).max(0.0), value: values[i] };
+        let mut order: Vec<usize> = (0..pool.len()).collect();
+        order.sort_by_key(|i| Reverse(draw(*i)));
+        order.into_iter().take(config.batch).map(|i| pool[i].clone().into()).collect()
+    }
+
+    /// For each of `unknown` a draw from what an ensemble that learned `targets` predicts.
+    fn draws(&self, known: &[Vec<f32>], unknown: &[Vec<f32>], targets: &[f64], rng: &mut ChaCha8Rng) -> Vec<f64> {
+        let config = &self.config;
+        let targets: Vec<f32> = targets.iter().map(|target| *target as f32).collect();
         let ensemble: Vec<Mlp> = (0..config.ensemble).map(|_| Mlp::fit(config.mlp(), known, &targets, rng)).collect();
-        let mut draws: Vec<(f64, &Architecture)> = Vec::new();
-        for (features, arch) in unknown.iter().zip(&pool) {
+        let mut draw = |features: &Vec<f32>| {
             let predictions: Vec<f64> = ensemble.iter().map(|mlp| f64::from(mlp.predict(features))).collect();
             let mean = predictions.iter().sum::<f64>() / predictions.len() as f64;
             let variance = predictions.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / predictions.len() as f64;
-            draws.push((mean + variance.sqrt() * normal_quantile(rng.random_range(1e-9..1.0 - 1e-9)), arch));
-        }
-        draws.sort_by(|a, b| b.0.total_cmp(&a.0));
-        draws.into_iter().take(config.batch).map(|(_, arch)| arch.clone().into()).collect()
+            mean + variance.sqrt() * normal_quantile(rng.random_range(1e-9..1.0 - 1e-9))
+        };
+        unknown.iter().map(&mut draw).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Bayesian optimisation with a Gaussian process: a Weisfeiler-Lehman kernel on the cell's graph where the space has one
-//! (NAS-BOWL, Ru et al., arXiv 2006.07556), a Hamming kernel on the choices where it has none; expected improvement.
+//! (NAS-BOWL, Ru et al., arXiv 2006.07556), a Hamming kernel on the choices where it has none; expected improvement. Where trials
+//! have broken bounds, it is weighted with the probability that they are kept, of a process of its own (Gardner et al. 2014,
+//! "Bayesian optimization with inequality constraints").
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +16,7 @@ use super::{Asking, Fitness, Generation, SearchStrategy, StrategyDef, StrategyIn
 use crate::space::Architecture;
 use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Graph, Observation};
-use crate::stats::expected_improvement;
+use crate::stats::{expected_improvement, normal_cdf};
 
 /// Parameters of Bayesian optimisation with a Gaussian process; the defaults are NAS-BOWL's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -61,13 +63,15 @@ pub(super) struct GaussianProcess {
     config: GaussianProcessConfig,
     generation: Generation,
     history: History,
-    model: Option<Surrogate>,
+    value: Option<Surrogate>,
+    /// Where a trial has broken a bound.
+    violation: Option<Surrogate>,
 }
 
 impl GaussianProcess {
     pub fn new(config: GaussianProcessConfig, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Self {
         let first = (0..config.startup).map(|_| space.sample(rng).into()).collect();
-        Self { config, generation: Generation::new(first), history: History::default(), model: None }
+        Self { config, generation: Generation::new(first), history: History::default(), value: None, violation: None }
     }
 
     fn propose(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
@@ -76,22 +80,31 @@ impl GaussianProcess {
             return (0..self.config.batch).map(|_| space.sample(rng).into()).collect();
         }
         let batch = self.config.batch;
-        let best = self.up_to_date(space).best(space, &pool, batch);
+        let last = self.value.take();
+        let mut value = self.up_to_date(last, Aspect::Value, space);
+        let mut chances = vec![1.0; pool.len()];
+        if self.history.trials.iter().any(|(_, fitness)| fitness.violation > 0.0) {
+            let last = self.violation.take();
+            let violation = self.violation.insert(self.up_to_date(last, Aspect::Violation, space));
+            chances = pool.iter().map(|arch| violation.chance(space, arch)).collect();
+        }
+        let best = value.best(space, &pool, &chances, batch);
+        self.value = Some(value);
         best.into_iter().map(|i| pool[i].clone().into()).collect()
     }
 
-    /// The model with all trials: grown by the new ones, or fitted anew when there are half as many again as at its last fit.
-    fn up_to_date(&mut self, space: &dyn ChoiceSpace) -> &mut Surrogate {
+    /// The last model with all trials: grown by the new ones, or fitted anew when there are half as many again as at its last fit.
+    fn up_to_date(&self, last: Option<Surrogate>, aspect: Aspect, space: &dyn ChoiceSpace) -> Surrogate {
         let trials = &self.history.trials;
-        let grown = self.model.take().filter(|model| trials.len() < model.fitted + model.fitted.div_ceil(2));
+        let grown = last.filter(|model| trials.len() < model.fitted + model.fitted.div_ceil(2));
         let grown = grown.and_then(|mut model| {
             let fits = trials[model.told..].iter().all(|trial| model.push(space, trial));
             model.told = trials.len();
             fits.then_some(model)
         });
-        let mut model = grown.unwrap_or_else(|| Surrogate::fit(space, self.informative(), trials.len()));
+        let mut model = grown.unwrap_or_else(|| Surrogate::fit(space, aspect, self.informative(), trials.len()));
         model.weigh();
-        self.model.insert(model)
+        model
     }
 
     /// All observations, or the best and the latest where there are too many.
@@ -128,9 +141,29 @@ impl SearchStrategy for GaussianProcess {
     }
 }
 
+/// What of a trial a process is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aspect {
+    /// The objective, whether bounds are kept or not.
+    Value,
+    /// How far bounds are kept.
+    Violation,
+}
+
+impl Aspect {
+    fn scores(self, trials: &[Fitness]) -> Vec<f64> {
+        let of = |fitness: &Fitness| match self {
+            Self::Value => Fitness { violation: 0.0, ..*fitness },
+            Self::Violation => Fitness { value: 0.0, ..*fitness },
+        };
+        scores(trials.iter().map(of).collect::<Vec<_>>().iter())
+    }
+}
+
 /// A process on trials that can be added one by one.
 #[derive(Debug)]
 pub(crate) struct Surrogate {
+    aspect: Aspect,
     kernel: usize,
     noise: f64,
     features: Features,
@@ -139,8 +172,10 @@ pub(crate) struct Surrogate {
     /// Trials of the history at the last fit, and those that it was told of.
     fitted: usize,
     told: usize,
-    /// Largest of the trials' normal scores.
-    best: f64,
+    /// Largest normal score of the trials that keep all bounds; none where none does.
+    best: Option<f64>,
+    /// Half way between the normal scores of trials that keep all bounds and those that do not, of a process on violations.
+    threshold: f64,
     /// Inverse covariance times the scores.
     weights: Vec<f64>,
     variance: f64,
@@ -148,7 +183,7 @@ pub(crate) struct Surrogate {
 
 impl Surrogate {
     /// Kernel and noise of the largest marginal likelihood; the signal's variance is the one that maximises it.
-    fn fit(space: &dyn ChoiceSpace, trials: Vec<(Architecture, Fitness)>, told: usize) -> Self {
+    fn fit(space: &dyn ChoiceSpace, aspect: Aspect, trials: Vec<(Architecture, Fitness)>, told: usize) -> Self {
         let mut features = Features::default();
         let mut rows: [Vec<Vec<f64>>; KERNELS] = Default::default();
         for (arch, _) in &trials {
@@ -159,7 +194,7 @@ impl Surrogate {
             features.push(point);
         }
         let fitness: Vec<Fitness> = trials.into_iter().map(|(_, fitness)| fitness).collect();
-        let y = scores(fitness.iter());
+        let y = aspect.scores(&fitness);
         let mut best: Option<(f64, usize, f64, Factor)> = None;
         for (kernel, rows) in rows.iter().enumerate() {
             for noise in NOISES {
@@ -174,14 +209,27 @@ impl Surrogate {
             }
         }
         let (_, kernel, noise, factor) = best.expect("a kernel with noise on its diagonal is positive definite");
-        let (weights, variance, best) = (Vec::new(), 0.0, 0.0);
-        Self { kernel, noise, features, factor, fitness, fitted: told, told, best, weights, variance }
+        let (weights, variance, best, threshold) = (Vec::new(), 0.0, None, 0.0);
+        Self {
+            aspect,
+            kernel,
+            noise,
+            features,
+            factor,
+            fitness,
+            fitted: told,
+            told,
+            best,
+            threshold,
+            weights,
+            variance,
+        }
     }
 
     /// A process on architectures and their values, larger is better, with its weights.
     pub fn of_values(space: &dyn ChoiceSpace, evaluated: &[(Architecture, f64)]) -> Self {
         let trial = |(arch, value): &(Architecture, f64)| (arch.clone(), Fitness { violation: 0.0, value: *value });
-        let mut process = Self::fit(space, evaluated.iter().map(trial).collect(), evaluated.len());
+        let mut process = Self::fit(space, Aspect::Value, evaluated.iter().map(trial).collect(), evaluated.len());
         process.weigh();
         process
     }
@@ -206,20 +254,41 @@ impl Surrogate {
 
     /// Weights of the trials by their normal scores, which change with every trial.
     fn weigh(&mut self) {
-        let y = scores(self.fitness.iter());
+        let y = self.aspect.scores(&self.fitness);
         self.weights = self.factor.solve(&y);
         self.variance = (dot(&y, &self.weights) / y.len() as f64).max(1e-12);
-        self.best = y.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let of = |keeps: bool| {
+            let trials = self.fitness.iter().zip(&y).filter(move |(fitness, _)| (fitness.violation <= 0.0) == keeps);
+            trials.map(|(_, score)| *score)
+        };
+        self.best = of(true).reduce(f64::max);
+        // Where none keeps the bounds, to be among the best is all that can be hoped for.
+        let (least, most) = (of(true).reduce(f64::min), of(false).reduce(f64::max).unwrap_or(f64::NEG_INFINITY));
+        self.threshold = least.map_or(most, |least| (least + most) / 2.0);
     }
 
-    /// Places in `pool` of the `count` largest expected improvements, the largest first. Of equal ones the first.
-    fn best(&mut self, space: &dyn ChoiceSpace, pool: &[Architecture], count: usize) -> Vec<usize> {
+    /// Probability that an architecture keeps all bounds, of a process on violations.
+    fn chance(&mut self, space: &dyn ChoiceSpace, arch: &Architecture) -> f64 {
+        let point = self.features.of(space, arch);
+        let row = self.features.row(self.kernel, &point);
+        let half = self.factor.forward(&row);
+        let left = (1.0 - dot(&half, &half)).max(1e-9);
+        normal_cdf((dot(&row, &self.weights) - self.threshold) / (self.variance * left).sqrt())
+    }
+
+    /// Places in `pool` of the `count` largest expected improvements, each times the chance that the bounds are kept, the largest
+    /// first. Of equal ones the first. Where no trial keeps the bounds, the chance alone counts.
+    fn best(&mut self, space: &dyn ChoiceSpace, pool: &[Architecture], chances: &[f64], count: usize) -> Vec<usize> {
+        let best = self.best;
+        let gain = |mean, deviation, i: usize| {
+            best.map_or(1.0, |best| expected_improvement(mean, deviation, best)) * chances[i]
+        };
         let bounded = |(i, arch): (usize, &Architecture)| {
             let point = self.features.of(space, arch);
             let row = self.features.row(self.kernel, &point);
             let mean = dot(&row, &self.weights);
             // The deviation is at most the signal's, and the improvement grows with it.
-            (expected_improvement(mean, self.variance.sqrt(), self.best), mean, row, i)
+            (gain(mean, self.variance.sqrt(), i), mean, row, i)
         };
         let mut bounds: Vec<(f64, f64, Vec<f64>, usize)> = pool.iter().enumerate().map(bounded).collect();
         bounds.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -230,7 +299,7 @@ impl Surrogate {
             }
             let half = self.factor.forward(&row);
             let left = (1.0 - dot(&half, &half)).max(1e-9);
-            let improvement = expected_improvement(mean, (self.variance * left).sqrt(), self.best);
+            let improvement = gain(mean, (self.variance * left).sqrt(), i);
             let place = found.partition_point(|(other, j)| *other > improvement || (*other == improvement && *j < i));
             found.insert(place, (improvement, i));
             found.truncate(count);
@@ -475,7 +544,7 @@ mod tests {
         let trial = |arch: &Architecture| (arch.clone(), Fitness { violation: 0.0, value: y(arch) });
         let space = Plain;
         let (first, rest) = archs[..60].split_at(20);
-        let mut grown = Surrogate::fit(&space, first.iter().map(trial).collect(), 20);
+        let mut grown = Surrogate::fit(&space, Aspect::Value, first.iter().map(trial).collect(), 20);
         assert!(rest.iter().all(|arch| grown.push(&space, &trial(arch))));
         grown.weigh();
         let gram = kernels(&space, &archs.iter().collect::<Vec<_>>()).remove(grown.kernel);
@@ -489,12 +558,26 @@ mod tests {
         let improvement = |i: usize| {
             let row = gram.view((0, i), (60, 1)).into_owned();
             let left: f64 = 1.0 - row.dot(&cholesky.solve(&row));
-            expected_improvement(row.dot(&weights), (variance * left.max(1e-9)).sqrt(), grown.best)
+            expected_improvement(row.dot(&weights), (variance * left.max(1e-9)).sqrt(), grown.best.unwrap())
         };
         let mut order: Vec<usize> = (60..80).collect();
         order.sort_by(|a, b| improvement(*b).total_cmp(&improvement(*a)));
         let expected: Vec<usize> = order[..5].iter().map(|i| i - 60).collect();
-        assert_eq!(grown.best(&space, &archs[60..], 5), expected);
+        assert_eq!(grown.best(&space, &archs[60..], &[1.0; 20], 5), expected);
+    }
+
+    #[test]
+    fn a_process_on_violations_knows_which_choice_breaks_a_bound() {
+        let mut rng = nas_datasets::rng::stream(0, "bounds", 0);
+        let archs: Vec<Architecture> =
+            (0..60).map(|_| Architecture::new((0..6).map(|_| rng.random_range(0..4)).collect())).collect();
+        let violation = |arch: &Architecture| f64::from(arch.choices()[0].saturating_sub(1));
+        let trial = |arch: &Architecture| (arch.clone(), Fitness { violation: violation(arch), value: 0.0 });
+        let mut process = Surrogate::fit(&Plain, Aspect::Violation, archs[..40].iter().map(trial).collect(), 40);
+        process.weigh();
+        let right = archs[40..].iter().filter(|arch| (process.chance(&Plain, arch) > 0.5) == (violation(arch) == 0.0));
+        let right = right.count();
+        assert!(right >= 18, "{right} of 20");
     }
 
     #[derive(Debug)]

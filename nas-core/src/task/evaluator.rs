@@ -12,15 +12,17 @@ use serde::{Deserialize, Serialize};
 use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
 use super::held_out::{HeldOut, held_out_part};
 use super::searched::SearchedSpace;
-use super::supervised::{metrics_of, train_on};
+use super::supervised::{metrics_of, new_network, train_on};
 use super::zero_cost::{ZeroCost, ZeroCostConfig};
 use super::{CostFunction, Task};
+use crate::estimator::inheritance::inherit;
 use crate::estimator::predictor::{Predictor, PredictorConfig};
 use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
 use crate::run::cli::Compute;
 use crate::run::config;
-use crate::run::run_dir::{RunDir, last_weights, write_atomic_with};
+use crate::run::run_dir::{RunDir, last_weights, read_classes, write_atomic_with};
+use crate::run::tensor_file::write_tensors_about;
 use crate::search::goals::Goals;
 use crate::search::log as trial_log;
 use crate::search::table::Table;
@@ -28,6 +30,10 @@ use crate::space::Architecture;
 use crate::space::trial::{Budget, Record, Trial, Values};
 use crate::strategy::StrategyConfig;
 use crate::task::commands::train::TrainResult;
+use crate::train::{all_variables, read_tensors};
+
+/// File in a trial's folder with the weights that its parent handed down.
+const INHERITED: &str = "inherited.safetensors";
 
 /// `[evaluator]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +45,10 @@ pub enum EvaluatorConfig {
         /// Part of the train split that trials are scored on.
         #[serde(default)]
         held_out: HeldOut,
+        /// A trial starts from the trained weights of the one before it, of those that have ended, whose architecture differs
+        /// in the fewest choices.
+        #[serde(default, skip_serializing_if = "is_false")]
+        inherit: bool,
     },
     /// Looks the architecture up; the metrics are the table's columns.
     Table {
@@ -64,6 +74,17 @@ pub enum EvaluatorConfig {
     },
     /// Scores of the untrained network.
     ZeroCost(ZeroCostConfig),
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl EvaluatorConfig {
+    /// Whether trials start from each other's weights.
+    pub fn inherits(&self) -> bool {
+        matches!(self, Self::Train { inherit: true, .. })
+    }
 }
 
 /// One file, or a list of them.
@@ -248,7 +269,9 @@ impl<T: Task> Evaluator<T> {
     pub fn open(config: &EvaluatorConfig, searched: &Searched<T>) -> Result<Self> {
         let Searched { seed, space, model, .. } = searched;
         match config {
-            EvaluatorConfig::Train { held_out } => Ok(Self::Train(Box::new(TrainEvaluator::new(*held_out, searched)?))),
+            EvaluatorConfig::Train { held_out, .. } => {
+                Ok(Self::Train(Box::new(TrainEvaluator::new(*held_out, searched)?)))
+            }
             EvaluatorConfig::Table { path, signed, cost } => {
                 let choices = space.choices()?;
                 let parse = |text: &str| {
@@ -439,7 +462,8 @@ fn plain(value: &toml::Value) -> String {
 /// A trial is a training of the architecture's network at the trial's budget, in the trial's folder.
 ///
 /// A killed trial goes on where it was. A trial with a parent of the same architecture goes on from the parent's last
-/// checkpoint, optimizer included; the learning rate follows the schedule of the longer run from there on.
+/// checkpoint, optimizer included; the learning rate follows the schedule of the longer run from there on. One with a parent of
+/// another architecture starts from the parent's weights, as [`inherit`] hands them down.
 pub struct TrainEvaluator<T: Task> {
     searched: Searched<T>,
     setting: Setting<T>,
@@ -470,7 +494,11 @@ impl<T: Task> TrainEvaluator<T> {
             true => experiment::load(&stored, &[])?,
             false => {
                 let experiment = training_at(&self.searched, &self.setting, &trial.arch, &trial.budget)?;
-                with_best(experiment, folder)?
+                let mut experiment = with_best(experiment, folder)?;
+                if let Some(parent) = trial.parent {
+                    hand_down(&parent_run(folder, parent)?, folder, &mut experiment)?;
+                }
+                experiment
             }
         };
         let dir = RunDir::open(&run, &config::to_toml(&experiment), true, trial)?;
@@ -478,8 +506,7 @@ impl<T: Task> TrainEvaluator<T> {
             Some(result) => result,
             None => {
                 if let Some(parent) = trial.parent {
-                    let root = folder.parent().context("a trial's folder lies in the folder of all trials")?;
-                    go_on_from(&trial_folder(root, parent).join("train"), &run, &experiment)?;
+                    go_on_from(&parent_run(folder, parent)?, &run, &experiment)?;
                 }
                 train_on(&dir, experiment, self.sets(&trial.budget)?, compute)?
             }
@@ -551,6 +578,31 @@ fn with_best<T: Task>(mut experiment: TrainExperiment<T>, folder: &Path) -> Resu
         stop.best = values.chain(stop.best).reduce(f64::max);
     }
     Ok(experiment)
+}
+
+/// The training of a trial's parent, which lies beside the trial's own folder.
+fn parent_run(folder: &Path, parent: u64) -> Result<PathBuf> {
+    let root = folder.parent().context("a trial's folder lies in the folder of all trials")?;
+    Ok(trial_folder(root, parent).join("train"))
+}
+
+/// Makes the initial weights of a training those that its parent of another architecture hands down, as a file in `folder`.
+fn hand_down<T: Task>(parent: &Path, folder: &Path, experiment: &mut TrainExperiment<T>) -> Result<()> {
+    let theirs: TrainExperiment<T> = experiment::load(&parent.join("config.toml"), &[])?;
+    if theirs.model == experiment.model {
+        return Ok(());
+    }
+    let weights = last_weights(parent);
+    let trained = read_tensors(&weights).with_context(|| format!("{}: the parent's weights", weights.display()))?;
+    let num_classes = read_classes(parent)?.len();
+    let cpu = Compute { device: tch::Device::Cpu, threads: 1, amp: false };
+    let (vs, _) = new_network::<T>(&experiment.model, num_classes, experiment.seed, cpu)?;
+    let variables = all_variables(&vs);
+    let count = inherit(&variables, &trained, &T::lineage(&experiment.model, &theirs.model));
+    let path = folder.join(INHERITED);
+    write_tensors_about(&path, variables, Some(&serde_json::to_value(count)?))?;
+    (experiment.train.init, experiment.train.init_prefix) = (Some(std::path::absolute(path)?), None);
+    Ok(())
 }
 
 /// Makes the parent's last checkpoint that of `run`, where `run` has none yet and both train the same network.

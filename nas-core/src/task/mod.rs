@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn::VarStore};
 
+use crate::estimator::inheritance::Lineage;
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
 use crate::run::cli::Compute;
 use crate::run::run_dir::RunDir;
@@ -210,6 +211,11 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Says which value of the sections does not fit the network or the classes.
     fn fits(_setting: &Setting<Self>, _net: &Self::Net, _num_classes: usize) -> Result<()> {
         Ok(())
+    }
+
+    /// What the variables of a network are in that of its parent; by default what is called the same is the same.
+    fn lineage(_child: &Self::Model, _parent: &Self::Model) -> Lineage {
+        Lineage::default()
     }
 
     /// Takes over weights of a run or a file; returns the names of variables that keep their initial values.

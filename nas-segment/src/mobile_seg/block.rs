@@ -1,5 +1,6 @@
 //! One block: an [`Operator`] between given channels, as SqueezeNAS and MobileNetV4 define them.
 
+use nas_core::estimator::inheritance::BlockParts;
 use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, relu};
 use tch::Tensor;
 
@@ -207,6 +208,36 @@ impl Block {
             }
         }
     }
+}
+
+/// What weight inheritance knows of a block whose variables begin with `prefix`.
+pub(super) fn block_parts(
+    operator: Operator,
+    block: Place,
+    names: Names,
+    prefix: &str,
+    place: (usize, usize),
+) -> BlockParts {
+    let Operator::Bottleneck(Bottleneck { start, middle, expansion, .. }) = operator else {
+        return BlockParts { place, layers: vec![("skip", prefix.to_string())], silencer: None };
+    };
+    let mut layers: Vec<(&'static str, String)> = start.iter().map(|_| ("start", format!("{prefix}start."))).collect();
+    // As `BlockNames` hands them out.
+    let norm = match names {
+        Names::Torchvision => {
+            let present =
+                expansion.map(|_| "expand").into_iter().chain(middle.map(|_| "middle")).chain(["project", "norm"]);
+            layers.extend(present.enumerate().map(|(i, name)| (name, format!("{prefix}{i}."))));
+            layers.last().expect("a norm").1.clone()
+        }
+        Names::Squeezenas => {
+            let numbered = ["expand", "expand norm", "", "middle", "middle norm", "", "project", "norm"];
+            let named = numbered.into_iter().enumerate().filter(|(_, name)| !name.is_empty());
+            layers.extend(named.map(|(i, name)| (name, format!("{prefix}{i}."))));
+            format!("{prefix}7.")
+        }
+    };
+    BlockParts { place, layers, silencer: block.is_residual().then(|| format!("{norm}weight")) }
 }
 
 /// Hands out the places of a bottleneck's convolutions and norms.

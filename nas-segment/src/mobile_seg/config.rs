@@ -4,10 +4,11 @@
 use std::fmt;
 
 use anyhow::{Result, ensure};
+use nas_core::estimator::inheritance::BlockParts;
 use nas_core::nn::{Activation, BnConfig, VarBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::block::{BlockStyle, Names, Place};
+use super::block::{BlockStyle, Names, Place, block_parts};
 use super::head;
 use super::network::Trunk;
 use super::operator::Operator;
@@ -281,6 +282,20 @@ impl MobileSegConfig {
             }
         }
         blocks
+    }
+
+    /// What weight inheritance knows of the blocks.
+    pub fn parts(&self) -> Vec<BlockParts> {
+        let places = self.stages.iter().enumerate().flat_map(|(s, stage)| (0..stage.blocks.len()).map(move |i| (s, i)));
+        let part = |(i, (block, place)): (usize, (PlacedBlock, (usize, usize)))| {
+            let prefix = match self.names {
+                Names::Torchvision => format!("backbone.features.{}.conv.", i + 1),
+                Names::Squeezenas => format!("encoder.residuals.{i}.op."),
+            };
+            let is_identity = block.operator == Operator::Skip && block.place.is_residual();
+            (!is_identity).then(|| block_parts(block.operator, block.place, self.names, &prefix, place))
+        };
+        self.blocks().into_iter().zip(places).enumerate().filter_map(part).collect()
     }
 
     /// Input pixels per pixel of the last map along one side.

@@ -1,5 +1,7 @@
+use std::collections::HashMap;
 use std::path::Path;
 
+use nas_core::estimator::inheritance::{Lineage, inherit};
 use nas_core::nn::{Activation, BnConfig, Cost, Mode, Shape, VarBuilder};
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use serde_json::Value;
@@ -293,4 +295,49 @@ fn config_mistakes_are_named() {
     let head = HeadConfig::SeparableAspp { rates: [1, 0, 2], channels: 8, decoder: Vec::new() };
     let error = MobileSegConfig { head, ..preset("mobile_seg_hand_a") }.validate().unwrap_err().to_string();
     assert!(error.contains("rates"), "{error}");
+}
+
+#[test]
+fn a_child_that_grew_computes_what_its_parent_does() {
+    tch::manual_seed(4);
+    let randomised = |config: &MobileSegConfig| {
+        let (mut vs, net) = built(config, 5);
+        vs.double();
+        tch::no_grad(|| {
+            let is_norm = |(name, variable): &(String, Tensor)| variable.dim() == 1 && !name.starts_with("head.logits");
+            for (_, variable) in all_variables(&vs).into_iter().filter(is_norm) {
+                variable.shallow_clone().copy_(&(variable.rand_like() + 0.5));
+            }
+        });
+        (vs, net)
+    };
+    let xs = Tensor::randn([2, 3, 64, 96], (Kind::Double, Device::Cpu));
+    let forward = |net: &SegNet| tch::no_grad(|| net.forward(&xs, Mode::EVAL));
+    let difference = |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
+    let parent = preset("mobile_seg_hand_c");
+    let (parent_vs, parent_net) = randomised(&parent);
+    let theirs: HashMap<String, Tensor> = all_variables(&parent_vs).into_iter().collect();
+    let children: [(&str, fn(&mut MobileSegConfig)); 4] = [
+        ("an expansion", |config| config.stages[1].blocks[1] = Operator::inverted(5, 6)),
+        ("a kernel", |config| config.stages[3].blocks[0] = Operator::inverted(7, 6)),
+        ("a block", |config| config.stages[1].blocks.push(Operator::inverted(3, 3))),
+        ("the last stage's width", |config| config.stages[3].channels = 80),
+    ];
+    for (what, grow) in children {
+        let mut child = parent.clone();
+        grow(&mut child);
+        let (vs, net) = randomised(&child);
+        let lineage = Lineage::of_blocks(&child.parts(), &parent.parts());
+        let variables = all_variables(&vs);
+        // As a network begins, whose norms' shifts are 0.
+        let branches: Vec<String> = lineage.silent.iter().map(|name| name.replace("weight", "bias")).collect();
+        let is_branch = |(name, _): &&(String, Tensor)| branches.contains(name);
+        tch::no_grad(|| {
+            variables.iter().filter(is_branch).for_each(|(_, tensor)| drop(tensor.shallow_clone().zero_()))
+        });
+        let count = inherit(&variables, &theirs, &lineage);
+        assert!(count.whole > 100, "{what}: {count:?}");
+        let error = difference(&forward(&net), &forward(&parent_net));
+        assert!(error < 1e-10, "{what}: off by {error}");
+    }
 }

@@ -267,6 +267,9 @@ impl<T: Task> Job<'_, T> {
             let parse = |text: &str| experiment.space.parse(text);
             searcher = searcher.starting_from(&experiment.start.open_once(&dir.path(START), &space, &goals, parse)?);
         }
+        if experiment.evaluator.inherits() && part != SearchPart::Honesty {
+            searcher = searcher.inheriting();
+        }
         let label = if part == SearchPart::Search { name } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
         let on_end = |record: &Record| progress.trial(record);
