@@ -221,6 +221,16 @@ impl Task for Classification {
         set.name(index).to_string()
     }
 
+    fn image_path(set: &Set, index: usize) -> Option<&Path> {
+        set.image_path(index)
+    }
+
+    fn samples_of_classes(set: &Set) -> Vec<usize> {
+        let mut counts = vec![0; set.classes().len()];
+        (0..set.len()).for_each(|i| counts[set.label(i)] += 1);
+        counts
+    }
+
     fn subset(set: &Set, indices: Vec<usize>) -> Set {
         Arc::new(Subset::new(set.clone(), indices))
     }

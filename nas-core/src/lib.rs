@@ -13,5 +13,4 @@ pub mod space;
 pub mod stats;
 pub mod strategy;
 pub mod task;
-mod torch;
 pub mod train;

@@ -240,6 +240,10 @@ impl Task for Segmentation {
         set.name(index).to_string()
     }
 
+    fn image_path(set: &Set, index: usize) -> Option<&Path> {
+        set.image_path(index)
+    }
+
     fn subset(set: &Set, indices: Vec<usize>) -> Set {
         Arc::new(Subset::new(set.clone(), indices))
     }

@@ -14,6 +14,7 @@ mod precision;
 pub mod probe;
 mod random;
 mod shared;
+pub(crate) mod torch;
 mod var_builder;
 
 pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
@@ -31,8 +32,6 @@ pub use var_builder::{Init, Notes, VarBuilder};
 use std::fmt;
 
 use tch::Tensor;
-
-use crate::torch;
 
 /// How a forward pass runs.
 #[derive(Clone, Copy, Debug)]

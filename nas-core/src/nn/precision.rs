@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::torch::AutocastGuard;
+use crate::nn::torch::AutocastGuard;
 
 static BFLOAT16: AtomicBool = AtomicBool::new(false);
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use super::{Named, Optimizer, decays, like};
-use crate::torch::{AdamStep, adam_step};
+use crate::nn::torch::{AdamStep, adam_step};
 
 /// Constants of [`Adam`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

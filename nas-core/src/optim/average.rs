@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::Named;
-use crate::torch;
+use crate::nn::torch;
 
 /// `average <- decay * average + (1 - decay) * variable` for each pair of two lists of equal order: two calls for all.
 pub fn move_averages(averages: &[Named], variables: &[Named], decay: f64) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
-use crate::torch;
+use crate::nn::torch;
 
 /// Multiplies the loss so that small half-precision gradients do not vanish; backs off when they overflow. Its numbers live on
 /// the device: no step waits for them.

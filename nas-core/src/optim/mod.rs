@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
-use crate::torch;
+use crate::nn::torch;
 
 /// A tensor with the name it is saved under.
 pub type Named = (String, Tensor);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Named, Optimizer, decays, like};
-use crate::torch::{SgdStep, sgd_step};
+use crate::nn::torch::{SgdStep, sgd_step};
 
 /// Constants of [`Sgd`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tch::{Cuda, Device};
 
 use crate::nn::choose_bfloat16;
-use crate::torch;
+use crate::nn::torch;
 
 /// A device as the user names it: `auto`, `cpu`, `cuda` or `cuda:1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

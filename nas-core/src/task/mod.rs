@@ -152,6 +152,14 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Name of a sample.
     fn sample_name(set: &Self::Set, index: usize) -> String;
 
+    /// The image file of a sample, where it has one of its own.
+    fn image_path(set: &Self::Set, index: usize) -> Option<&Path>;
+
+    /// Samples of each class, where a sample is of one.
+    fn samples_of_classes(_set: &Self::Set) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// Names of the classes, by index.
     fn classes(set: &Self::Set) -> Vec<String>;
 

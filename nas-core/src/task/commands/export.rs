@@ -18,6 +18,9 @@ use crate::task::supervised::trained_network;
 
 /// Write a trained network as ONNX, TorchScript, PyTorch source or safetensors
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  PROGRAM export --run runs/derived --out derived.onnx
+  python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
 pub struct ExportArgs {
     /// Run folder of a training
     #[arg(long, value_name = "DIR", required_unless_present = "model")]

@@ -11,12 +11,12 @@ use nas_datasets::rng::stream;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
+use crate::nn::torch;
 use crate::nn::{VarBuilder, build_on};
 use crate::optim::{GradScaler, Named, named_parameters};
 use crate::run::cli::{Compute, Format, print};
 use crate::run::device::{DeviceChoice, describe, peak_memory_bytes};
 use crate::space::{Mixture, WeightSharing};
-use crate::torch;
 use crate::train::scalar;
 
 /// Prove the GPU path: losses, gradients and outputs on a card are the CPU's

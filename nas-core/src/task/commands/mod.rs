@@ -2,8 +2,10 @@
 
 pub mod analyse;
 pub mod bench;
+pub mod common;
 pub mod compare;
 pub mod cost;
+pub mod data;
 pub mod export;
 pub mod gpu_check;
 pub mod import;

@@ -1,0 +1,62 @@
+//! The commands that are the same in the programs of all tasks.
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use super::analyse::{self, AnalyseArgs, Spaces};
+use super::bench::{self, BenchArgs};
+use super::compare::{self, CompareArgs};
+use super::import::{self, ImportArgs};
+use super::init::{self, InitArgs};
+use super::report::{self, ReportArgs};
+use super::search::{self, SearchArgs};
+use super::strategies::{self, StrategiesArgs};
+use super::train::{self, TrainArgs};
+use super::trial::{self, TrialArgs};
+use crate::task::Task;
+
+/// See the module.
+#[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "the arguments of a command say what it does")]
+pub enum Common {
+    Search(SearchArgs),
+    #[command(hide = true)]
+    Trial(TrialArgs),
+    Train(TrainArgs),
+    Compare(CompareArgs),
+    #[command(after_help = "Example:\n  PROGRAM report runs/derived")]
+    Report(ReportArgs),
+    #[command(after_help = "Example:\n  PROGRAM init --data photos --out experiments")]
+    Init(InitArgs),
+    Import(ImportArgs),
+    Analyse(AnalyseArgs),
+    Bench(BenchArgs),
+    Strategies(StrategiesArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Common {
+    /// Runs the command. `program` is what completions are for, `spaces` what tables without a space are read by.
+    pub fn run<T: Task>(&self, program: fn() -> clap::Command, spaces: &dyn Spaces) -> Result<()> {
+        match self {
+            Self::Search(args) => search::run::<T>(args),
+            Self::Trial(args) => trial::run::<T>(args),
+            Self::Train(args) => train::run::<T>(args),
+            Self::Compare(args) => compare::run::<T>(args),
+            Self::Report(args) => report::run::<T>(args),
+            Self::Init(args) => init::run::<T>(args),
+            Self::Import(args) => import::run(args),
+            Self::Analyse(args) => analyse::run(args, spaces),
+            Self::Bench(args) => bench::run::<T>(args),
+            Self::Strategies(args) => strategies::run(args),
+            Self::Completions { shell } => {
+                clap_complete::generate(*shell, &mut program(), T::PROGRAM, &mut std::io::stdout());
+                Ok(())
+            }
+        }
+    }
+}
