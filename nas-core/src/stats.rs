@@ -1,6 +1,6 @@
 //! Rank correlations, tests of two-by-two tables, and the few pieces of the normal distribution that searches need.
 
-use statrs::distribution::{Continuous, ContinuousCDF, Normal};
+use statrs::distribution::{Continuous, ContinuousCDF, Normal, StudentsT};
 
 /// Mean and sample deviation; the deviation of one value is 0.
 pub fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
@@ -19,6 +19,17 @@ pub fn median(values: &[f64]) -> f64 {
         (n, middle) if n % 2 == 1 => sorted[middle],
         (_, middle) => (sorted[middle - 1] + sorted[middle]) / 2.0,
     }
+}
+
+/// Student's paired test of numbers that belong together, at least two pairs: the mean difference, its t, and the probability of a
+/// larger |t| where the true difference is 0. Equal differences give an infinite t.
+pub fn paired_t_test(a: &[f64], b: &[f64]) -> (f64, f64, f64) {
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let (mean, deviation) = mean_and_deviation(&differences);
+    let n = differences.len() as f64;
+    let t = mean / (deviation / n.sqrt());
+    let student = StudentsT::new(0.0, 1.0, (n - 1.0).max(1.0)).expect("a positive number of degrees of freedom");
+    (mean, t, 2.0 * student.cdf(-t.abs()))
 }
 
 /// Kendall's tau-b of two equally long lists; NaN where one of them is constant.
@@ -143,6 +154,15 @@ pub fn expected_improvement(mean: f64, deviation: f64, best: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_paired_test_has_the_closed_form_of_two_degrees_of_freedom() {
+        let (mean, t, p) = paired_t_test(&[0.58, 0.60, 0.57], &[0.53, 0.56, 0.55]);
+        // Differences 0.05, 0.04, 0.02: their deviation is sqrt(0.0007 / 3).
+        let expected = (0.11 / 3.0) / ((0.0007_f64 / 3.0).sqrt() / 3f64.sqrt());
+        assert!((mean - 0.11 / 3.0).abs() < 1e-12 && (t - expected).abs() < 1e-9, "{t}");
+        assert!((p - (1.0 - t / (2.0 + t * t).sqrt())).abs() < 1e-9, "{p}");
+    }
 
     const FISHER: [([u64; 4], f64); 7] = [
         ([3, 1, 1, 3], 0.48571428571428565),

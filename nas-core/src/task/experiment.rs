@@ -293,6 +293,9 @@ pub struct NamedModel<M> {
     /// As `train.init`, for this model alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// It is one of the random networks that the others are compared with.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub random: bool,
 }
 
 impl<T: Task> CompareExperiment<T> {

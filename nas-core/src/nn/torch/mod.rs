@@ -37,6 +37,7 @@ unsafe extern "C" {
         eps: f64,
         overflow: *const C_tensor,
     ) -> *mut c_char;
+    fn nas_torch_version() -> *const c_char;
     fn nas_scale(tensors: List, len: usize, factor: *const C_tensor) -> *mut c_char;
     fn nas_average(averages: List, values: List, len: usize, decay: f64) -> *mut c_char;
     fn nas_norms(tensors: List, len: usize, norms: *const C_tensor) -> *mut c_char;
@@ -64,6 +65,12 @@ fn check(message: *mut c_char) -> Result<()> {
 
 fn expect(message: *mut c_char) {
     check(message).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Version of the libtorch that this program was built with.
+pub fn version() -> &'static str {
+    // SAFETY: a literal of the shim, which lives as long as the program.
+    unsafe { CStr::from_ptr(nas_torch_version()) }.to_str().unwrap_or("unknown")
 }
 
 /// Tensors as the shim takes them; it never frees one.

@@ -14,6 +14,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/stack.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <torch/headeronly/version.h>
 
 #include <cstring>
 #include <exception>
@@ -67,6 +68,8 @@ std::vector<at::Tensor> laid_out(const std::vector<at::Tensor>& grads, const std
 }  // namespace
 
 extern "C" {
+
+const char* nas_torch_version() { return TORCH_VERSION; }
 
 char* nas_sgd_step(const Handle* parameters, const Handle* grads, const Handle* velocities, size_t len, double lr,
                    double momentum, double weight_decay, bool nesterov, Handle overflow) {

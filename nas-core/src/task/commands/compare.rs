@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -12,13 +13,14 @@ use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
-use crate::nn::{Cost, channels_last};
+use crate::nn::{self, Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
+use crate::run::plot::{self, Mark, Series};
 use crate::run::run_dir::{
-    RunDir, last_weights, pretty, read_result, require_distinct_seeds, require_names, write_atomic,
+    RunDir, last_weights, pretty, read_json, read_result, require_distinct_seeds, require_names, write_atomic,
 };
-use crate::stats::mean_and_deviation;
+use crate::stats::{mean_and_deviation, paired_t_test};
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};
 use crate::task::experiment::{self, CompareExperiment, Experiment, NamedModel};
@@ -48,6 +50,12 @@ pub struct Comparison {
     pub rows: Vec<Row>,
     /// What the numbers hold for.
     pub footnote: String,
+    /// The models beside the mean of the random ones, where there are some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside_random: Vec<BesideRandom>,
+    /// With what the numbers were made, and at which cost.
+    #[serde(default)]
+    pub made_with: String,
     /// The run folder.
     pub run: String,
 }
@@ -68,7 +76,84 @@ pub struct Row {
     pub scores: BTreeMap<String, Vec<f64>>,
 }
 
+/// A model beside the random networks of a comparison, by the main metric.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BesideRandom {
+    /// The model.
+    pub name: String,
+    /// Random networks.
+    pub networks: usize,
+    /// Their mean and deviation, each network's mean over the seeds; fractions.
+    pub random: (f64, f64),
+    /// 100 (m - r) / r of the means.
+    pub relative_improvement: f64,
+    /// t and p of Student's paired test over the seeds, against the mean of the random networks of each seed; none of one seed.
+    pub paired_test: Option<(f64, f64)>,
+}
+
+impl fmt::Display for BesideRandom {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { name, networks, random: (mean, deviation), relative_improvement, paired_test } = self;
+        write!(f, "{name}: {relative_improvement:+.1} % relative to {networks} random networks")?;
+        write!(f, " ({:.2} ± {:.2})", 100.0 * mean, 100.0 * deviation)?;
+        match paired_test {
+            Some((t, p)) => write!(f, ", paired over the seeds t = {t:.2}, p = {p:.3}"),
+            None => write!(f, ", one seed"),
+        }
+    }
+}
+
+/// The models that are not random beside those that are; none where none is.
+fn beside_random(rows: &[Row], random: &[bool], metric: &str) -> Vec<BesideRandom> {
+    let drawn: Vec<&Vec<f64>> =
+        rows.iter().zip(random).filter(|(_, is)| **is).map(|(row, _)| &row.scores[metric]).collect();
+    if drawn.is_empty() {
+        return Vec::new();
+    }
+    let means: Vec<f64> = drawn.iter().map(|scores| mean_and_deviation(scores).0).collect();
+    let random_of_all = mean_and_deviation(&means);
+    let of_seed = |seed: usize| drawn.iter().map(|scores| scores[seed]).sum::<f64>() / drawn.len() as f64;
+    let by_seed: Vec<f64> = (0..drawn[0].len()).map(of_seed).collect();
+    let beside = |row: &Row| {
+        let scores = &row.scores[metric];
+        let improvement = mean_and_deviation(scores).0 / random_of_all.0 - 1.0;
+        let test = (scores.len() > 1).then(|| paired_t_test(scores, &by_seed));
+        BesideRandom {
+            name: row.name.clone(),
+            networks: drawn.len(),
+            random: random_of_all,
+            relative_improvement: 100.0 * improvement,
+            paired_test: test.map(|(_, t, p)| (t, p)),
+        }
+    };
+    rows.iter().zip(random).filter(|(_, is)| !**is).map(|(row, _)| beside(row)).collect()
+}
+
+/// Commit, device, threads, seeds and the hours of all trainings, as a report ends with them.
+fn made_with(dir: &RunDir, seeds: &[u64], rows: &[Row]) -> Result<String> {
+    let meta: Value = read_json(&dir.path("meta.json"))?;
+    let text = |key: &str| meta[key].as_str().unwrap_or("unknown").to_string();
+    let hours = rows.iter().map(|row| row.train_secs * seeds.len() as f64).sum::<f64>() / 3600.0;
+    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    Ok(format!(
+        "version {}, commit {}, libtorch {}, {}, {} threads; seeds {}; {hours:.2} hours of trainings",
+        text("version"),
+        text("commit"),
+        nn::torch::version(),
+        text("device"),
+        meta["threads"],
+        seeds.join(", "),
+    ))
+}
+
 impl Comparison {
+    /// What a page that shows the table ends with.
+    fn footer(&self) -> String {
+        let lines = std::iter::once(self.footnote.clone());
+        let lines = lines.chain(self.beside_random.iter().map(ToString::to_string)).chain([self.made_with.clone()]);
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
     /// The table, for people or as Markdown.
     pub fn table(&self, markdown: bool) -> String {
         let unit = MacsUnit::of(self.rows.iter().map(|row| row.cost.macs));
@@ -100,7 +185,7 @@ impl Row {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        write!(f, "{}\n{}; everything is in {}", self.table(false), self.footnote, self.run)
+        write!(f, "{}\n{}\neverything is in {}", self.table(false), self.footer(), self.run)
     }
 }
 
@@ -154,19 +239,36 @@ fn compare<T: Task>(
         let speed = images_per_sec(|| tch::no_grad(|| T::run_once(pass, &image)));
         row(dir, &model.name, seeds, T::METRICS, T::cost(net, input)?, speed)
     });
+    let rows = rows.collect::<Result<Vec<_>>>()?;
+    let random: Vec<bool> = models.iter().map(|model| model.random).collect();
+    draw_front(&dir.path("front.svg"), &rows, T::METRICS[0])?;
     let comparison = Comparison {
+        beside_random: beside_random(&rows, &random, main),
+        made_with: made_with(dir, seeds, &rows)?,
         metrics: T::METRICS.iter().map(|(key, name)| (key.to_string(), name.to_string())).collect(),
-        rows: rows.collect::<Result<_>>()?,
+        rows,
         footnote: format!("multiply-adds and images/s (batch 1{}) at {}x{}", T::SPEED_INCLUDES, input.h, input.w),
         run: dir.root().display().to_string(),
     };
     let nets: Vec<Pass<T>> = trained.iter().map(|(_, net)| Pass { net, mixture: None, compute }).collect();
     T::draw(dir, &nets, &setting, &val, *pictures)?;
     write_atomic(&dir.path("table.txt"), format!("{comparison}\n").as_bytes())?;
-    write_atomic(&dir.path("table.md"), (comparison.table(true) + "\n").as_bytes())?;
+    let page = format!("{}\n{}\n", comparison.table(true), comparison.footer().replace('\n', "  \n"));
+    write_atomic(&dir.path("table.md"), page.as_bytes())?;
     write_atomic(&dir.path("table.json"), pretty(&comparison).as_bytes())?;
     dir.finish(&comparison)?;
     Ok(comparison)
+}
+
+/// The main metric over multiply-adds, every model's mean and its seeds.
+fn draw_front(path: &Path, rows: &[Row], (key, name): (&str, &str)) -> Result<()> {
+    let points = |row: &Row| {
+        let macs = row.cost.macs as f64 / 1e6;
+        row.scores[key].iter().map(|score| (macs, 100.0 * score)).collect()
+    };
+    let series: Vec<Series> = rows.iter().map(|row| Series { name: row.name.clone(), points: points(row) }).collect();
+    let marked: Vec<(Mark, &Series)> = series.iter().map(|series| (Mark::Dots, series)).collect();
+    plot::chart(path, &format!("{name} over multiply-adds"), "million multiply-adds", &format!("{name} %"), &marked)
 }
 
 fn run_name(model: &str, seed: u64) -> String {
@@ -219,6 +321,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_model_stands_beside_the_mean_of_the_random_networks() {
+        let row = |name: &str, scores: [f64; 2]| Row {
+            name: name.into(),
+            cost: Cost { params: 1, macs: 1 },
+            images_per_sec: 1.0,
+            train_secs: 1.0,
+            scores: BTreeMap::from([("miou".to_string(), scores.to_vec())]),
+        };
+        let rows = [row("found", [0.55, 0.56]), row("a", [0.48, 0.50]), row("b", [0.50, 0.54])];
+        let [found] = &beside_random(&rows, &[false, true, true], "miou")[..] else { panic!() };
+        // Means 0.49 and 0.52, their mean 0.505; by seed 0.49 and 0.52, differences 0.06 and 0.04.
+        assert!((found.relative_improvement - 100.0 * (0.555 / 0.505 - 1.0)).abs() < 1e-9);
+        assert!((found.random.1 - 0.03 / 2f64.sqrt()).abs() < 1e-12 && found.networks == 2);
+        assert!((found.paired_test.unwrap().0 - 5.0).abs() < 1e-9);
+        assert!(beside_random(&rows, &[false; 3], "miou").is_empty());
+    }
+
+    #[test]
     fn a_row_shows_mean_and_sample_deviation() {
         let cost = Cost { params: 600_000, macs: 1_500_000_000 };
         let scores = BTreeMap::from([("miou".to_string(), vec![0.5, 0.6, 0.7])]);
@@ -227,6 +347,8 @@ mod tests {
             metrics: vec![("miou".into(), "mIOU".into())],
             rows: vec![row],
             footnote: "at 360x480".into(),
+            beside_random: Vec::new(),
+            made_with: String::new(),
             run: "runs/x".into(),
         };
         let table = comparison.table(true);
