@@ -14,7 +14,8 @@ pub struct RandomConfig {}
 
 impl StrategyDef for RandomConfig {
     fn info(&self) -> StrategyInfo {
-        StrategyInfo::new("random", "Li and Talwalkar 2019, arXiv 1902.07638")
+        // It looks at none of them.
+        StrategyInfo { multi_objective: true, ..StrategyInfo::new("random", "Li and Talwalkar 2019, arXiv 1902.07638") }
     }
 
     fn build(&self, _: &dyn ChoiceSpace, _: &mut ChaCha8Rng) -> Box<dyn SearchStrategy> {
