@@ -184,6 +184,11 @@ impl Task for Detection {
         Ok(data.open(split)?)
     }
 
+    /// Whose ids are the same too: a file of another numbering would be scored as if nothing were found.
+    fn open_both(data: &DetDataConfig) -> Result<[Set; 2]> {
+        Ok(data.open_both()?)
+    }
+
     fn len(set: &Set) -> usize {
         set.len()
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use image::GrayImage;
 use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
@@ -18,7 +18,7 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
-    Batch, DataConfig, EvalTransform, LoaderConfig, Problem, SegDataset, Size, Split, Subset, TrainLoader,
+    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, Problem, SegDataset, Size, Split, Subset, TrainLoader,
     TrainTransform, check, eval_samples,
 };
 use serde::{Deserialize, Serialize};
@@ -250,6 +250,25 @@ impl Task for Segmentation {
 
     fn problems(set: &Set) -> Vec<Problem> {
         check(&**set)
+    }
+
+    /// Masks of 0 and 255 are read as one class and pixels without one: every network is then right everywhere.
+    fn require_trainable(set: &Set) -> Result<()> {
+        let mut ignored = None;
+        for i in 0..set.len() {
+            let Some(label) = set.load(i)?.label else { continue };
+            if label.iter().any(|value| (1..IGNORE).contains(value)) {
+                return Ok(());
+            }
+            ignored = ignored.or(label.contains(&IGNORE).then_some(i));
+        }
+        let Some(i) = ignored.filter(|_| set.len() > 0) else { return Ok(()) };
+        bail!(
+            "every pixel of its labels is of class {:?} (0) or of none ({IGNORE}), in {} too; expected pixels of two classes: \
+             masks of 0 and 255 are to hold 0 and 1",
+            Self::classes(set)[0],
+            set.name(i)
+        )
     }
 
     fn warnings(set: &Set) -> Vec<String> {

@@ -85,3 +85,42 @@ fn boxes() {
     fs::write(data.join("ImageSets/Main/val.txt"), list(8..12)).unwrap();
     go_through(DETECT, "nas-detect", temp.path(), "voc: 8 training and 4", &["searched", "shufflenet"]);
 }
+
+/// Every network would be right everywhere.
+#[test]
+fn masks_of_0_and_255_are_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = temp.path().join("data");
+    for split in ["train", "val"] {
+        for folder in ["images", "masks"] {
+            fs::create_dir_all(data.join(folder).join(split)).unwrap();
+        }
+        for i in 0..3u32 {
+            picture(i, (32, 24)).save(data.join(format!("images/{split}/{i}.png"))).unwrap();
+            let mask = |high: u8| image::GrayImage::from_fn(32, 24, |x, _| image::Luma([if x > 9 { high } else { 0 }]));
+            mask(255).save(data.join(format!("masks/{split}/{i}.png"))).unwrap();
+            mask(1).save(temp.path().join(format!("{i}.png"))).unwrap();
+        }
+    }
+    fs::write(data.join("classes.txt"), "back\nthing\nrest\n").unwrap();
+    let check = "nas-segment data check --set data.kind=folder --set data.root=data";
+    let refused = |line: &str| {
+        let output = SEGMENT.shell(temp.path(), line);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1), "{stderr}");
+        assert!(
+            stderr.contains("of class \"back\" (0) or of none (255)") && stderr.contains("are to hold 0 and 1"),
+            "{stderr}"
+        );
+    };
+    refused(check);
+    fs::write(temp.path().join("train.toml"), "kind = 'train'\nmodel = { preset = 'mobile_seg_hand_a' }\n").unwrap();
+    refused("nas-segment train --config train.toml --out run --set data.kind=folder --set data.root=data");
+    assert!(!temp.path().join("run").join("metrics.jsonl").exists());
+    for split in ["train", "val"] {
+        (0..3).for_each(|i| {
+            fs::copy(temp.path().join(format!("{i}.png")), data.join(format!("masks/{split}/{i}.png"))).unwrap();
+        });
+    }
+    assert!(succeeds(SEGMENT, temp.path(), check).contains("warning: no training sample has rest"));
+}

@@ -111,6 +111,9 @@ impl<T: Task> Setting<T> {
         let set = T::open(&self.data, split)?;
         require_sound(&T::problems(&set), T::len(&set), split.as_str(), T::PROGRAM)?;
         T::warnings(&set).iter().for_each(|warning| warn(format!("{split}: {warning}")));
+        if split == Split::Train {
+            T::require_trainable(&set).context("the train split")?;
+        }
         Ok(set)
     }
 }

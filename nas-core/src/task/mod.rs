@@ -28,7 +28,7 @@ use crate::space::trial::Values;
 use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
 use crate::task::commands::init::{Facts, Survey};
 use experiment::{OneShotExperiment, Recipe, Setting};
-use supervised::cost_of;
+use supervised::{cost_of, require_equal_classes};
 
 /// A section of an experiment file: plain data.
 pub trait Section: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {}
@@ -146,6 +146,13 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// A split of the data.
     fn open(data: &Self::Data, split: Split) -> Result<Self::Set>;
 
+    /// The splits for training and validation, whose classes are the same.
+    fn open_both(data: &Self::Data) -> Result<[Self::Set; 2]> {
+        let sets = [Self::open(data, Split::Train)?, Self::open(data, Split::Val)?];
+        require_equal_classes(&Self::classes(&sets[0]), &Self::classes(&sets[1]))?;
+        Ok(sets)
+    }
+
     /// Samples of a set.
     fn len(set: &Self::Set) -> usize;
 
@@ -168,6 +175,11 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 
     /// Every broken sample of a set.
     fn problems(set: &Self::Set) -> Vec<Problem>;
+
+    /// Says why nothing can be learned from a train split whose samples are sound.
+    fn require_trainable(_set: &Self::Set) -> Result<()> {
+        Ok(())
+    }
 
     /// Momentum of the norms of `model` that settle last, where the task knows it.
     fn slowest_momentum(_model: &Self::Model) -> Option<f64> {

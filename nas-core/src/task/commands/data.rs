@@ -3,14 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nas_datasets::{Split, shared_images};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 
 use crate::run::cli::{Format, print};
 use crate::run::{config, words};
-use crate::task::supervised::require_equal_classes;
 use crate::task::{Task, experiment};
 
 /// Read every sample of a data set, list the broken ones and count what was left out
@@ -78,8 +78,7 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
             config::section(table, "data", "--set")?
         }
     };
-    let (train, val) = (T::open(&data, Split::Train)?, T::open(&data, Split::Val)?);
-    require_equal_classes(&T::classes(&train), &T::classes(&val))?;
+    let [train, val] = T::open_both(&data)?;
     let splits = [(Split::Train, &train), (Split::Val, &val)].map(|(split, set)| SplitReport {
         split: split.to_string(),
         samples: T::len(set),
@@ -87,15 +86,33 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
         problems: T::problems(set).iter().map(ToString::to_string).collect(),
         warnings: T::warnings(set),
     });
+    let unlearnable = T::require_trainable(&train).context("the train split");
     let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
     let shared = shared_images(paths::<T>(&train), paths::<T>(&val));
-    let report =
-        CheckReport { classes: T::classes(&train), splits: splits.into(), warnings: shared.into_iter().collect() };
+    // What is broken cannot be counted.
+    let missing = if broken == 0 { missing::<T>(&train)? } else { None };
+    let warnings = shared.into_iter().chain(missing).collect();
+    let report = CheckReport { classes: T::classes(&train), splits: splits.into(), warnings };
     print(&report, args.format)?;
     if broken > 0 {
         bail!("{broken} samples are broken");
     }
-    Ok(())
+    unlearnable
+}
+
+/// What is said of the classes that no training sample has.
+fn missing<T: Task>(train: &T::Set) -> Result<Option<String>> {
+    let surveys = (0..T::len(train)).into_par_iter().map(|i| T::survey(train, i).map(|survey| survey.counts));
+    let add = |mut a: Vec<u64>, b: Vec<u64>| {
+        a.resize(a.len().max(b.len()), 0);
+        a.iter_mut().zip(b).for_each(|(sum, count)| *sum += count);
+        a
+    };
+    let counts = surveys.try_reduce(Vec::new, |a, b| Ok(add(a, b)))?;
+    let classes = T::classes(train);
+    let is_missing = |(i, _): &(usize, &String)| counts.get(*i).is_none_or(|count| *count == 0);
+    let missing: Vec<_> = classes.iter().enumerate().filter(is_missing).map(|(_, name)| words::name(name)).collect();
+    Ok((!missing.is_empty()).then(|| format!("no training sample has {}", missing.join(", "))))
 }
 
 fn paths<T: Task>(set: &T::Set) -> impl Iterator<Item = Option<&Path>> {
