@@ -14,7 +14,6 @@ pub mod loader;
 pub mod rng;
 pub mod seg;
 
-mod assembly;
 mod axis;
 mod cache;
 mod canvas;

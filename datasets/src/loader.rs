@@ -3,17 +3,18 @@
 //! What a batch holds is a function of (seed, purpose, epoch, batch number) alone. Threads, prefetch and cache change
 //! how fast it comes; an epoch that is resumed in the middle continues with the same bits.
 
+mod assembly;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
 use rayon::ThreadPool;
 
-use crate::assembly::Assembly;
 use crate::error::DataError;
 use crate::prefetch::{Prefetch, guard, pool};
 use crate::rng::{self, ChaCha8Rng};
-use crate::seg::loader::Pairs;
+use assembly::Assembly;
 
 /// How samples are read. Only `batch_size` changes what is computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Shuffled, augmented batches of a data set or a part of it.
-pub struct TrainLoader<S: Source = Pairs> {
+pub struct TrainLoader<S: Source> {
     source: Arc<S>,
     indices: Vec<usize>,
     config: LoaderConfig,

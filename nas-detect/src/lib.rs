@@ -6,15 +6,12 @@ pub mod commands;
 pub mod cost;
 pub mod detnas;
 pub mod eval;
-pub mod evaluation;
 pub mod head;
 pub mod layers;
 pub mod model;
 pub mod neck;
 pub mod nms;
 pub mod picture;
-pub mod pretraining;
-pub mod space;
 mod starters;
 pub mod task;
 

@@ -4,7 +4,7 @@ use font8x8::legacy::BASIC_LEGACY;
 use image::{Rgb, RgbImage, imageops};
 use nas_datasets::det::DetClasses;
 
-use crate::evaluation::Found;
+use crate::task::evaluation::Found;
 
 /// A box to draw, in pixels of the image.
 #[derive(Clone, Debug, PartialEq)]

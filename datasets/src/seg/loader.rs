@@ -34,7 +34,7 @@ pub struct Pairs {
     transform: TrainTransform,
 }
 
-impl TrainLoader {
+impl TrainLoader<Pairs> {
     /// A loader of the samples `indices` (all if `None`). Two loaders of one run differ in their `purpose`.
     ///
     /// # Errors

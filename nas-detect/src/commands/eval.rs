@@ -13,7 +13,7 @@ use nas_datasets::Split;
 
 use crate::eval::files::{self, EvalFiles};
 use crate::eval::report::{CocoReport, VocReport};
-use crate::evaluation::{Reading, evaluate, results};
+use crate::task::evaluation::{Reading, evaluate, results};
 use crate::task::{Detection, Net, reading};
 
 /// Score a trained network, or anybody's detections, by the rules of COCO or Pascal VOC

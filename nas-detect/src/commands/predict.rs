@@ -15,8 +15,8 @@ use nas_datasets::det::unlabelled;
 use serde::Serialize;
 
 use super::eval::{Trained, open};
-use crate::evaluation::{evaluate, results};
 use crate::picture::{draw, marked};
+use crate::task::evaluation::{evaluate, results};
 
 /// Write pictures with boxes, and results.json that pycocotools reads
 #[derive(Clone, Debug, Args)]

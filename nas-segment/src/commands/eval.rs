@@ -13,7 +13,7 @@ use nas_core::task::experiment::{self, TrainExperiment};
 use nas_datasets::{EvalTransform, SegDataset, Split, check, require_same_classes};
 use tch::Tensor;
 
-use crate::evaluation::evaluate;
+use crate::task::evaluation::evaluate;
 use crate::task::{EvalConfig, Net, Segmentation, trained};
 
 /// Score a trained network: mIOU, per-class IoU, accuracies

@@ -15,8 +15,8 @@ use serde::Serialize;
 use tch::Tensor;
 
 use super::eval::{Trained, TrainedArgs};
-use crate::evaluation::{PREFETCH, predict};
 use crate::picture::{overlay, to_file_ids};
+use crate::task::evaluation::{PREFETCH, predict};
 
 /// Write label-id PNGs that cityscapesScripts accepts, and colour overlays
 #[derive(Clone, Debug, Args)]

@@ -21,7 +21,7 @@ fn transform() -> TrainTransform {
     TrainTransform { crop: Size::new(20, 30), color_jitter: 0.3, ..Default::default() }
 }
 
-fn loader(config: LoaderConfig, seed: u64, purpose: &str) -> TrainLoader {
+fn loader(config: LoaderConfig, seed: u64, purpose: &str) -> TrainLoader<Pairs> {
     TrainLoader::new(street(18), None, transform(), config, seed, purpose).unwrap()
 }
 

@@ -3,8 +3,8 @@
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Source;
 use crate::error::DataError;
-use crate::loader::Source;
 use crate::rng::ChaCha8Rng;
 
 /// A batch of which some samples are missing.

@@ -20,7 +20,7 @@ use tch::{Kind, Reduction, Tensor, nn::VarStore};
 
 use crate::backbone::SuperClassifier;
 use crate::detnas::{DetNasConfig, DetNasSpace};
-use crate::space::SpaceConfig;
+use crate::task::space::SpaceConfig;
 use crate::task::{Detection, EvalConfig, images_on};
 
 /// The section `[pretrain]`.

@@ -1,5 +1,7 @@
 //! Image classification as a task: its data, networks, loss and scores.
 
+mod space;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;

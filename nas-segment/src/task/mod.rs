@@ -1,5 +1,8 @@
 //! Semantic segmentation as a task: its data, networks, loss and scores.
 
+pub mod evaluation;
+pub mod space;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,13 +28,13 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::auto_deeplab::SearchNet;
-use crate::evaluation::{evaluate, predict};
 use crate::loss::cross_entropy;
 use crate::metric::{ConfusionMatrix, Scores};
 use crate::mobile_seg::MobileSegSupernet;
 use crate::model::{ModelConfig, SegNet};
 use crate::picture::overlay;
-use crate::space::SpaceConfig;
+use crate::task::evaluation::{evaluate, predict};
+use crate::task::space::SpaceConfig;
 
 /// Semantic segmentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

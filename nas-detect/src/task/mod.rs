@@ -1,5 +1,9 @@
 //! Object detection as a task: its data, networks, loss and scores.
 
+pub mod evaluation;
+pub mod pretraining;
+pub mod space;
+
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -24,12 +28,12 @@ use crate::backbone::{BackboneConfig, total};
 use crate::detnas::path_weights;
 use crate::eval::coco::MAX_DETS;
 use crate::eval::report::CocoReport;
-use crate::evaluation::{Found, Reading, evaluate};
 use crate::head::{Detections, Predictions};
 use crate::model::{Detector, ModelConfig, SuperDetector, Top};
 use crate::picture::{Marked, draw, marked};
-use crate::pretraining::{PretrainConfig, pretrain};
-use crate::space::SpaceConfig;
+use crate::task::evaluation::{Found, Reading, evaluate};
+use crate::task::pretraining::{PretrainConfig, pretrain};
+use crate::task::space::SpaceConfig;
 
 /// Object detection.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
