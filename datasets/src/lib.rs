@@ -12,6 +12,7 @@ pub mod det;
 pub mod error;
 pub mod loader;
 pub mod rng;
+mod sample_set;
 pub mod seg;
 
 mod axis;
@@ -35,6 +36,7 @@ pub use files::{image_files, is_of_the_system, open_regular, read_bytes, read_ut
 pub use images::{LabelFile, MAX_PIXELS, read_image, read_label};
 pub use loader::{LoaderConfig, Source, TrainLoader, disjoint_halves, hold_out};
 pub use overlap::shared_images;
+pub use sample_set::SampleSet;
 pub use seg::cityscapes::cityscapes_label_ids;
 pub use seg::config::DataConfig;
 pub use seg::loader::{Batch, EvalSample, eval_samples};

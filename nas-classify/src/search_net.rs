@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use nas_core::nn::{Linear, Mode, VarBuilder};
-use nas_core::space::Architecture;
 use nas_core::space::{Mixture, Supernet, WeightSharing};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -11,7 +10,7 @@ use crate::cells::CellSpace;
 use crate::chain::ChainSpace;
 use crate::classifier::pixel_mean;
 use crate::mobile::MobileSpace;
-use crate::nasbench201::{NasBench201, NasBench201Nets};
+use crate::nasbench201::NasBench201Nets;
 
 /// A space with a supernet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,7 +2,9 @@
 //! not active do not count.
 
 use nas_core::nn::Shape;
+use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace, SearchSpace};
+use nas_core::task::TaskSpace;
 use nas_core::train::all_variables;
 use nas_datasets::rng::stream;
 use rand::Rng;

@@ -17,10 +17,10 @@ use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, Task};
 use nas_datasets::classify::{
-    ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, Part, check,
+    ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, Part,
     eval_batches, train_loader,
 };
-use nas_datasets::{LoaderConfig, Problem, Size, Split, Subset, TrainLoader};
+use nas_datasets::{LoaderConfig, Size, Split, TrainLoader};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -190,10 +190,6 @@ impl Task for Classification {
         Ok(data.open(split)?)
     }
 
-    fn len(set: &Set) -> usize {
-        set.len()
-    }
-
     fn classes(set: &Set) -> Vec<String> {
         set.classes().to_vec()
     }
@@ -219,30 +215,10 @@ impl Task for Classification {
         crate::starters::starters(facts)
     }
 
-    fn sample_name(set: &Set, index: usize) -> String {
-        set.name(index).to_string()
-    }
-
-    fn image_path(set: &Set, index: usize) -> Option<&Path> {
-        set.image_path(index)
-    }
-
     fn samples_of_classes(set: &Set) -> Vec<usize> {
         let mut counts = vec![0; set.classes().len()];
         (0..set.len()).for_each(|i| counts[set.label(i)] += 1);
         counts
-    }
-
-    fn subset(set: &Set, indices: Vec<usize>) -> Set {
-        Arc::new(Subset::new(set.clone(), indices))
-    }
-
-    fn problems(set: &Set) -> Vec<Problem> {
-        check(&**set)
-    }
-
-    fn warnings(set: &Set) -> Vec<String> {
-        set.warnings().to_vec()
     }
 
     fn loader(

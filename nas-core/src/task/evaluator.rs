@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use nas_datasets::{Split, rng};
+use nas_datasets::{SampleSet, Split, rng};
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
@@ -526,7 +526,7 @@ impl<T: Task> TrainEvaluator<T> {
             let (_, part) = held_out_part(seen.len(), budget.data, self.searched.seed);
             seen = part.into_iter().map(|i| seen[i]).collect();
         }
-        Ok((T::subset(&train, seen), T::subset(&train, held_out)))
+        Ok((train.subset(seen), train.subset(held_out)))
     }
 }
 

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nas_datasets::{LoaderConfig, Split};
+use nas_datasets::{LoaderConfig, SampleSet, Split};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -109,8 +109,8 @@ impl<T: Task> Setting<T> {
     /// Looks at every sample of a split before hours are spent on it.
     pub fn open_sound(&self, split: Split) -> Result<T::Set> {
         let set = T::open(&self.data, split)?;
-        require_sound(&T::problems(&set), T::len(&set), split.as_str(), T::PROGRAM)?;
-        T::warnings(&set).iter().for_each(|warning| warn(format!("{split}: {warning}")));
+        require_sound(&set.problems(), set.len(), split.as_str(), T::PROGRAM)?;
+        set.warnings().iter().for_each(|warning| warn(format!("{split}: {warning}")));
         if split == Split::Train {
             T::require_trainable(&set).context("the train split")?;
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use nas_datasets::hold_out;
+use nas_datasets::{SampleSet, hold_out};
 use serde::{Deserialize, Serialize};
 
 use super::Task;
@@ -47,9 +47,9 @@ impl HeldOut {
     /// Indices of `set` to train on and to score on, both in order. An error where a side would be empty.
     pub fn split<T: Task>(self, set: &T::Set, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
         let (seen, held_out) = match self {
-            Self::Random(part) => held_out_part(T::len(set), part, seed),
+            Self::Random(part) => held_out_part(set.len(), part, seed),
             Self::Sequences(EndOfSequences { end_of_sequences }) => {
-                let names: Vec<String> = (0..T::len(set)).map(|i| T::sample_name(set, i)).collect();
+                let names: Vec<String> = (0..set.len()).map(|i| set.sample_name(i)).collect();
                 ends_of_sequences(&names, end_of_sequences)
             }
         };

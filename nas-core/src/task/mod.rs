@@ -15,7 +15,7 @@ use std::fmt::{Debug, Display};
 use std::path::Path;
 
 use anyhow::Result;
-use nas_datasets::{LoaderConfig, Problem, Source, Split, TrainLoader};
+use nas_datasets::{LoaderConfig, SampleSet, Source, Split, TrainLoader};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn::VarStore};
@@ -121,7 +121,7 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// `[pretrain]` of searches on shared weights; [`NoPretrain`] where there is none.
     type Pretrain: Section;
     /// A split of the data.
-    type Set: Clone + Send + Sync;
+    type Set: SampleSet;
     /// What training batches are made of.
     type Source: Source;
     /// A network, fixed or a supernet.
@@ -153,15 +153,6 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         Ok(sets)
     }
 
-    /// Samples of a set.
-    fn len(set: &Self::Set) -> usize;
-
-    /// Name of a sample.
-    fn sample_name(set: &Self::Set, index: usize) -> String;
-
-    /// The image file of a sample, where it has one of its own.
-    fn image_path(set: &Self::Set, index: usize) -> Option<&Path>;
-
     /// Samples of each class, where a sample is of one.
     fn samples_of_classes(_set: &Self::Set) -> Vec<usize> {
         Vec::new()
@@ -169,12 +160,6 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 
     /// Names of the classes, by index.
     fn classes(set: &Self::Set) -> Vec<String>;
-
-    /// The samples `indices` of a set.
-    fn subset(set: &Self::Set, indices: Vec<usize>) -> Self::Set;
-
-    /// Every broken sample of a set.
-    fn problems(set: &Self::Set) -> Vec<Problem>;
 
     /// Says why nothing can be learned from a train split whose samples are sound.
     fn require_trainable(_set: &Self::Set) -> Result<()> {
@@ -184,11 +169,6 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Momentum of the norms of `model` that settle last, where the task knows it.
     fn slowest_momentum(_model: &Self::Model) -> Option<f64> {
         None
-    }
-
-    /// What is worth knowing of a set that is not broken.
-    fn warnings(_set: &Self::Set) -> Vec<String> {
-        Vec::new()
     }
 
     /// How the data in a folder could be read, by name of the layout, the likelier first.

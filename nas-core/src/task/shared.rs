@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
-use nas_datasets::{Split, TrainLoader, disjoint_halves, rng};
+use nas_datasets::{SampleSet, Split, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
 
@@ -75,7 +75,7 @@ impl<T: Task> Shared<T> {
             .context("one_shot")?;
         check_epochs(&*method, section.epochs).context("one_shot")?;
         let (purpose, (seen, held_out)) = match section.held_out {
-            None => ("train_a", disjoint_halves(T::len(&train), seed)),
+            None => ("train_a", disjoint_halves(train.len(), seed)),
             Some(held_out) => ("train", held_out.split::<T>(&train, seed).context("one_shot")?),
         };
         let loader = |indices: &[usize], purpose| {
@@ -89,7 +89,7 @@ impl<T: Task> Shared<T> {
             check_recalibration(section, batches, weight_data.batches_per_epoch())?;
         }
         let arch_data = method.arch_start_epoch().map(|_| loader(&held_out, "train_b")).transpose()?;
-        let (seen, held_out) = (T::subset(&train, seen), T::subset(&train, held_out));
+        let (seen, held_out) = (train.subset(seen), train.subset(held_out));
         Ok(Self { experiment, setting, space, method, supernet, weight_data, arch_data, seen, held_out })
     }
 
@@ -109,10 +109,10 @@ impl<T: Task> Shared<T> {
         let wanted = (batches, batch_size);
         let (seed, compute) = (self.experiment.seed, self.supernet.compute);
         let images = T::statistics_images(&self.setting, &self.weight_data, &self.seen, wanted, seed, compute)?;
-        let quick = T::quick_samples(&self.setting, batch_size).min(T::len(&self.held_out));
+        let quick = T::quick_samples(&self.setting, batch_size).min(self.held_out.len());
         Ok(Candidates {
             evaluator: SupernetEvaluator::new(&all_variables(&self.supernet.weights), images),
-            quick: T::subset(&self.held_out, (0..quick).collect()),
+            quick: self.held_out.subset((0..quick).collect()),
             shared: self,
         })
     }

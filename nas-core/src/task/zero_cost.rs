@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use nas_datasets::{Split, rng};
+use nas_datasets::{SampleSet, Split, rng};
 use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -127,7 +127,7 @@ impl ZeroCostConfig {
         }
         let setting = setting()?;
         let train = T::open(&setting.data, Split::Train)?;
-        let len = T::len(&train);
+        let len = train.len();
         ensure!(batch <= len, "evaluator.batch_size = {batch}: the train split has {len} images");
         let chosen = rand::seq::index::sample(&mut rng::stream(seed, "zero_cost", 0), len, batch).into_vec();
         let (images, labels) = T::probe_batch(&setting, &train, &chosen, self.image)?;

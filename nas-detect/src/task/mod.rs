@@ -19,8 +19,8 @@ use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{self, OneShotExperiment, Recipe, Setting};
 use nas_core::task::{self, Pass, Task, supervised};
 use nas_datasets::det::loader::Boxes;
-use nas_datasets::det::{CocoSplit, DetBatch, DetDataConfig, DetDataset, DetTransform, check, det_train_loader};
-use nas_datasets::{LoaderConfig, Problem, Size, Split, Subset, TrainLoader, hold_out};
+use nas_datasets::det::{CocoSplit, DetBatch, DetDataConfig, DetDataset, DetTransform, det_train_loader};
+use nas_datasets::{LoaderConfig, SampleSet, Size, Split, TrainLoader, hold_out};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
@@ -193,10 +193,6 @@ impl Task for Detection {
         Ok(data.open_both()?)
     }
 
-    fn len(set: &Set) -> usize {
-        set.len()
-    }
-
     fn classes(set: &Set) -> Vec<String> {
         set.classes().names().to_vec()
     }
@@ -221,26 +217,6 @@ impl Task for Detection {
 
     fn starters(facts: &Facts) -> [String; 3] {
         crate::starters::starters(facts)
-    }
-
-    fn sample_name(set: &Set, index: usize) -> String {
-        set.name(index).to_string()
-    }
-
-    fn image_path(set: &Set, index: usize) -> Option<&Path> {
-        set.image_path(index)
-    }
-
-    fn subset(set: &Set, indices: Vec<usize>) -> Set {
-        Arc::new(Subset::new(set.clone(), indices))
-    }
-
-    fn problems(set: &Set) -> Vec<Problem> {
-        check(&**set)
-    }
-
-    fn warnings(set: &Set) -> Vec<String> {
-        set.warnings().to_vec()
     }
 
     fn loader(
@@ -357,7 +333,7 @@ impl Task for Detection {
     fn draw(dir: &RunDir, nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, count: usize) -> Result<()> {
         let count = count.min(set.len());
         let indices = (0..count).map(|i| i * set.len() / count).collect();
-        let shown = Self::subset(set, indices);
+        let shown = set.subset(indices);
         let mut found: Vec<Vec<Vec<Found>>> = Vec::new();
         for pass in nets {
             let mut of_model = Vec::new();
@@ -399,7 +375,7 @@ impl Task for Detection {
         }
         let (_, chosen) = hold_out(seen.len(), batches * batch_size, seed);
         let loader = setting.loading(batch_size, compute);
-        let batches = Reading { loader, ..reading(setting, compute) }.batches(&Self::subset(seen, chosen))?;
+        let batches = Reading { loader, ..reading(setting, compute) }.batches(&seen.subset(chosen))?;
         batches.map(|batch| Ok(images_on(&batch?.images, compute.device))).collect()
     }
 
@@ -419,7 +395,7 @@ impl Task for Detection {
         let setting = Setting { augment, ..setting.clone() };
         let reading = reading(&setting, Compute { device: Device::Cpu, threads: 1, amp: false });
         let (mut images, mut labels) = (Vec::new(), Vec::new());
-        for batch in reading.batches(&Self::subset(set, indices.to_vec()))? {
+        for batch in reading.batches(&set.subset(indices.to_vec()))? {
             let batch = batch?;
             images.push(batch.images);
             labels.extend(batch.samples.iter().map(|sample| {

@@ -21,8 +21,8 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
-    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, Problem, SegDataset, Size, Split, Subset, TrainLoader,
-    TrainTransform, check, eval_samples,
+    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, SegDataset, Size, Split, TrainLoader, TrainTransform,
+    eval_samples,
 };
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -208,10 +208,6 @@ impl Task for Segmentation {
         Ok(data.open(split)?)
     }
 
-    fn len(set: &Set) -> usize {
-        set.len()
-    }
-
     fn classes(set: &Set) -> Vec<String> {
         set.classes().names.clone()
     }
@@ -239,22 +235,6 @@ impl Task for Segmentation {
         crate::starters::starters(facts)
     }
 
-    fn sample_name(set: &Set, index: usize) -> String {
-        set.name(index).to_string()
-    }
-
-    fn image_path(set: &Set, index: usize) -> Option<&Path> {
-        set.image_path(index)
-    }
-
-    fn subset(set: &Set, indices: Vec<usize>) -> Set {
-        Arc::new(Subset::new(set.clone(), indices))
-    }
-
-    fn problems(set: &Set) -> Vec<Problem> {
-        check(&**set)
-    }
-
     /// Masks of 0 and 255 are read as one class and pixels without one: every network is then right everywhere.
     fn require_trainable(set: &Set) -> Result<()> {
         let mut ignored = None;
@@ -272,10 +252,6 @@ impl Task for Segmentation {
             Self::classes(set)[0],
             set.name(i)
         )
-    }
-
-    fn warnings(set: &Set) -> Vec<String> {
-        set.warnings().to_vec()
     }
 
     fn loader(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use nas_datasets::{Split, shared_images};
+use nas_datasets::{SampleSet, Split, shared_images};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 
@@ -81,10 +81,10 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
     let [train, val] = T::open_both(&data)?;
     let splits = [(Split::Train, &train), (Split::Val, &val)].map(|(split, set)| SplitReport {
         split: split.to_string(),
-        samples: T::len(set),
+        samples: set.len(),
         samples_of_classes: T::samples_of_classes(set),
-        problems: T::problems(set).iter().map(ToString::to_string).collect(),
-        warnings: T::warnings(set),
+        problems: set.problems().iter().map(ToString::to_string).collect(),
+        warnings: set.warnings(),
     });
     let unlearnable = T::require_trainable(&train).context("the train split");
     let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
@@ -102,7 +102,7 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
 
 /// What is said of the classes that no training sample has.
 fn missing<T: Task>(train: &T::Set) -> Result<Option<String>> {
-    let surveys = (0..T::len(train)).into_par_iter().map(|i| T::survey(train, i).map(|survey| survey.counts));
+    let surveys = (0..train.len()).into_par_iter().map(|i| T::survey(train, i).map(|survey| survey.counts));
     let add = |mut a: Vec<u64>, b: Vec<u64>| {
         a.resize(a.len().max(b.len()), 0);
         a.iter_mut().zip(b).for_each(|(sum, count)| *sum += count);
@@ -116,5 +116,5 @@ fn missing<T: Task>(train: &T::Set) -> Result<Option<String>> {
 }
 
 fn paths<T: Task>(set: &T::Set) -> impl Iterator<Item = Option<&Path>> {
-    (0..T::len(set)).map(|i| T::image_path(set, i))
+    (0..set.len()).map(|i| set.image_path(i))
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use nas_datasets::Split;
+use nas_datasets::{SampleSet, Split};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 
@@ -144,7 +144,7 @@ fn look<T: Task>(root: &Path) -> Result<Facts> {
                 continue;
             }
         };
-        let len = T::len(&train);
+        let len = train.len();
         let looked_at = len.min(MOST);
         let indices = (0..looked_at).map(|i| i * len / looked_at);
         let survey = indices.collect::<Vec<_>>().into_par_iter().map(|i| T::survey(&train, i));
@@ -158,7 +158,7 @@ fn look<T: Task>(root: &Path) -> Result<Facts> {
         let (height, width) = (median(|size| size.0), median(|size| size.1));
         let section = to_toml(&BTreeMap::from([("data", &data)]));
         let classes = names.into_iter().zip(counts).collect();
-        let val = T::len(&val);
+        let val = val.len();
         return Ok(Facts { layout: layout.into(), section, train: len, val, height, width, classes, looked_at });
     }
     bail!("{root}: no layout that is known. What was expected, and what was found:\n  {}", reasons.join("\n  "))
