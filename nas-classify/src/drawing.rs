@@ -11,6 +11,8 @@ const COLUMN: i64 = 190;
 const ROW: i64 = 84;
 const MARGIN: i64 = 60;
 const BOX: (i64, i64) = (72, 30);
+/// Width of a character of a title, at most.
+const TITLE_CHAR: i64 = 9;
 
 /// A graph with names on nodes and arrows.
 struct Diagram {
@@ -66,7 +68,8 @@ fn svg(diagrams: &[Diagram]) -> String {
     let columns = placed.iter().flat_map(|(_, places)| places.iter().map(|(column, _)| *column)).max().unwrap_or(0);
     let height = |places: &[(i64, i64)]| (places.iter().map(|(_, row)| *row).max().unwrap_or(0) + 1) * ROW + 2 * MARGIN;
     let total: i64 = placed.iter().map(|(_, places)| height(places)).sum();
-    let width = columns * COLUMN + BOX.0 + 2 * MARGIN;
+    let longest = diagrams.iter().map(|diagram| diagram.title.chars().count() as i64).max().unwrap_or(0);
+    let width = (columns * COLUMN + BOX.0 + 2 * MARGIN).max(2 * MARGIN + TITLE_CHAR * longest);
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{total}\" viewBox=\"0 0 {width} {total}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n<defs><marker id=\"head\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" \
@@ -86,7 +89,7 @@ fn draw(text: &mut String, diagram: &Diagram, places: &[(i64, i64)], top: i64) {
     let title = escape(&diagram.title);
     let mut line = |content: std::fmt::Arguments| writeln!(text, "{content}").expect("a string takes everything");
     line(format_args!(
-        "<text x=\"{MARGIN}\" y=\"{}\" font-size=\"15\" font-weight=\"bold\">{title}</text>",
+        "<text x=\"{MARGIN}\" y=\"{}\" font-size=\"13\" font-weight=\"bold\">{title}</text>",
         top + MARGIN / 2
     ));
     // Every second column is half a row lower, so that arrows over several columns pass between nodes.
@@ -150,6 +153,15 @@ mod tests {
         let cell = nasbench201(&"3-0-3-1-0-1".parse().unwrap());
         assert_eq!(cell.matches("<path d=\"M").count() - 1, 4, "edges of none are left out");
         assert!(cell.contains("|nor_conv_3x3~0|"));
+    }
+
+    #[test]
+    fn a_title_has_room() {
+        let arch: Architecture = "4-4-4-4-4-4".parse().unwrap();
+        let title = nasbench201::NasBench201::notation(&arch);
+        let drawn = nasbench201(&arch);
+        let width: i64 = drawn.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
+        assert!(width >= MARGIN + TITLE_CHAR * title.len() as i64, "{width}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use nas_core::run::confusion::Confusion;
 use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -88,28 +89,10 @@ impl ConfusionMatrix {
         }
     }
 
-    /// A table: true classes down, predicted ones across.
-    pub fn csv(&self, names: &[String]) -> anyhow::Result<Vec<u8>> {
-        let mut csv = csv::Writer::from_writer(Vec::new());
-        csv.write_record(["true\\predicted"].into_iter().chain(names.iter().map(String::as_str)))?;
-        for (i, name) in names.iter().enumerate() {
-            let counts = (0..self.num_classes).map(|predicted| self.count(i, predicted).to_string());
-            csv.write_record(std::iter::once(name.clone()).chain(counts))?;
-        }
-        csv.into_inner().map_err(|error| error.into_error().into())
-    }
-
-    /// A picture, true classes down, predicted ones across: the darker, the larger the share of the true class.
-    pub fn picture(&self) -> image::RgbImage {
-        let side = (480 / self.num_classes as u32).clamp(2, 32);
-        let classes = self.num_classes as u32;
-        image::RgbImage::from_fn(side * classes, side * classes, |x, y| {
-            let (truth, predicted) = ((y / side) as usize, (x / side) as usize);
-            let total: u64 = (0..self.num_classes).map(|other| self.count(truth, other)).sum();
-            let share = self.count(truth, predicted) as f64 / total.max(1) as f64;
-            let fade = |strength: f64| (255.0 * (1.0 - strength * share.sqrt())) as u8;
-            image::Rgb([fade(1.0), fade(0.7), fade(0.3)])
-        })
+    /// The matrix with the classes' `names`.
+    pub fn named(&self, names: &[String]) -> Confusion {
+        let counts = self.counts.chunks(self.num_classes.max(1)).map(<[u64]>::to_vec).collect();
+        Confusion { classes: names.to_vec(), counts }
     }
 }
 
@@ -165,8 +148,7 @@ mod tests {
         matrix.add(&Tensor::from_slice(&[1.0f32, 0.0]).view([1, 2]), &Tensor::from_slice(&[0i64]));
         let scores = matrix.scores(&names(2));
         assert_eq!((scores.top1, scores.top5), (0.5, 1.0));
-        let csv = String::from_utf8(matrix.csv(&names(2)).unwrap()).unwrap();
+        let csv = String::from_utf8(matrix.named(&names(2)).csv().unwrap()).unwrap();
         assert_eq!(csv, "true\\predicted,class 0,class 1\nclass 0,1,1\nclass 1,0,0\n");
-        assert_eq!(matrix.picture().dimensions(), (64, 64));
     }
 }

@@ -4,7 +4,7 @@
 //! in step `n` follows from (seed, `n`), a checkpoint holds everything else, and the metrics file is cut back to the
 //! checkpoint.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,14 @@ use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
 use crate::optim::Named;
+use crate::run::config;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
 use crate::run::run_dir::{JsonLines, RunDir, pretty, read_json, read_text, write_atomic};
 use crate::run::tensor_file::write_tensors_about;
 pub use crate::run::tensor_file::{read_about, write_tensors};
+use crate::run::tensorboard::Events;
+use crate::run::times::{Mark, Times};
 
 /// Named numbers, in the order they are printed.
 pub type Metrics = Map<String, Value>;
@@ -51,6 +54,8 @@ pub struct Step {
     pub loss: f64,
     /// Images that were seen.
     pub images: usize,
+    /// Learning rate of the weights.
+    pub lr: f64,
 }
 
 /// What the loop drives: a training or a search.
@@ -125,6 +130,8 @@ struct LoopState {
     best: Option<f64>,
     train_secs: f64,
     images: usize,
+    /// Learning rate of the last step.
+    lr: f64,
 }
 
 impl LoopState {
@@ -172,6 +179,7 @@ pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> 
     let mut state = load(job, &dir.path(LAST))?.unwrap_or_default();
     state.check(config, job.steps_per_epoch()).with_context(|| format!("{}: {STATE}", dir.path(LAST).display()))?;
     let mut lines = JsonLines::open(dir.path("metrics.jsonl"), state.metrics_bytes)?;
+    let (mut times, marks) = Times::open(dir.root())?;
     let steps = job.steps_per_epoch();
     let total_steps = config.epochs * steps;
     let done = state.epoch * steps + state.step;
@@ -179,13 +187,48 @@ pub fn run(job: &mut dyn Job, label: &str, dir: &RunDir, config: LoopConfig) -> 
     if done > 0 {
         progress.line(format!("resumed at epoch {}, step {} of {steps}", state.epoch + 1, state.step));
     }
+    let mut before = marks.get(&(state.epoch as u64)).copied();
+    let mut events = open_events(dir, &state)?;
     let mut metrics = last_metrics(&dir.path("metrics.jsonl"))?;
     while state.epoch < config.epochs && !job.is_done() {
         train_epoch(job, dir, config, &mut state, &mut progress)?;
+        let mark = Mark { id: state.epoch as u64 + 1, secs: state.train_secs, images: state.images };
+        times.add(mark)?;
         metrics = finish_epoch(job, dir, config, &mut state, &mut lines)?;
+        if let Some(events) = &mut events {
+            let speed = mark.images_per_sec(before.as_ref()).map(|speed| ("images_per_sec", speed));
+            events.scalars(mark.id as i64, numbers(&metrics).chain(speed))?;
+        }
+        before = Some(mark);
         progress.line(describe(&metrics, config.epochs));
     }
+    events.as_mut().map_or(Ok(()), |events| events.end(true))?;
     Ok(Summary { metrics, train_secs: state.train_secs, images_per_sec: state.images as f64 / state.train_secs })
+}
+
+/// The event file of a run that is told to TensorBoard, which begins with the run's settings.
+fn open_events(dir: &RunDir, state: &LoopState) -> Result<Option<Events>> {
+    /// Longer ones are lists of many numbers.
+    const LONGEST: usize = 100;
+    let Some(folder) = dir.tensorboard() else { return Ok(None) };
+    let is_new = state.epoch == 0 && state.step == 0;
+    let mut events = Events::create(&folder, (!is_new).then_some(state.epoch as i64 + 1))?;
+    if is_new {
+        let mut settings = BTreeMap::new();
+        let config = config::read_table(&dir.path("config.toml"), &[])?;
+        config::flatten(&toml::Value::Table(config), "", &mut settings);
+        settings.retain(|_, text| text.len() <= LONGEST);
+        events.start(&settings.into_iter().collect::<Vec<_>>())?;
+    }
+    Ok(Some(events))
+}
+
+/// The numbers among the metrics of an epoch.
+pub fn numbers(metrics: &Metrics) -> impl Iterator<Item = (&str, f64)> {
+    metrics
+        .iter()
+        .filter(|(name, _)| *name != "epoch")
+        .filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)))
 }
 
 fn train_epoch(
@@ -203,7 +246,7 @@ fn train_epoch(
         let global_step = state.epoch * steps + state.step;
         let at = At { epoch: state.epoch, step: state.step, global_step, total_steps: config.epochs * steps };
         tch::manual_seed(rng::torch_seed(config.seed, "step", global_step as u64));
-        let Step { loss, images } = job.step(at)?;
+        let Step { loss, images, lr } = job.step(at)?;
         if !loss.is_finite() {
             bail!(
                 "the loss is {loss} at epoch {}, step {}; {}. A lower learning rate, a warm-up or gradient clipping usually \
@@ -216,6 +259,7 @@ fn train_epoch(
         state.step += 1;
         state.loss_sum += loss;
         state.images += images;
+        state.lr = lr;
         state.train_secs += started.elapsed().as_secs_f64();
         let (mean, speed) = (state.loss_sum / state.step as f64, state.images as f64 / state.train_secs);
         progress.step(|| format!("epoch {}/{} loss {mean:.4}, {speed:.1} images/s", at.epoch + 1, config.epochs));
@@ -253,6 +297,7 @@ fn finish_epoch(
     let mut metrics = Metrics::new();
     metrics.insert("epoch".into(), json!(state.epoch + 1));
     metrics.insert("loss".into(), json!(state.loss_sum / state.step as f64));
+    metrics.insert("lr".into(), json!(state.lr));
     metrics.extend(job.end_epoch(state.epoch, state.epoch + 1 == config.epochs)?);
     state.metrics_bytes = lines.append(&metrics)?;
     let value = metrics.get(job.best_metric()).and_then(Value::as_f64);
@@ -297,6 +342,19 @@ fn load(job: &mut dyn Job, path: &Path) -> Result<Option<LoopState>> {
         serde_path_to_error::deserialize(&mut json).with_context(|| format!("{}: {STATE}", path.display()))?;
     job.load_state(tensors, extra).with_context(|| format!("{}: cannot resume from it", path.display()))?;
     Ok(Some(r#loop))
+}
+
+/// The lines of a run's `metrics.jsonl`; none where there is no file.
+pub fn read_metrics(run: &Path) -> Result<Vec<Metrics>> {
+    let path = run.join("metrics.jsonl");
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = read_text(&path)?;
+    let parse = |(i, line): (usize, &str)| {
+        serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
+    };
+    text.lines().enumerate().map(parse).collect()
 }
 
 fn last_metrics(path: &Path) -> Result<Metrics> {
@@ -361,6 +419,7 @@ pub fn scalars(values: &[&Tensor]) -> Vec<f64> {
 
 fn describe(metrics: &Metrics, epochs: usize) -> String {
     let number = |value: &Value| match value.as_f64() {
+        Some(number) if number != 0.0 && number.abs() < 1e-3 => format!("{number:.2e}"),
         Some(number) if !value.is_u64() => format!("{number:.4}"),
         _ => value.to_string(),
     };

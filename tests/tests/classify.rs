@@ -66,7 +66,7 @@ fn what_was_trained_is_scored_predicted_exported_and_reported() {
         assert_eq!(logits.size(), [batch, 10]);
     }
     let report = CLASSIFY.succeed(&["report", run, "--format", "json"]);
-    assert!(report.contains("\"done\":true") && out.join("curves.svg").exists() && out.join("confusion.png").exists());
+    assert!(report.contains("\"done\":true") && out.join("curves.svg").exists() && out.join("confusion.svg").exists());
 }
 
 /// Data that are missing, more batches for a candidate's statistics than there are, a bound that nothing meets: known before the

@@ -1,7 +1,7 @@
 //! Developer commands: `cargo xtask setup | demo | test | gpu-check | gpu-bundle`. Depends on no libtorch, so that it can fetch it.
 
 mod libtorch;
-mod onnx;
+mod python;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -65,7 +65,7 @@ fn run(task: TaskCommand) -> Result<()> {
 
 fn test(root: &Path, args: &[String]) -> Result<()> {
     let mut command = cargo_command(&["test", "--workspace", "--release"], args);
-    command.envs(onnx::python(root).map(|python| ("NAS_PYTHON", python)));
+    command.envs(python::interpreter(root).map(|python| ("NAS_PYTHON", python)));
     call(root, command)
 }
 

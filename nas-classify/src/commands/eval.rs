@@ -90,7 +90,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         Classification::validate(trained.pass(), &setting, &dataset, &mut || progress.step(|| "images".into()))?;
     drop(progress);
     if let Some(path) = &args.confusion {
-        write_atomic(path, &matrix.csv(&trained.classes)?)?;
+        write_atomic(path, &matrix.named(&trained.classes).csv()?)?;
     }
     print(&matrix.scores(&trained.classes), args.format)
 }

@@ -6,16 +6,17 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
-use nas_core::run::run_dir::{RunDir, write_atomic};
+use nas_core::run::confusion::Confusion;
+use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
-use nas_core::task::{Losses, NoPretrain, Pass, Task};
+use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::classify::{
     ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, Part,
     eval_batches, train_loader,
@@ -25,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::loss::cross_entropy;
-use crate::metric::{ConfusionMatrix, Scores};
+use crate::metric::{ClassScore, ConfusionMatrix, Scores};
 use crate::model::{Classifier, Logits, ModelConfig};
 use crate::search_net::{SearchNet, SpaceConfig};
 
@@ -112,6 +113,11 @@ impl nas_core::task::Scores for Scores {
             "top5" => Some(self.top5),
             _ => None,
         }
+    }
+
+    fn per_class(&self) -> Option<PerClass> {
+        let row = |class: &ClassScore| (class.name.clone(), vec![class.acc]);
+        Some(PerClass { scores: vec!["accuracy"], rows: self.classes.iter().map(row).collect() })
     }
 }
 
@@ -316,10 +322,8 @@ impl Task for Classification {
         validation.scores(classes)
     }
 
-    fn write_validation(dir: &RunDir, validation: &ConfusionMatrix, classes: &[String]) -> Result<()> {
-        write_atomic(&dir.path("confusion.csv"), &validation.csv(classes)?)?;
-        let picture = dir.path("confusion.png");
-        validation.picture().save(&picture).with_context(|| format!("{}: cannot write", picture.display()))
+    fn confusion(validation: &ConfusionMatrix, classes: &[String]) -> Option<Confusion> {
+        Some(validation.named(classes))
     }
 
     fn quick_samples(setting: &Setting<Self>, _batch_size: usize) -> usize {

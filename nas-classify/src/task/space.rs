@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::VarBuilder;
+use nas_core::search::analysis::vocabulary::{Decision, Vocabulary, numbered};
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::TaskSpace;
 
@@ -59,6 +60,13 @@ impl TaskSpace<Classification> for SpaceConfig {
             Self::Nasbench201(_) if notation.contains('|') => Ok(NasBench201::parse(notation)?),
             _ => Ok(notation.parse()?),
         }
+    }
+
+    fn names(&self) -> Result<Vec<Decision>> {
+        Ok(match self {
+            Self::Nasbench201(_) => Vocabulary::decisions(&NasBench201),
+            _ => numbered(&self.choices()?.decisions()),
+        })
     }
 
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {

@@ -99,7 +99,7 @@ impl Darts {
         }
         let loss = objective.loss(Part::Weights, Mixture::Weights(&self.relaxed.parameters.placed_softmax()), at);
         self.relaxed.training.descend(&loss, at);
-        Ok(Step { loss: scalar(&loss), images })
+        Ok(Step { loss: scalar(&loss), images, lr: self.relaxed.training.lr(at) })
     }
 
     /// Gradient of the architecture loss after one step of the weights, equations 7 and 8: the product of second derivatives

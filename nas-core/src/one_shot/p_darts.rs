@@ -248,7 +248,7 @@ impl OneShot for PDarts {
         if place.progress() >= self.config.warmup {
             self.relaxed.descend_arch(&loss(&self.placed_softmax(), Part::Arch));
         }
-        Ok(Step { loss: scalar(&of_weights), images })
+        Ok(Step { loss: scalar(&of_weights), images, lr: self.relaxed.training.lr(place) })
     }
 
     fn arch_start_epoch(&self) -> Option<usize> {

@@ -66,7 +66,7 @@ impl Paths {
         let images = objective.next(Part::Weights)?;
         let loss = objective.loss(Part::Weights, Mixture::Path(arch), at);
         self.training.descend(&loss, at);
-        Ok(Step { loss: scalar(&loss), images })
+        Ok(Step { loss: scalar(&loss), images, lr: self.training.lr(at) })
     }
 
     pub fn state(&self) -> (Vec<Named>, Value) {

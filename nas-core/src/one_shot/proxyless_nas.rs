@@ -135,7 +135,7 @@ impl OneShot for ProxylessNas {
                 self.step_arch(at, objective);
             }
         }
-        Ok(Step { loss: scalar(&loss), images })
+        Ok(Step { loss: scalar(&loss), images, lr: self.relaxed.training.lr(at) })
     }
 
     relaxed_methods!(chosen_path);

@@ -151,7 +151,7 @@ impl Relaxed {
             objective.next(Part::Arch)?;
             self.descend_arch(&loss(&self.parameters, objective, Part::Arch));
         }
-        Ok(Step { loss: scalar(&of_weights), images })
+        Ok(Step { loss: scalar(&of_weights), images, lr: self.training.lr(at) })
     }
 
     pub fn descend_arch(&mut self, loss: &Tensor) {

@@ -9,7 +9,11 @@ use anyhow::{Context, Result, ensure};
 use crate::executor::{InProcess, outcome_of};
 use crate::run::progress::Progress;
 use crate::run::run_dir::RunDir;
+use crate::run::times::Stopwatch;
+use crate::search::analysis::vocabulary::numbered;
+use crate::search::board::TrialBoard;
 use crate::search::goals::{Constraint, Goals, Restricted};
+use crate::search::log;
 use crate::search::log::TrialStore;
 use crate::search::{SearchLoop, Searcher};
 use crate::space::Architecture;
@@ -106,7 +110,19 @@ impl SecondStage {
             metrics.extend(scores(arch, images)?);
             Ok(metrics)
         };
-        self.run(space, goals, seed, &folder, evaluate, |record| progress.trial(record))
+        let mut times = Stopwatch::open(&folder)?;
+        let ended = match folder.join("trials.jsonl") {
+            log if log.exists() => log::read(&log)?,
+            _ => Vec::new(),
+        };
+        let board = dir.tensorboard().map(|board| board.join("supernet_search"));
+        let names = numbered(&space.decisions());
+        let mut board = board.map(|board| TrialBoard::open(&board, &folder, names, goals, &ended)).transpose()?;
+        self.run(space, goals, seed, &folder, evaluate, |record| {
+            progress.trial(record);
+            times.mark(record.trial.id);
+            board.iter_mut().for_each(|board| board.trial(record));
+        })
     }
 
     fn last_round(

@@ -77,7 +77,7 @@ impl OneShot for Snas {
             true => self.relaxed.descend_both(&loss, at),
             false => self.relaxed.training.descend(&loss, at),
         }
-        Ok(Step { loss: scalar(&loss), images })
+        Ok(Step { loss: scalar(&loss), images, lr: self.relaxed.training.lr(at) })
     }
 
     relaxed_methods!(chosen_weights, None);

@@ -32,6 +32,9 @@ pub struct RunArgs {
     /// Go on with the run in the folder, where there is one; a training also with more epochs, a search with more trials
     #[arg(long)]
     pub resume: bool,
+    /// While it runs, also write event files for TensorBoard, into the folder tensorboard of the run
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Where and how to compute
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -238,6 +241,7 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     let out = args.folder(seed);
     let config = crate::run::config::to_toml(config);
     let dir = RunDir::open_growing(&out, &config, args.resume, &Meta::new(compute), grows)?;
+    let dir = dir.with_tensorboard(args.tensorboard);
     if let Some(Growth { key, from, to }) = dir.growth() {
         eprintln!("{}: goes on from {key} = {from} to {to}", out.display());
     }

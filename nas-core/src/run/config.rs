@@ -1,5 +1,6 @@
 //! Experiment files: TOML, with `--set section.key=value` on top. The only module that knows TOML.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nas_datasets::read_utf8;
@@ -142,6 +143,19 @@ pub fn to_toml<T: Serialize>(config: &T) -> String {
     toml::to_string(config).expect("configs are tables with string keys")
 }
 
+/// Dotted keys of a config; numbered where a list holds sections.
+pub fn flatten(value: &Value, key: &str, into: &mut BTreeMap<String, String>) {
+    let below = |part: &str| if key.is_empty() { part.to_string() } else { format!("{key}.{part}") };
+    match value {
+        Value::Table(table) => table.iter().for_each(|(part, value)| flatten(value, &below(part), into)),
+        Value::Array(list) if list.iter().any(Value::is_table) => {
+            list.iter().enumerate().for_each(|(i, value)| flatten(value, &below(&i.to_string()), into));
+        }
+        Value::String(text) => _ = into.insert(key.to_string(), text.clone()),
+        other => _ = into.insert(key.to_string(), other.to_string()),
+    }
+}
+
 fn apply(table: &mut Table, option: &str) -> Result<(), ConfigError> {
     let (key, text) = option.split_once('=').ok_or_else(|| ConfigError::Set { option: option.to_string() })?;
     let mut parts: Vec<&str> = key.trim().split('.').collect();
@@ -224,5 +238,14 @@ mod tests {
     fn what_is_written_reads_back() {
         let config = Config { train: Train { epochs: 3, root: String::new() } };
         assert_eq!(parse(&to_toml(&config), &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn a_config_becomes_dotted_keys() {
+        let table: Table = "seed = 1\nlist = [1, 2]\n[a]\nname = \"<b>\"\n[[m]]\nk = 1\n".parse().unwrap();
+        let mut keys = BTreeMap::new();
+        flatten(&Value::Table(table), "", &mut keys);
+        let keys: Vec<(&str, &str)> = keys.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(keys, [("a.name", "<b>"), ("list", "[1, 2]"), ("m.0.k", "1"), ("seed", "1")]);
     }
 }

@@ -2,14 +2,18 @@
 
 pub mod cli;
 pub mod config;
+pub mod confusion;
 pub mod device;
 pub mod export;
 pub mod import;
 pub mod interrupt;
+pub mod page;
 pub mod picture;
 pub mod plot;
 pub mod progress;
 pub mod ranges;
 pub mod run_dir;
 pub mod tensor_file;
+pub mod tensorboard;
+pub mod times;
 pub mod words;

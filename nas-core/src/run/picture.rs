@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Cursor;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage, imageops};
@@ -22,6 +22,22 @@ pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
         x += i64::from(picture.width() + GAP);
     }
     sheet
+}
+
+/// Names, without their ends, and bytes of the PNG files in a folder, in the order of the names; none where there is no folder.
+pub fn read_pngs(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder).with_context(|| format!("{}: cannot read", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "png"));
+    files.sort();
+    let read = |file: PathBuf| {
+        let bytes = fs::read(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+        Ok((file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), bytes))
+    };
+    files.into_iter().map(read).collect()
 }
 
 /// Writes a picture, and the folders that it lies in.

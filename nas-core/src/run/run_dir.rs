@@ -4,7 +4,7 @@
 //! config.toml   resolved, enough to rerun         meta.json      layout, command line, version, device, commit, start time
 //! run.log       what was printed                  metrics.jsonl  one line per epoch
 //! classes.json  what the network's outputs are    checkpoints/   last.safetensors best.safetensors state.json
-//! result.json   written last: its presence means done
+//! times.jsonl   when epochs or trials ended       result.json    written last: its presence means done
 //! ```
 
 use std::collections::HashSet;
@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::run::config::{Growth, growth};
-use crate::run::words;
+use crate::run::{tensorboard, words};
 
 /// Version of the files in a run folder, raised when their meaning changes. Folders of another version are refused.
 pub const LAYOUT: u64 = 1;
@@ -44,6 +44,8 @@ pub struct RunDir {
     /// Made by this process, the folder itself included.
     made_root: bool,
     growth: Option<Growth>,
+    /// Whether its work is told to TensorBoard.
+    tensorboard: bool,
 }
 
 /// What a folder holds before it is opened.
@@ -152,7 +154,8 @@ impl RunDir {
         if !acquire(&lock) {
             bail!("{}: another process is working in this run folder", root.display());
         }
-        let mut dir = Self { root: root.to_path_buf(), _lock: lock, new: false, made_root, growth: None };
+        let mut dir =
+            Self { root: root.to_path_buf(), _lock: lock, new: false, made_root, growth: None, tensorboard: false };
         // Another process may have begun or ended a run before the lock was had.
         let holds = look_into(root)?;
         check_same_job(root, &holds, &meta)?;
@@ -205,6 +208,17 @@ impl RunDir {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The same folder, whose work is told to TensorBoard where that is `wanted`.
+    pub fn with_tensorboard(mut self, wanted: bool) -> Self {
+        self.tensorboard = wanted;
+        self
+    }
+
+    /// Where event files are to be written, if they are.
+    pub fn tensorboard(&self) -> Option<PathBuf> {
+        self.tensorboard.then(|| self.path(tensorboard::FOLDER))
     }
 
     /// By what this process made the run longer.

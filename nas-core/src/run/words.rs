@@ -21,6 +21,11 @@ pub fn ends(text: &str, each: usize) -> Cow<'_, str> {
     format!("{} [... {} bytes ...] {}", &text[..head], tail - head, &text[tail..]).into()
 }
 
+/// Text as XML and HTML show it.
+pub fn markup(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 /// Control characters, and those that turn the direction of writing or have no width.
 fn is_hidden(c: char) -> bool {
     c.is_control()

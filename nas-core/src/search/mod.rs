@@ -1,6 +1,7 @@
 //! Searches: what is to be made better, the log of trials, and the loop that runs them.
 
 pub mod analysis;
+pub mod board;
 pub mod goals;
 pub mod log;
 pub mod pareto;

@@ -111,7 +111,7 @@ pub fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
             points.push((i as f64 + 1.0, sign * best));
         }
     }
-    Series { name: name.to_string(), points }
+    Series::new(name, points)
 }
 
 #[cfg(test)]

@@ -184,6 +184,11 @@ pub enum SearchPart {
 }
 
 impl SearchPart {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        if self == Self::Search { "search" } else { self.folder() }
+    }
+
     /// Its folder in the run folder; none for the search itself.
     pub fn folder(self) -> &'static str {
         match self {

@@ -659,8 +659,8 @@ fn absolute_paths(table: &mut Table) -> Result<()> {
             Value::String(path) if PATHS.contains(&key.as_str()) => {
                 *path = absolute(path).with_context(|| key.clone())?
             }
-            // A network is described without paths, but for searched architectures.
-            Value::Table(section) if key != "model" => absolute_paths(section)?,
+            // Networks and spaces are described without paths, but for searched architectures; `init` says there how weights are drawn.
+            Value::Table(section) if !["model", "space"].contains(&key.as_str()) => absolute_paths(section)?,
             Value::Array(entries) => {
                 entries.iter_mut().filter_map(Value::as_table_mut).try_for_each(absolute_paths)?;
             }
@@ -752,6 +752,16 @@ mod tests {
     struct Net {
         arch: String,
         channels: i64,
+    }
+
+    #[test]
+    fn paths_become_absolute_but_not_how_weights_of_networks_and_spaces_are_drawn() {
+        let text = "[data]\nroot = 'x'\n[space]\ninit = 'kaiming'\n[model]\ninit = 'kaiming'\n[train]\ninit = 'w'\n";
+        let mut table: Table = text.parse().unwrap();
+        absolute_paths(&mut table).unwrap();
+        let get = |section: &str, key: &str| table[section][key].as_str().unwrap().to_string();
+        assert_eq!([get("space", "init"), get("model", "init")], ["kaiming", "kaiming"]);
+        assert!(Path::new(&get("data", "root")).is_absolute() && Path::new(&get("train", "init")).is_absolute());
     }
 
     fn preset(name: &str) -> Result<Net> {

@@ -23,7 +23,9 @@ use tch::{Tensor, nn::VarStore};
 use crate::estimator::inheritance::Lineage;
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
 use crate::run::cli::Compute;
+use crate::run::confusion::Confusion;
 use crate::run::run_dir::RunDir;
+use crate::search::analysis::vocabulary::{Decision, numbered};
 use crate::space::trial::Values;
 use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
 use crate::task::commands::init::{Facts, Survey};
@@ -39,6 +41,20 @@ impl<S: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync +
 pub trait Scores: Clone + Debug + Display + Serialize + DeserializeOwned {
     /// Value of one of [`Task::METRICS`], larger is better; `None` where there was nothing to score.
     fn metric(&self, key: &str) -> Option<f64>;
+
+    /// The same by class, where there are such scores.
+    fn per_class(&self) -> Option<PerClass> {
+        None
+    }
+}
+
+/// Scores by class.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PerClass {
+    /// Headings of the scores.
+    pub scores: Vec<&'static str>,
+    /// Name of a class and its scores; none where it has nothing to score.
+    pub rows: Vec<(String, Vec<Option<f64>>)>,
 }
 
 /// A network at work: all of it or, of a supernet, a mixture of its candidates.
@@ -260,9 +276,9 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// The scores of a validation.
     fn scores(validation: &Self::Validation, classes: &[String]) -> Self::Scores;
 
-    /// Writes what a training shows of its last validation besides the scores.
-    fn write_validation(_dir: &RunDir, _validation: &Self::Validation, _classes: &[String]) -> Result<()> {
-        Ok(())
+    /// Samples by true and predicted class, where a validation has counted them.
+    fn confusion(_validation: &Self::Validation, _classes: &[String]) -> Option<Confusion> {
+        None
     }
 
     /// Images that a candidate's batch-norm statistics are computed from: `batches` of `batch_size` of those that the weights
@@ -360,6 +376,11 @@ pub trait TaskSpace<T: Task>: Section {
     /// The architecture of a notation.
     fn parse(&self, notation: &str) -> Result<Architecture> {
         Ok(notation.parse()?)
+    }
+
+    /// Names of the decisions and of their choices: numbers where the space has no others.
+    fn names(&self) -> Result<Vec<Decision>> {
+        Ok(numbered(&self.choices()?.decisions()))
     }
 
     /// An architecture as SVG.

@@ -9,6 +9,7 @@ use super::experiment::Recipe;
 use super::{CostFunction, Task, TaskSpace};
 use crate::nn::Shape;
 use crate::run::config;
+use crate::search::analysis::vocabulary::Decision;
 use crate::space::recipe::{Override, RecipeConfig, RecipeSpace};
 use crate::space::{Architecture, ChoiceSpace};
 
@@ -123,6 +124,16 @@ impl<T: Task> SearchedSpace<T> {
         let inner = self.space.parse(text)?;
         let recipe = vec![0; self.recipe.choices()?.len()];
         Ok(Architecture::new([inner.choices(), &recipe].concat()))
+    }
+
+    /// Names of the decisions and of their choices; those of the recipe are its keys and values.
+    pub fn names(&self) -> Result<Vec<Decision>> {
+        let recipe = self
+            .recipe
+            .choices()?
+            .into_iter()
+            .map(|(name, values)| Decision { name, choices: values.iter().map(Value::to_string).collect() });
+        Ok(self.space.names()?.into_iter().chain(recipe).collect())
     }
 
     /// An architecture as SVG.

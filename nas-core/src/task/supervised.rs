@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
 
-use super::commands::report::{draw_curves, read_metrics};
+use super::commands::report::draw_curves;
 use super::commands::train::TrainResult;
 use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
 use super::{BatchOf, Losses, Pass, Scores, Task};
@@ -23,7 +23,8 @@ use crate::run::device::expect_fixed_shapes;
 use crate::run::import::init_from;
 use crate::run::run_dir::{RunDir, last_weights};
 use crate::train::{
-    self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_tensors, scalars,
+    self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_metrics, read_tensors,
+    scalars,
 };
 
 /// Prefix of the trained weights in a checkpoint whose plain names hold their average.
@@ -249,7 +250,7 @@ pub fn train_on<T: Task>(
     }
     let summary = train::run(&mut training, "train", dir, settings)?;
     let validation = training.validation().context("the last epoch has no validation")?;
-    T::write_validation(dir, validation, &classes)?;
+    T::confusion(validation, &classes).map_or(Ok(()), |confusion| confusion.write(dir.root()))?;
     let cost = T::cost(training.net(), input)?;
     let result = TrainResult::new(T::scores(validation, &classes), cost, training.stopped(), &summary, dir);
     draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
@@ -320,7 +321,7 @@ impl<T: Task> Job for Supervised<T> {
         self.average();
         // The one time that the host waits for the device.
         let shown = losses.shown.as_ref().unwrap_or(&losses.total);
-        Ok(Step { loss: self.state.parts.add_with(shown, &losses), images })
+        Ok(Step { loss: self.state.parts.add_with(shown, &losses), images, lr })
     }
 
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {

@@ -17,7 +17,7 @@ use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{self, OneShotExperiment, Recipe, Setting};
-use nas_core::task::{self, Pass, Task, supervised};
+use nas_core::task::{self, Pass, PerClass, Task, supervised};
 use nas_datasets::det::loader::Boxes;
 use nas_datasets::det::{CocoSplit, DetBatch, DetDataConfig, DetDataset, DetTransform, det_train_loader};
 use nas_datasets::{LoaderConfig, SampleSet, Size, Split, TrainLoader, hold_out};
@@ -27,7 +27,7 @@ use tch::{Device, Kind, Tensor, nn::VarStore};
 use crate::backbone::{BackboneConfig, total};
 use crate::detnas::path_weights;
 use crate::eval::coco::MAX_DETS;
-use crate::eval::report::CocoReport;
+use crate::eval::report::{CocoClass, CocoReport};
 use crate::head::{Detections, Predictions};
 use crate::model::{Detector, ModelConfig, SuperDetector, Top};
 use crate::picture::{Marked, draw, marked};
@@ -116,6 +116,11 @@ impl Default for EvalConfig {
     }
 }
 
+/// -1 stands for "there was nothing to find".
+fn found(value: f64) -> Option<f64> {
+    (value >= 0.0).then_some(value)
+}
+
 impl task::Scores for CocoReport {
     fn metric(&self, key: &str) -> Option<f64> {
         let value = match key {
@@ -124,8 +129,15 @@ impl task::Scores for CocoReport {
             "ap75" => self.ap75,
             _ => return None,
         };
-        // -1 stands for "there was nothing to find".
-        (value >= 0.0).then_some(value)
+        found(value)
+    }
+
+    fn per_class(&self) -> Option<PerClass> {
+        let row = |class: &CocoClass| {
+            let stats = class.stats[..3].iter().map(|value| found(*value)).collect();
+            (class.category.name.clone(), stats)
+        };
+        Some(PerClass { scores: vec!["AP", "AP50", "AP75"], rows: self.per_class.iter().map(row).collect() })
     }
 }
 

@@ -150,7 +150,7 @@ impl Job for Pretraining {
         let Recipe { schedule, optimizer, grad_clip, .. } = &self.config.train;
         let lr = schedule.lr(optimizer.lr(), at.global_step, at.total_steps);
         descend(&loss, self.optimizer.as_mut(), lr, *grad_clip, self.scaler.as_mut());
-        Ok(Step { loss: scalar(&loss), images: batch.indices.len() })
+        Ok(Step { loss: scalar(&loss), images: batch.indices.len(), lr })
     }
 
     fn end_epoch(&mut self, _epoch: usize, _last: bool) -> Result<Metrics> {

@@ -7,6 +7,8 @@ use super::operator::Operator;
 
 /// Height of the image in the picture, in pixels; a map of stride `s` is `1 / (1 + log2 s)` of it.
 const IMAGE: f64 = 160.0;
+/// Height of the largest map, that of the stem.
+const TALLEST: f64 = IMAGE / 2.0;
 const MARGIN: f64 = 12.0;
 const GAP: f64 = 4.0;
 
@@ -51,7 +53,10 @@ fn color(operator: Operator) -> &'static str {
 
 fn context(head: &HeadConfig) -> String {
     match head {
-        HeadConfig::SeparableAspp { rates, channels, .. } => format!("separable ASPP {rates:?}, {channels} channels"),
+        HeadConfig::SeparableAspp { rates, channels, .. } => {
+            let rates = rates.map(|rate| rate.to_string()).join("-");
+            format!("separable ASPP {rates}, {channels} channels")
+        }
         HeadConfig::LrAspp { channels, .. } => format!("LR-ASPP, {channels} channels"),
         HeadConfig::Pooling { channels, .. } => format!("pooling, {channels} channels"),
         HeadConfig::SqueezenasLrAspp { channels, .. } => format!("SqueezeNAS LR-ASPP, {channels} channels"),
@@ -68,13 +73,13 @@ struct Boxes {
 impl Boxes {
     fn add(&mut self, channels: i64, stride: i64, color: &str, title: String) {
         let (width, height) = (4.0 + channels as f64 / 4.0, IMAGE / (1.0 + (stride as f64).log2()));
-        let (x, y) = (MARGIN + self.x, MARGIN + (IMAGE - height) / 2.0);
+        let (x, y) = (MARGIN + self.x, MARGIN + (TALLEST - height) / 2.0);
         // Writing to a string does not fail.
         let _ = writeln!(
             self.shapes,
             "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{color}\"><title>{title}</title></rect>"
         );
-        let (middle, below) = (x + width / 2.0, MARGIN + IMAGE + 12.0);
+        let (middle, below) = (x + width / 2.0, MARGIN + TALLEST + 12.0);
         let _ = writeln!(
             self.shapes,
             "<text x=\"{middle:.1}\" y=\"{below:.1}\" transform=\"rotate(60 {middle:.1} {below:.1})\">{}</text>",
@@ -84,7 +89,7 @@ impl Boxes {
     }
 
     fn document(self) -> String {
-        let (width, height) = (self.x + 2.0 * MARGIN + 60.0, IMAGE + 150.0);
+        let (width, height) = (self.x + 2.0 * MARGIN + 60.0, TALLEST + 130.0);
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"sans-serif\" font-size=\"9\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
@@ -109,6 +114,10 @@ mod tests {
                 assert!(picture.contains(&format!("<title>{},", block.operator)), "{name}");
             }
             assert_eq!(picture.matches("to the decoder").count(), config.head.taps().len(), "{name}");
+            assert!(
+                picture.contains(&format!(">context: {}</text>", context(&config.head).split(',').next().unwrap()))
+            );
+            assert!(!picture.contains("ASPP ["), "{name}: the label would end within the rates");
         }
     }
 }

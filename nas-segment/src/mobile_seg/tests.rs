@@ -317,7 +317,8 @@ fn a_child_that_grew_computes_what_its_parent_does() {
     let parent = preset("mobile_seg_hand_c");
     let (parent_vs, parent_net) = randomised(&parent);
     let theirs: HashMap<String, Tensor> = all_variables(&parent_vs).into_iter().collect();
-    let children: [(&str, fn(&mut MobileSegConfig)); 4] = [
+    type Change = fn(&mut MobileSegConfig);
+    let children: [(&str, Change); 4] = [
         ("an expansion", |config| config.stages[1].blocks[1] = Operator::inverted(5, 6)),
         ("a kernel", |config| config.stages[3].blocks[0] = Operator::inverted(7, 6)),
         ("a block", |config| config.stages[1].blocks.push(Operator::inverted(3, 3))),

@@ -18,7 +18,7 @@ use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
-use nas_core::task::{Losses, NoPretrain, Pass, Task};
+use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
     Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, SegDataset, Size, Split, TrainLoader, TrainTransform,
@@ -126,6 +126,12 @@ impl nas_core::task::Scores for Scores {
             "pixel_acc" => Some(self.pixel_acc),
             _ => None,
         }
+    }
+
+    fn per_class(&self) -> Option<PerClass> {
+        let name = |class: usize| self.classes.get(class).cloned().unwrap_or_else(|| class.to_string());
+        let rows = self.iou.iter().enumerate().map(|(class, iou)| (name(class), vec![*iou])).collect();
+        Some(PerClass { scores: vec!["IoU"], rows })
     }
 }
 
@@ -245,7 +251,7 @@ impl Task for Segmentation {
             }
             ignored = ignored.or(label.contains(&IGNORE).then_some(i));
         }
-        let Some(i) = ignored.filter(|_| set.len() > 0) else { return Ok(()) };
+        let Some(i) = ignored.filter(|_| !set.is_empty()) else { return Ok(()) };
         bail!(
             "every pixel of its labels is of class {:?} (0) or of none ({IGNORE}), in {} too; expected pixels of two classes: \
              masks of 0 and 255 are to hold 0 and 1",

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nas_core::nn::VarBuilder;
+use nas_core::search::analysis::vocabulary::{Decision, numbered};
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::TaskSpace;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,13 @@ impl TaskSpace<Segmentation> for SpaceConfig {
             Self::AutoDeeplab(space) => Ok(space.genotype(arch).context("space")?.to_string()),
             Self::MobileSeg(space) => Ok(space.decode(arch).context("space")?.to_string()),
         }
+    }
+
+    fn names(&self) -> Result<Vec<Decision>> {
+        Ok(match self {
+            Self::AutoDeeplab(space) => numbered(&space.decisions()),
+            Self::MobileSeg(space) => space.names(),
+        })
     }
 
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {

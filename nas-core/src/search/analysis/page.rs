@@ -7,6 +7,7 @@ use super::samples::Samples;
 use super::swaps::Swap;
 use super::vocabulary::{Decision, Vocabulary};
 use super::{Analysis, SURE};
+use crate::run::words::markup as escape;
 use crate::space::Architecture;
 
 const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}\
@@ -38,10 +39,6 @@ pub fn pairs(samples: &Samples, metric: &str, other: &Samples, to: &str) -> Vec<
     let others: std::collections::BTreeMap<&Architecture, f64> =
         other.columns(&[to]).into_iter().map(|(arch, values)| (arch, values[0])).collect();
     samples.columns(&[metric]).into_iter().filter_map(|(arch, values)| Some((values[0], *others.get(arch)?))).collect()
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// Writing to a string cannot fail.

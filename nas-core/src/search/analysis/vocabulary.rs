@@ -81,10 +81,15 @@ impl Numbers {
 
 impl Vocabulary for Numbers {
     fn decisions(&self) -> Vec<Decision> {
-        let choices = |(i, options): (usize, &u16)| Decision {
-            name: format!("d{i}"),
-            choices: (0..*options).map(|choice| choice.to_string()).collect(),
-        };
-        self.options.iter().enumerate().map(choices).collect()
+        numbered(&self.options)
     }
+}
+
+/// Decisions without names, by their numbers of choices.
+pub fn numbered(options: &[u16]) -> Vec<Decision> {
+    let decision = |(i, options): (usize, &u16)| Decision {
+        name: format!("d{i}"),
+        choices: (0..*options).map(|choice| choice.to_string()).collect(),
+    };
+    options.iter().enumerate().map(decision).collect()
 }

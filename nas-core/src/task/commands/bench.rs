@@ -83,8 +83,8 @@ pub struct BenchArgs {
     /// Epochs behind --valid and --test
     #[arg(long, default_value_t = 200, value_name = "EPOCHS")]
     full_epochs: u32,
-    /// Draw the mean curves of all strategies
-    #[arg(long, value_name = "FILE.svg")]
+    /// Draw the mean curves of all strategies, with bands of their standard errors
+    #[arg(long, value_name = "FILE.svg", value_parser = plot::svg_path)]
     plot: Option<PathBuf>,
     /// How to print the table
     #[arg(long, value_enum, default_value_t)]
@@ -355,16 +355,27 @@ pub fn run<T: Task>(args: &BenchArgs) -> Result<()> {
             let optimum = bench.optimum;
             Row { strategy: name.clone(), num_trials, seeds: args.seeds, mean, std, values, optimum, secs }
         }));
-        let points = (1..=args.num_trials).map(|n| (n as f64, mean_and_deviation(&at(n)).0)).skip(9).collect();
-        curves.push(Series { name: name.clone(), points });
+        let drawn = first_drawn(args.num_trials)..=args.num_trials;
+        let of = |n: u64| mean_and_deviation(&at(n));
+        curves.push(Series {
+            name: name.clone(),
+            points: drawn.clone().map(|n| (n as f64, of(n).0)).collect(),
+            spread: drawn.map(|n| of(n).1 / (args.seeds as f64).sqrt()).collect(),
+        });
     }
     if let Some(path) = &args.plot {
         let test = args.test.as_ref().unwrap_or(&args.valid);
-        let title = format!("{} of the best by {}, mean of {} seeds", test, args.valid, args.seeds);
+        let title =
+            format!("{} of the best by {}, mean of {} seeds and its standard error", test, args.valid, args.seeds);
         let title = if bench.minimize.is_some() { bench.measure() } else { title };
         plot::lines(path, &title, "full evaluations", test, &curves)?;
     }
     print(&Report { rows, measure: bench.measure() }, args.format)
+}
+
+/// The first evaluations, in which all strategies leap, are left out where there are many.
+fn first_drawn(num_trials: u64) -> u64 {
+    (num_trials / 10).clamp(1, 10)
 }
 
 /// The strategies by name, with the options of the command line.

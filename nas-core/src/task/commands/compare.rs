@@ -16,10 +16,12 @@ use tch::{Kind, Tensor};
 use crate::nn::{self, Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
-use crate::run::plot::{self, Mark, Series};
+use crate::run::picture::read_pngs;
+use crate::run::plot::{self, Axis, Keep, Mark, Series};
 use crate::run::run_dir::{
     RunDir, last_weights, pretty, read_json, read_result, require_distinct_seeds, require_names, write_atomic,
 };
+use crate::run::tensorboard::Events;
 use crate::stats::{mean_and_deviation, paired_t_test};
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};
@@ -148,7 +150,7 @@ fn made_with(dir: &RunDir, seeds: &[u64], rows: &[Row]) -> Result<String> {
 
 impl Comparison {
     /// What a page that shows the table ends with.
-    fn footer(&self) -> String {
+    pub fn footer(&self) -> String {
         let lines = std::iter::once(self.footnote.clone());
         let lines = lines.chain(self.beside_random.iter().map(ToString::to_string)).chain([self.made_with.clone()]);
         lines.collect::<Vec<_>>().join("\n")
@@ -200,7 +202,7 @@ pub fn run<T: Task>(args: &CompareArgs) -> Result<()> {
         let default = if compute.device.is_cuda() { 1 } else { compute.threads };
         let workers = args.workers.unwrap_or(default).clamp(1, trainings);
         let threads = (compute.threads / workers).max(1);
-        compare(dir, &experiment, &Children { compute, threads, workers }, compute)
+        compare(dir, &experiment, &Children { compute, threads, workers, tensorboard: args.run.tensorboard }, compute)
     })
 }
 
@@ -252,6 +254,12 @@ fn compare<T: Task>(
     };
     let nets: Vec<Pass<T>> = trained.iter().map(|(_, net)| Pass { net, mixture: None, compute }).collect();
     T::draw(dir, &nets, &setting, &val, *pictures)?;
+    if let Some(board) = dir.tensorboard() {
+        let mut events = Events::create(&board, None)?;
+        for (name, png) in read_pngs(&dir.path("pictures"))? {
+            events.image(0, &name, png)?;
+        }
+    }
     write_atomic(&dir.path("table.txt"), format!("{comparison}\n").as_bytes())?;
     let page = format!("{}\n{}\n", comparison.table(true), comparison.footer().replace('\n', "  \n"));
     write_atomic(&dir.path("table.md"), page.as_bytes())?;
@@ -266,9 +274,11 @@ fn draw_front(path: &Path, rows: &[Row], (key, name): (&str, &str)) -> Result<()
         let macs = row.cost.macs as f64 / 1e6;
         row.scores[key].iter().map(|score| (macs, 100.0 * score)).collect()
     };
-    let series: Vec<Series> = rows.iter().map(|row| Series { name: row.name.clone(), points: points(row) }).collect();
+    let series: Vec<Series> = rows.iter().map(|row| Series::new(row.name.clone(), points(row))).collect();
     let marked: Vec<(Mark, &Series)> = series.iter().map(|series| (Mark::Dots, series)).collect();
-    plot::chart(path, &format!("{name} over multiply-adds"), "million multiply-adds", &format!("{name} %"), &marked)
+    let score = format!("{name} %");
+    let axes = (Axis::all("million multiply-adds"), Axis { name: &score, keep: Keep::High });
+    plot::chart(path, &format!("{name} over multiply-adds"), axes, &marked)
 }
 
 fn run_name(model: &str, seed: u64) -> String {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nas_datasets::{Split, rng};
 use serde::{Deserialize, Serialize};
 
-use super::report::{draw_curves, read_metrics};
+use super::report::draw_curves;
 use super::search::report;
 use crate::estimator::honesty::HonestyReport;
 use crate::executor::{InProcess, trial_folder};
@@ -31,7 +31,7 @@ use crate::task::experiment::{self, OneShotExperiment, Recipe};
 use crate::task::searched::SearchedSpace;
 use crate::task::shared::{Shared, main_candidate_metric};
 use crate::task::{CostFunction, Task, TaskSpace};
-use crate::train::{self, LoopConfig, Metrics, write_tensors};
+use crate::train::{self, LoopConfig, Metrics, read_metrics, write_tensors};
 
 /// `result.json` of a search on shared weights.
 #[derive(Clone, Debug, Serialize, Deserialize)]

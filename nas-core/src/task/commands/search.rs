@@ -14,10 +14,12 @@ use crate::estimator::honesty::HonestyReport;
 use crate::executor::{Executor, ExecutorConfig, InProcess, Processes, trial_folder};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
-use crate::run::plot::{self, Mark, Series};
+use crate::run::plot::{self, Axis, Keep, Mark, Series};
 use crate::run::progress::Progress;
 use crate::run::run_dir::{RunDir, write_atomic};
-use crate::search::goals::{Goals, Restricted};
+use crate::run::times::Stopwatch;
+use crate::search::board::TrialBoard;
+use crate::search::goals::{Goal, Goals, Objective, Restricted};
 use crate::search::log::TrialStore;
 use crate::search::pareto::{Point, fronts};
 use crate::search::start::StartConfig;
@@ -272,7 +274,15 @@ impl<T: Task> Job<'_, T> {
         }
         let label = if part == SearchPart::Search { name } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
-        let on_end = |record: &Record| progress.trial(record);
+        let mut times = Stopwatch::open(&folder)?;
+        let board = dir.tensorboard().map(|board| board.join(part.folder()));
+        let names = experiment.space.names()?;
+        let mut board = board.map(|board| TrialBoard::open(&board, &folder, names, &goals, &records)).transpose()?;
+        let on_end = |record: &Record| {
+            progress.trial(record);
+            times.mark(record.trial.id);
+            board.iter_mut().for_each(|board| board.trial(record));
+        };
         let mut search = SearchLoop::new(searcher, store, records, num_trials)?;
         match executor {
             ExecutorConfig::InProcess => {
@@ -373,10 +383,12 @@ fn draw_pareto(path: &Path, goals: &Goals, records: &[Record], pareto: &[Found])
     let trials = records.iter().filter_map(|record| Some((record.metric(x)?, record.metric(y)?)));
     let mut front: Vec<(f64, f64)> = pareto.iter().map(|found| (found.metrics[x], found.metrics[y])).collect();
     front.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let all = Series { name: "trials".into(), points: trials.collect() };
-    let front = Series { name: "Pareto set".into(), points: front };
+    let all = Series::new("trials", trials.collect());
+    let front = Series::new("Pareto set", front);
+    let keep = |objective: &Objective| if objective.goal == Goal::Maximize { Keep::High } else { Keep::Low };
+    let axes = (Axis { name: x, keep: keep(&goals.objectives[1]) }, Axis { name: y, keep: keep(&goals.objectives[0]) });
     let marked = [(Mark::Dots, &all), (Mark::Line, &front), (Mark::Dots, &front)];
-    plot::chart(path, "trials and Pareto set", x, y, &marked)
+    plot::chart(path, "trials and Pareto set", axes, &marked)
 }
 
 /// All trials as a table.

@@ -35,6 +35,8 @@ pub struct Children {
     pub threads: usize,
     /// Children at a time.
     pub workers: usize,
+    /// Whether they write event files.
+    pub tensorboard: bool,
 }
 
 struct Running {
@@ -109,6 +111,7 @@ impl Children {
         command.args(["train", "--resume", "--format", "json", "--config"]).arg(path);
         command.arg("--out").arg(run_folder(dir, &name));
         command.args(["--threads", &self.threads.to_string()]).args(self.compute.arguments(slot));
+        command.args(self.tensorboard.then_some("--tensorboard"));
         command.stdout(Stdio::null()).stderr(log).stdin(Stdio::null());
         die_with_parent(&mut command);
         let child = command.spawn().with_context(|| format!("cannot start the training {name}"))?;

@@ -1,4 +1,4 @@
-//! A Python with onnxruntime, for the tests of exported networks.
+//! A Python with the programs that tests read their files with: onnxruntime, TensorBoard, Optuna.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,19 +6,28 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-const PACKAGES: [&str; 4] = ["onnx==1.23.2", "onnxruntime==1.32.0", "safetensors", "numpy"];
+/// TensorBoard needs `pkg_resources`, which newer setuptools do not have.
+const PACKAGES: [&str; 7] = [
+    "onnx==1.23.2",
+    "onnxruntime==1.32.0",
+    "safetensors",
+    "numpy",
+    "tensorboard==2.21.0",
+    "optuna==5.0.0",
+    "setuptools<81",
+];
 
 /// The interpreter: what `NAS_PYTHON` names, or that of an environment below `target`, which is made where it is missing.
 /// Without one the tests compare by this program alone.
-pub fn python(root: &Path) -> Option<PathBuf> {
+pub fn interpreter(root: &Path) -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("NAS_PYTHON") {
         return Some(named.into());
     }
-    let folder = root.join("target/onnx");
+    let folder = root.join("target/python");
     if !folder.exists()
         && let Err(error) = make(&folder)
     {
-        eprintln!("exported networks are not run by onnxruntime: {error:#}");
+        eprintln!("what other programs read is not tested: {error:#}");
         return None;
     }
     Some(folder.join("bin/python"))

@@ -1,25 +1,36 @@
-//! The `report` commands: what a run folder holds, as text and pictures.
+//! The `report` commands: what run folders hold, as text, as pictures and as one page.
+
+mod optuna;
+mod pages;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
+use self::pages::Page;
 use crate::run::cli::{Format, print};
+use crate::run::page::page;
 use crate::run::plot::{Series, curves};
-use crate::run::run_dir::{read_result, read_text};
+use crate::run::run_dir::{read_result, read_text, write_atomic};
 use crate::task::Task;
-use crate::train::Metrics;
+use crate::train::{Metrics, read_metrics};
 
-/// Summarise a run folder and draw its curves
+/// Summarise run folders, draw their curves, and put them on one page
 #[derive(Clone, Debug, Args)]
 pub struct ReportArgs {
-    /// Run folder of a search, a training or a comparison
-    #[arg(value_name = "DIR")]
-    run: PathBuf,
+    /// Run folders of searches, trainings or comparisons
+    #[arg(value_name = "DIR", required = true)]
+    runs: Vec<PathBuf>,
+    /// Also write a page that shows and compares the runs; it needs no other file and no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Also write the trials as a journal of Optuna, for its dashboard and JournalStorage; a study for every trial log
+    #[arg(long, value_name = "FILE")]
+    optuna: Option<PathBuf>,
     /// How to print the summary
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -54,15 +65,44 @@ impl fmt::Display for Report {
     }
 }
 
-/// Runs the command: draws the metrics `drawn`, of which `score` is the one to be large.
+/// Several run folders.
+#[derive(Serialize)]
+struct Reports {
+    runs: Vec<Report>,
+}
+
+impl fmt::Display for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let texts: Vec<String> = self.runs.iter().map(Report::to_string).collect();
+        write!(f, "{}", texts.join("\n\n"))
+    }
+}
+
+/// Runs the command. Of one folder the summary is printed as it is, of several as a list `runs`.
 pub fn run<T: Task>(args: &ReportArgs) -> Result<()> {
+    let mut runs = args.runs.iter().map(|run| report::<T>(run)).collect::<Result<Vec<Report>>>()?;
+    if args.html.is_some() || args.optuna.is_some() {
+        let data = Page::read::<T>(&args.runs)?;
+        let html = args.html.as_ref().map(|path| (path, Ok(page(&data.title(), &data))));
+        let optuna = args.optuna.as_ref().map(|path| (path, optuna::journal(&data)));
+        for (path, text) in html.into_iter().chain(optuna) {
+            write_atomic(path, text?.as_bytes())?;
+        }
+    }
+    match args.runs.len() {
+        1 => print(&runs.remove(0), args.format),
+        _ => print(&Reports { runs }, args.format),
+    }
+}
+
+/// The summary of a run; draws its curves into its folder.
+fn report<T: Task>(run: &Path) -> Result<Report> {
     let (drawn, score) = (T::CURVES, T::METRICS[0].0);
-    let run = &args.run;
     ensure!(run.join("config.toml").exists(), "{}: no run folder (config.toml is missing)", run.display());
     let metrics = read_metrics(run)?;
     let result = read_result::<Value>(run)?;
     let best = series(&metrics, score).points.iter().map(|point| point.1).reduce(f64::max);
-    let report = Report {
+    Ok(Report {
         run: run.display().to_string(),
         done: result.is_some(),
         epochs: metrics.len(),
@@ -71,27 +111,13 @@ pub fn run<T: Task>(args: &ReportArgs) -> Result<()> {
         text: ["table.txt", "result.txt", "architecture.txt"].iter().find_map(|name| read_text(&run.join(name)).ok()),
         curves: draw_curves(run, &metrics, drawn)?,
         result,
-    };
-    print(&report, args.format)
-}
-
-/// The lines of a run's `metrics.jsonl`; none where there is no file.
-pub fn read_metrics(run: &Path) -> Result<Vec<Metrics>> {
-    let path = run.join("metrics.jsonl");
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let text = read_text(&path)?;
-    let parse = |(i, line): (usize, &str)| {
-        serde_json::from_str(line).with_context(|| format!("{}: line {}", path.display(), i + 1))
-    };
-    text.lines().enumerate().map(parse).collect()
+    })
 }
 
 /// A metric over the epochs that have it.
 pub fn series(metrics: &[Metrics], name: &str) -> Series {
     let point = |line: &Metrics| Some((line.get("epoch")?.as_f64()?, line.get(name)?.as_f64()?));
-    Series { name: name.to_string(), points: metrics.iter().filter_map(point).collect() }
+    Series::new(name, metrics.iter().filter_map(point).collect())
 }
 
 /// Draws the metrics `names` into `curves.svg` where there are epochs to draw; returns its path.
