@@ -3,6 +3,7 @@ use std::path::Path;
 
 use nas_core::estimator::inheritance::{Lineage, inherit};
 use nas_core::nn::{Activation, BnConfig, Cost, Mode, Shape, VarBuilder};
+use nas_core::space::ChoiceSpace;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use serde_json::Value;
 use tch::nn::VarStore;
@@ -340,5 +341,19 @@ fn a_child_that_grew_computes_what_its_parent_does() {
         assert!(count.whole > 100, "{what}: {count:?}");
         let error = difference(&forward(&net), &forward(&parent_net));
         assert!(error < 1e-10, "{what}: off by {error}");
+    }
+}
+
+#[test]
+fn every_decision_and_choice_has_a_name() {
+    let forms = [SpacePreset::MobilenetV2, SpacePreset::SqueezenasSmall, SpacePreset::SqueezenasXlarge];
+    for space in forms.map(MobileSegSpace::from) {
+        let names = space.names();
+        let options: Vec<u16> = names.iter().map(|decision| decision.choices.len() as u16).collect();
+        assert_eq!(options, space.decisions());
+        let mut distinct: Vec<&str> = names.iter().map(|decision| decision.name.as_str()).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), names.len());
     }
 }
