@@ -69,6 +69,19 @@ fn a_killed_training_ends_with_the_same_bits() {
 }
 
 #[test]
+fn a_killed_training_whose_batches_come_in_parts_ends_with_the_same_bits() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = temp.path().join("parts.toml");
+    let text = fs::read_to_string(nas_tests::root().join(TRAIN)).unwrap();
+    fs::write(&config, text.replace("batch_size = 2", "batch_size = 4\naccumulate = 2")).unwrap();
+    let config = config.to_str().unwrap();
+    killed_equals_straight(SEGMENT, "train", config, &FILES);
+    let out = temp.path().join("run");
+    let error = SEGMENT.fail(&[&args("train", config, &out)[..], &["--set", "train.accumulate=3"]].concat());
+    assert!(error.contains("train.accumulate = 3; expected a number that divides train.batch_size = 4"), "{error}");
+}
+
+#[test]
 fn weights_say_what_they_are() {
     let temp = tempfile::tempdir().unwrap();
     let out = temp.path().join("run");

@@ -37,7 +37,7 @@ pub use cost_term::CostTermConfig;
 pub use darts::Order;
 pub use gumbel::straight_through;
 pub use second_stage::{Images, SecondStage, check_constraints, check_recalibration};
-pub use weights::descend;
+pub use weights::{descend, descend_along, scaled_gradients};
 
 use crate::nn::Shape;
 use crate::optim::Named;

@@ -73,15 +73,33 @@ pub fn descend(
     grad_clip: f64,
     mut scaler: Option<&mut GradScaler>,
 ) {
-    if is_known_bad(loss) {
-        return;
+    if let Some(grads) = scaled_gradients(loss, optimizer, scaler.as_deref_mut()) {
+        descend_along(grads, optimizer, lr, grad_clip, scaler);
     }
-    let mut grads = gradients(&scaled(loss, scaler.as_deref_mut()), optimizer.parameters());
+}
+
+/// The gradients of `loss` that [`descend_along`] takes; none where a loss on the CPU is not finite.
+pub fn scaled_gradients(
+    loss: &Tensor,
+    optimizer: &dyn Optimizer,
+    scaler: Option<&mut GradScaler>,
+) -> Option<Vec<Tensor>> {
+    (!is_known_bad(loss)).then(|| gradients(&scaled(loss, scaler), optimizer.parameters()))
+}
+
+/// One step of `optimizer` along gradients of [`scaled_gradients`], or sums of such.
+pub fn descend_along(
+    mut grads: Vec<Tensor>,
+    optimizer: &mut dyn Optimizer,
+    lr: f64,
+    grad_clip: f64,
+    scaler: Option<&mut GradScaler>,
+) {
     let overflow = scaler.map(|scaler| scaler.unscale(&grads));
     if grad_clip > 0.0 {
         clip_grad_norm(&mut grads, grad_clip);
     }
-    let device = optimizer.parameters().first().map_or(loss.device(), |(_, parameter)| parameter.device());
+    let Some(device) = optimizer.parameters().first().map(|(_, parameter)| parameter.device()) else { return };
     optimizer.step_unless(overflow.map(|overflow| overflow.to_device(device)).as_ref(), &grads, lr);
 }
 

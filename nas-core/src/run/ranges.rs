@@ -73,7 +73,21 @@ const RANGES: &[(&[&str], Range)] = &[
     (&["temperature", "class_weights"], NOT_NEGATIVE),
     (&["aux_weight", "entropy", "mixup"], Range::new(0.0, 1e3)),
     (&["grad_clip"], Range::new(0.0, 1e12)),
-    (&["epochs", "batch_size", "num_trials", "workers", "samples", "verify", "top", "layers", "repeats"], COUNT),
+    (
+        &[
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "num_trials",
+            "workers",
+            "samples",
+            "verify",
+            "top",
+            "layers",
+            "repeats",
+        ],
+        COUNT,
+    ),
     (&["num_images"], COUNT),
     // Strategies say what they need.
     (&["population_size", "sample_size", "batch", "pool", "min_epochs", "max_epochs"], COUNT_OR_NONE),

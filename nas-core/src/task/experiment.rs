@@ -126,6 +126,10 @@ pub struct Recipe<T: Task> {
     pub epochs: usize,
     /// Samples per step.
     pub batch_size: usize,
+    /// Parts that a batch is computed in, one after the other, so that it needs less memory: the gradients are those of the
+    /// whole batch, but norms see the statistics of a part.
+    #[serde(skip_serializing_if = "is_one")]
+    pub accumulate: usize,
     /// Update rule of the weights.
     pub optimizer: OptimizerConfig,
     /// Learning rate over the run.
@@ -150,6 +154,10 @@ pub struct Recipe<T: Task> {
     pub task: PhantomData<T>,
 }
 
+fn is_one(parts: &usize) -> bool {
+    *parts == 1
+}
+
 impl<T: Task> Default for Recipe<T> {
     fn default() -> Self {
         T::recipe()
@@ -168,6 +176,7 @@ impl<T: Task> Recipe<T> {
         Self {
             epochs,
             batch_size,
+            accumulate: 1,
             optimizer,
             schedule,
             grad_clip,
@@ -181,9 +190,13 @@ impl<T: Task> Recipe<T> {
 
     /// Says which value makes no sense; `section` is the recipe's name in the file.
     pub fn check(&self, section: &str, eval: &T::Eval) -> Result<()> {
-        let Self { epochs, batch_size, grad_clip, ema, .. } = self;
+        let Self { epochs, batch_size, accumulate, grad_clip, ema, .. } = self;
         ensure!(*epochs > 0, "{section}.epochs = 0; expected at least 1");
         ensure!(*batch_size > 0, "{section}.batch_size = 0; expected at least 1");
+        ensure!(
+            *accumulate > 0 && batch_size % accumulate == 0,
+            "{section}.accumulate = {accumulate}; expected a number that divides {section}.batch_size = {batch_size}"
+        );
         ensure!(*grad_clip >= 0.0 && grad_clip.is_finite(), "{section}.grad_clip = {grad_clip}; expected 0 or more");
         ensure!(
             self.init.is_some() || self.init_prefix.is_none(),

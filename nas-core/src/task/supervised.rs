@@ -15,7 +15,7 @@ use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
 use super::{BatchOf, Losses, Pass, Scores, Task};
 use crate::estimator::learning_curve::{Curve, Stopped};
 use crate::nn::{Cost, Mode, Shape, VarBuilder, build_on};
-use crate::one_shot::descend;
+use crate::one_shot::{descend_along, scaled_gradients};
 use crate::optim::{GradScaler, Named, Optimizer, Schedule, move_averages, named_parameters};
 use crate::run::cli::Compute;
 use crate::run::config::Growth;
@@ -85,7 +85,14 @@ impl<T: Task> Supervised<T> {
                 .with_context(|| format!("train.init = {:?}", from.display().to_string()))?;
             report.iter().for_each(|report| eprintln!("{report}"));
         }
-        let loader = T::loader(&setting, &train, None, setting.loading(recipe.batch_size, compute), seed, "train")?;
+        let loader = T::loader(
+            &setting,
+            &train,
+            None,
+            setting.loading(recipe.batch_size / recipe.accumulate, compute),
+            seed,
+            "train",
+        )?;
         let copy = |(name, tensor): Named| (name, tensor.detach().copy());
         Ok(Self {
             seed,
@@ -285,6 +292,16 @@ fn unsettled_norms(momentum: f64, steps: usize) -> Option<String> {
     })
 }
 
+/// Sums of gradients, of which one may be missing.
+fn added(sums: Vec<Tensor>, grads: &[Tensor]) -> Vec<Tensor> {
+    let add = |(sum, grad): (Tensor, &Tensor)| match (sum.defined(), grad.defined()) {
+        (true, true) => sum + grad,
+        (true, false) => sum,
+        (false, _) => grad.shallow_clone(),
+    };
+    sums.into_iter().zip(grads).map(add).collect()
+}
+
 /// The metrics of scores, as an epoch's line or a trial's record holds them.
 pub fn metrics_of<T: Task>(scores: &T::Scores) -> impl Iterator<Item = (&'static str, f64)> {
     T::METRICS.iter().filter_map(|(key, _)| Some((*key, scores.metric(key)?)))
@@ -304,24 +321,45 @@ impl<T: Task> Job for Supervised<T> {
     }
 
     fn steps_per_epoch(&self) -> usize {
-        self.loader.batches_per_epoch()
+        self.loader.batches_per_epoch() / self.recipe.accumulate
     }
 
     fn start_epoch(&mut self, epoch: usize, step: usize) -> Result<()> {
-        self.batches = Some(Box::new(self.loader.epoch(epoch, step)));
+        self.batches = Some(Box::new(self.loader.epoch(epoch, step * self.recipe.accumulate)));
         Ok(())
     }
 
     fn step(&mut self, at: At) -> Result<Step> {
-        let (batch, images) = next_batch::<T>(&mut self.batches, self.compute)?;
-        let losses = T::loss(self.pass(), &self.setting.loss, &batch, Mode::train(at.progress()))?;
-        let recipe = &self.recipe;
-        let lr = recipe.schedule.lr(recipe.optimizer.lr(), at.global_step, at.total_steps);
-        descend(&losses.total, self.optimizer.as_mut(), lr, recipe.grad_clip, self.scaler.as_mut());
-        self.average();
-        // The one time that the host waits for the device.
-        let shown = losses.shown.as_ref().unwrap_or(&losses.total);
-        Ok(Step { loss: self.state.parts.add_with(shown, &losses), images, lr })
+        let parts = self.recipe.accumulate;
+        let lr = self.recipe.schedule.lr(self.recipe.optimizer.lr(), at.global_step, at.total_steps);
+        let mut step = Step { loss: 0.0, images: 0, lr };
+        let mut sum: Option<Vec<Tensor>> = None;
+        for part in 1..=parts {
+            let (batch, images) = next_batch::<T>(&mut self.batches, self.compute)?;
+            let losses = T::loss(self.pass(), &self.setting.loss, &batch, Mode::train(at.progress()))?;
+            let scaler = self.scaler.as_mut();
+            let grads = match parts {
+                1 => scaled_gradients(&losses.total, self.optimizer.as_ref(), scaler),
+                _ => scaled_gradients(&(&losses.total / parts as f64), self.optimizer.as_ref(), scaler),
+            };
+            sum = match (sum, grads) {
+                (Some(sum), Some(grads)) => Some(added(sum, &grads)),
+                (_, grads) => grads,
+            };
+            if let Some(grads) = sum.take_if(|_| part == parts) {
+                let clip = self.recipe.grad_clip;
+                descend_along(grads, self.optimizer.as_mut(), lr, clip, self.scaler.as_mut());
+                self.average();
+            }
+            // The one time that the host waits for the device.
+            let shown = losses.shown.as_ref().unwrap_or(&losses.total);
+            step.loss += self.state.parts.add_with(shown, &losses) / parts as f64;
+            step.images += images;
+            if !step.loss.is_finite() {
+                break;
+            }
+        }
+        Ok(step)
     }
 
     fn end_epoch(&mut self, epoch: usize, last: bool) -> Result<Metrics> {
@@ -449,6 +487,27 @@ mod tests {
             metrics.iter().map(|(name, mean)| (name.as_str(), mean.as_f64().unwrap())).collect();
         assert_eq!(found, [("regression_loss", 4.0), ("classification_loss", 2.0)]);
         assert_eq!(sums, PartSums::default());
+    }
+
+    #[test]
+    fn gradients_of_parts_add_up_to_those_of_the_batch() {
+        use crate::optim::{OptimizerConfig, SgdConfig};
+        use tch::{Device, Kind};
+        tch::manual_seed(1);
+        let double = (Kind::Double, Device::Cpu);
+        let named = |name: &str| (name.to_string(), Tensor::randn([3, 1], double).set_requires_grad(true));
+        let weights = vec![named("used"), named("idle")];
+        let sgd = SgdConfig { lr: 0.1, momentum: 0.9, weight_decay: 0.0, nesterov: false };
+        let (weight, optimizer) = (weights[0].1.shallow_clone(), OptimizerConfig::Sgd(sgd).build(weights));
+        let (xs, ys) = (Tensor::randn([6, 3], double), Tensor::randn([6, 1], double));
+        let loss = |from, count| {
+            let (xs, ys) = (xs.narrow(0, from, count), ys.narrow(0, from, count));
+            (xs.matmul(&weight) - ys).square().mean(None)
+        };
+        let grads = |loss: &Tensor| scaled_gradients(loss, optimizer.as_ref(), None).unwrap();
+        let parts = [0, 2, 4].map(|from| grads(&(loss(from, 2) / 3.0)));
+        let sum = parts.into_iter().reduce(|sum, grads| added(sum, &grads)).unwrap();
+        assert!(sum[0].allclose(&grads(&loss(0, 6))[0], 1e-12, 1e-12, false) && !sum[1].defined());
     }
 
     #[test]
