@@ -20,13 +20,35 @@ pub enum Goal {
 
 /// A metric to be made better.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "WrittenObjective")]
 pub struct Objective {
     /// Name of the metric.
     pub metric: String,
-    /// Which way is better.
-    #[serde(default)]
+    /// Which way is better. It may be left out where the name is not that of a cost.
     pub goal: Goal,
+}
+
+/// An objective as an experiment file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenObjective {
+    metric: String,
+    goal: Option<Goal>,
+}
+
+/// What names of costs contain.
+const COSTS: [&str; 10] = ["params", "macs", "flops", "latency", "energy", "memory", "bytes", "secs", "millis", "loss"];
+
+impl TryFrom<WrittenObjective> for Objective {
+    type Error = String;
+
+    fn try_from(WrittenObjective { metric, goal }: WrittenObjective) -> Result<Self, String> {
+        let is_cost = COSTS.iter().any(|cost| metric.contains(cost));
+        match goal {
+            None if is_cost => Err(format!("metric = {metric:?} without goal; expected \"minimize\" or \"maximize\"")),
+            _ => Ok(Self { metric, goal: goal.unwrap_or_default() }),
+        }
+    }
 }
 
 /// Bounds of a metric.
@@ -241,6 +263,16 @@ impl ChoiceSpace for Restricted<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cost_is_no_objective_without_its_goal() {
+        let read = |text: &str| toml::from_str::<Objective>(text).map_err(|error| error.to_string());
+        assert_eq!(read("metric = 'miou'").unwrap().goal, Goal::Maximize);
+        assert_eq!(read("metric = 'params_m'\ngoal = 'minimize'").unwrap().goal, Goal::Minimize);
+        let error = read("metric = 'params_m'").unwrap_err();
+        assert!(error.contains("metric = \"params_m\" without goal"), "{error}");
+        assert!(read("metric = 'miou'\nway = 'up'").is_err());
+    }
     use crate::space::trial::{Budget, Trial};
 
     fn bound(upper: Option<f64>, lower: Option<f64>) -> Constraint {
