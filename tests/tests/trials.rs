@@ -256,8 +256,14 @@ fn what_cannot_be_served_is_refused_when_the_config_is_read() {
         assert!(error.contains(expected), "{set}: {error}");
     };
     refused("strategy.sample_size=0", "strategy.sample_size = 0; regularized_evolution needs at least 1");
-    refused("objectives=[{metric='valid'},{metric='macs', goal='minimize'}]", "unknown metric \"macs\"; expected one of valid");
-    refused("objectives=[{metric='valid'},{metric='valid',goal='minimize'}]", "strategies that serve several: nsga2");
+    refused(
+        "objectives=[{metric='valid'},{metric='macs', goal='minimize'}]",
+        "unknown metric \"macs\"; expected one of valid",
+    );
+    refused(
+        "objectives=[{metric='valid'},{metric='valid',goal='minimize'}]",
+        "strategies that serve several: random, nsga2",
+    );
     refused("strategy.kind='magic'", "unknown variant `magic`");
     refused("executor={kind='processes',workers=0}", "executor.workers = 0; expected at least 1");
     refused("limits.time_secs=1", "limits need --workers");
