@@ -251,7 +251,7 @@ impl Task for Segmentation {
             }
             ignored = ignored.or(label.contains(&IGNORE).then_some(i));
         }
-        let Some(i) = ignored.filter(|_| !set.is_empty()) else { return Ok(()) };
+        let Some(i) = ignored else { return Ok(()) };
         bail!(
             "every pixel of its labels is of class {:?} (0) or of none ({IGNORE}), in {} too; expected pixels of two classes: \
              masks of 0 and 255 are to hold 0 and 1",
