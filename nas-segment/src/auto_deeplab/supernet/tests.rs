@@ -170,9 +170,11 @@ fn gradients_of_alpha_and_beta_equal_finite_differences() {
                     let _ = moved[which].view(-1).get(i).g_add_scalar_(offset);
                     value(&moved)
                 };
-                let numeric = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+                let numeric = |step: f64| (shifted(step) - shifted(-step)) / (2.0 * step);
                 let analytic = grad.view(-1).double_value(&[i]);
-                assert!((numeric - analytic).abs() < 1e-7 + 1e-4 * analytic.abs(), "{which} {i}: {numeric} {analytic}");
+                // Tests beside this one draw from the same generator: a rectifier's kink may lie within a step, hardly within both.
+                let fits = |step: f64| (numeric(step) - analytic).abs() < 1e-7 + 1e-4 * analytic.abs();
+                assert!(fits(1e-5) || fits(1e-7), "{which} {i}: {} {analytic}", numeric(1e-5));
                 checked += usize::from(analytic != 0.0);
             }
         }
