@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 1024;
 /// The file `listed` inside `folder`. Backslashes count as separators where no file has them in its name.
 ///
 /// # Errors
-/// What is wrong with a name that is empty, absolute, climbs out, is overlong or holds control characters.
+/// What is wrong with a name that is empty or a folder's, absolute, climbs out, is overlong or holds control characters.
 pub fn below(folder: &Path, listed: &str) -> Result<PathBuf, String> {
     if listed.len() > MAX_BYTES {
         return Err(format!("a name of {} bytes", listed.len()));
@@ -23,7 +23,7 @@ pub fn below(folder: &Path, listed: &str) -> Result<PathBuf, String> {
     let is_sound = !listed.starts_with(['/', '\\'])
         && !is_drive
         && !listed.chars().any(char::is_control)
-        && components.clone().any(|part| !matches!(part, "" | "."))
+        && components.clone().next_back().is_some_and(|part| !matches!(part, "" | "."))
         && components.all(|part| part != "..");
     if !is_sound {
         return Err(format!("the name {listed:?}"));
@@ -68,9 +68,22 @@ mod tests {
         {
             assert_eq!(below(folder, listed), Ok(folder.join(path)));
         }
-        for listed in
-            ["", ".", "/etc/x", "../x", "a/../../x", "a\\..\\x", "C:\\x", "c:/x", "\\\\host\\x", "a\u{1b}[m", "a\0"]
-        {
+        for listed in [
+            "",
+            ".",
+            "a/",
+            "a/.",
+            "a\\",
+            "/etc/x",
+            "../x",
+            "a/../../x",
+            "a\\..\\x",
+            "C:\\x",
+            "c:/x",
+            "\\\\host\\x",
+            "a\u{1b}[m",
+            "a\0",
+        ] {
             assert!(below(folder, listed).is_err(), "{listed:?}");
         }
         assert_eq!(below(folder, &"a".repeat(2000)), Err("a name of 2000 bytes".into()));

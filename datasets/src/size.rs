@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// A height and a width in pixels, neither of them zero; `[height, width]` in files.
+use crate::images::MAX_PIXELS;
+
+/// A height and a width in pixels, neither of them zero, of at most [`MAX_PIXELS`]; `[height, width]` in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "[u32; 2]", into = "[u32; 2]")]
 pub struct Size {
@@ -15,7 +17,7 @@ impl Size {
     /// A size.
     ///
     /// # Panics
-    /// If one of the two is zero.
+    /// If one of the two is zero, or both together are too large.
     pub fn new(height: u32, width: u32) -> Self {
         Self::checked(height, width).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -23,6 +25,9 @@ impl Size {
     pub(crate) fn checked(height: u32, width: u32) -> Result<Self, String> {
         match (height, width) {
             (0, _) | (_, 0) => Err(format!("a size of [{height}, {width}], expected [height, width] of at least 1")),
+            (h, w) if u64::from(h) * u64::from(w) > MAX_PIXELS => {
+                Err(format!("a size of [{h}, {w}], expected at most {MAX_PIXELS} pixels"))
+            }
             _ => Ok(Self { height, width }),
         }
     }

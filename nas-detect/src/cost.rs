@@ -45,7 +45,7 @@ pub struct CostArgs {
     #[arg(long, value_name = "ARCH")]
     pub arch: Option<String>,
     /// Classes [default: the published ones]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(i64).range(1..=65_536))]
     pub num_classes: Option<i64>,
     /// How to print the counts
     #[arg(long, value_enum, default_value_t)]

@@ -27,7 +27,7 @@ pub struct CostArgs {
     #[arg(long, value_name = "HxW", default_value = "1024x2048", value_parser = parse_size)]
     pub size: (i64, i64),
     /// Classes of the logits
-    #[arg(long, value_name = "K", default_value_t = 19)]
+    #[arg(long, value_name = "K", default_value_t = 19, value_parser = clap::value_parser!(i64).range(1..=65_536))]
     pub num_classes: i64,
     /// Output stride of a DeepLabv3+
     #[arg(long, value_name = "8|16|32")]

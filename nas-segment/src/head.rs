@@ -59,7 +59,7 @@ impl HeadConfig {
     /// Says which key has a value that no head can be made of.
     pub fn validate(&self) -> Result<()> {
         let Self { channels, rates, .. } = self;
-        ensure!(*channels > 0, "model.head.channels = {channels}: expected a positive number");
+        ensure!((1..=8192).contains(channels), "model.head.channels = {channels}: expected 1 to 8192");
         ensure!(rates.iter().all(|rate| *rate > 0), "model.head.rates = {rates:?}: expected three positive numbers");
         ensure!(
             (0.0..1.0).contains(&self.dropout),

@@ -1,4 +1,8 @@
-//! Harness of the tests that need the binaries: builds them once, runs them, shows what they printed when a test fails.
+//! Harness of the tests that need the binaries: builds them once, runs them, shows what they printed when a test fails; damaged files of
+//! every format.
+
+pub mod formats;
+pub mod mutation;
 
 use std::fs;
 use std::path::{Path, PathBuf};

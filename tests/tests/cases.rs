@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool, root};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool, data, root};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -109,6 +109,9 @@ fn photographs_are_read_as_viewers_show_them() {
     let said = case.succeeds(0);
     assert!(said.contains("train: 4 samples, 0 broken") && said.contains("val: 4 samples, 0 broken"), "{said}");
     assert!(said.contains("4 images are in the train and in the val split"), "{said}");
+    let trained =
+        case.run("nas-segment train --config train.toml --set train.epochs=1 --device cpu --threads 1 --out run");
+    assert!(trained.stderr.contains("warning: 4 images are in the train and in the val split"), "{trained:?}");
 }
 
 #[test]
@@ -325,6 +328,11 @@ fn a_report_follows_no_link() {
     case.run("nas-segment report run").succeeds();
     assert_eq!(fs::read_to_string(case.path("victim.txt")).unwrap(), "precious");
     assert!(!curves.is_symlink());
+    // What cannot be written costs the picture alone.
+    fs::remove_file(&curves).unwrap();
+    fs::create_dir(&curves).unwrap();
+    let report = case.run("nas-segment report run");
+    assert!(report.stderr.contains("warning: run/curves.svg: cannot write") && report.succeeds().contains("done"));
 }
 
 #[test]
@@ -362,4 +370,130 @@ fn bombs_are_refused_in_a_second() {
                 --strategy random --num-trials 10 --seeds 1";
     case.run(line).refuses(&["b.csv.gz"]);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_half_that_fills_no_batch_is_told_with_both_numbers() {
+    let case = Case::new(SEGMENT, "reports/23-search-halves-message");
+    case.refuses(0, &["5 training images", "halves of 3 and 2", "fill a batch of 3"]);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_the_first_step() {
+    for case in ["attack/05-eval-scales-empty", "attack/07-epochs-0"] {
+        let case = Case::new(SEGMENT, case);
+        for scales in ["[]", "[0.0]", "[nan]", "[-1.0]", "[1e9]"] {
+            case.run(&format!("{TINY} --set 'eval.scales={scales}' --out x")).refuses(&["eval.scales"]);
+        }
+        case.run(&format!("{TINY} --set train.epochs=0 --out x")).refuses(&["train.epochs = 0; expected at least 1"]);
+        assert!(!case.path("x").exists());
+    }
+}
+
+/// A log is checked before a strategy hears of it, and so is what earlier processes have started.
+#[test]
+fn a_log_of_another_space_is_refused_by_its_line() {
+    let Some(table) = data("nasbench201/nasbench201.csv.gz") else { return };
+    let case = Case::new(CLASSIFY, "attack/10-trials-log-arch");
+    let path = format!("--set evaluator.path={}", table.display());
+    let search = format!("nas-classify search --config re.toml {path} --threads 1 --out run");
+    case.run(&search).succeeds();
+    let sound = fs::read_to_string(case.path("run/trials.jsonl")).unwrap();
+    fs::remove_file(case.path("run/result.json")).unwrap();
+    let third = sound.lines().nth(2).unwrap();
+    let arch = json(third)["arch"].as_str().unwrap().to_string();
+    for (from, to, expected) in [
+        (arch.as_str(), "9-9-9-9-9-9", "9-9-9-9-9-9 is not of the space"),
+        (&arch, "1-2", "1-2 is not of the space"),
+        ("\"id\":2", "\"id\":1000000000", "trial 1000000000 is out of place"),
+    ] {
+        fs::write(case.path("run/trials.jsonl"), sound.replace(third, &third.replace(from, to))).unwrap();
+        case.run(&format!("{search} --resume")).refuses(&["trials.jsonl: line 3", expected]);
+    }
+    fs::write(case.path("run/trials.jsonl"), &sound[..sound.len() / 2]).unwrap();
+    for (folder, id, arch, expected) in [
+        ("00077", 4, "0-0-0-0-0-0", "trials/00077/trial.json: trial 4; expected in"),
+        ("00011", 11, "9-9-9-9-9-9", "trial 11, which was started and has not ended: 9-9-9-9-9-9 is not of the space"),
+        ("1000000000", 1_000_000_000, "0-0-0-0-0-0", "trial 1000000000 is out of place"),
+    ] {
+        let folder = case.path("run/trials").join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("trial.json"), format!("{{\"id\":{id},\"arch\":\"{arch}\"}}")).unwrap();
+        case.run(&format!("{search} --resume --workers 1")).refuses(&[expected]);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    case.run(&format!("{search} --resume")).succeeds();
+    assert_eq!(fs::read_to_string(case.path("run/trials.jsonl")).unwrap(), sound);
+}
+
+/// Neighbours of the bombs: other commands that read tables, logs and weights.
+#[test]
+fn pipes_and_bombs_are_refused_by_every_command() {
+    let case = Case::new(CLASSIFY, "attack/15-bombs");
+    let bomb = "python3 -c \"import gzip;m=gzip.compress(b'a'*(100<<20),9);open('b.csv.gz','wb').write(m*20)\"";
+    case.run(&format!("{bomb}; mkfifo pipe trials.jsonl pipe.pt")).succeeds();
+    let started = Instant::now();
+    for (line, expected) in [
+        ("nas-classify analyse b.csv.gz --metric valid", "b.csv.gz: "),
+        ("nas-classify analyse trials.jsonl --metric valid", "trials.jsonl: cannot read: a pipe is no file"),
+        ("nas-classify analyse pipe --metric valid", "pipe: cannot open: a pipe is no file"),
+        ("nas-classify bench --table trials.jsonl --valid valid --strategy random --seeds 1", "a pipe is no file"),
+        ("nas-classify import pipe.pt --out w.safetensors", "pipe.pt: cannot open: a pipe is no file"),
+        ("nas-classify import /dev/zero --out w.safetensors", "a device is no file"),
+        ("nas-classify train --config pipe --out run", "a pipe is no file"),
+    ] {
+        case.run(&format!("ulimit -v 4000000; {line}")).refuses(&[expected]);
+    }
+    let init = "nas-classify train --config $REPO/tests/configs/tiny_classify.toml --device cpu --threads 1 --set train.init=pipe";
+    for prefix in ["", " --set train.init_prefix="] {
+        case.run(&format!("{init}{prefix} --out run")).refuses(&["train.init", "a pipe is no file"]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+}
+
+#[test]
+fn numbers_of_the_command_line_are_of_their_ranges() {
+    let case = Case::new(SEGMENT, "attack/07-epochs-0");
+    for line in [
+        "nas-segment cost auto_deeplab_s --num-classes 9223372036854775807",
+        "nas-segment bench-step --crop 0",
+        "nas-segment bench-step --layers 1000000",
+        "nas-segment data synth --out x --images 18446744073709551615 --size 10x10",
+        "nas-segment data synth --out x --images 1 --size 100000x100000",
+        "nas-segment sample --out x --count 0",
+        "nas-classify cost darts_v2 --num-classes 0",
+        "nas-classify bench-step --batch 0",
+        "nas-detect cost fcos_resnet50_fpn --num-classes -1",
+        "nas-detect data synth --out x --images 0",
+        "nas-detect data check --set data.kind=shapes --set data.num_images=1000000000000 --set data.num_val=1",
+        "nas-segment search --config $REPO/tests/configs/tiny_search.toml --workers 0 --out x",
+    ] {
+        case.run(line).refuses(&["error: "]);
+    }
+    for threads in ["0", "9223372036854775807"] {
+        case.run(&format!("{TINY} --threads {threads} --out x")).refuses(&["--threads", "not in 1..=4096"]);
+    }
+    assert!(!case.path("x").exists(), "nothing is written");
+}
+
+/// Commands that write folders take those of their own alone, and replace links.
+#[test]
+fn folders_and_files_that_commands_write_are_their_own() {
+    let case = Case::new(SEGMENT, "attack/03-own-files-lost");
+    fs::create_dir(case.path("own")).unwrap();
+    fs::write(case.path("own/000.toml"), "precious").unwrap();
+    for line in [
+        "nas-segment sample --count 1 --out own",
+        "nas-segment data synth --images 1 --size 16x16 --out own",
+        "nas-detect data synth --images 1 --out own",
+    ] {
+        case.run(line).refuses(&["own: the folder holds files that are no run"]);
+    }
+    assert_eq!(fs::read_to_string(case.path("own/000.toml")).unwrap(), "precious");
+    fs::write(case.path("table.csv"), "arch,valid\n0-1,0.5\n1-1,0.25\n0-0,0.75\n1-0,0.5\n").unwrap();
+    fs::write(case.path("victim.txt"), "precious").unwrap();
+    symlink("victim.txt", case.path("page.html")).unwrap();
+    case.run("nas-segment analyse table.csv --metric valid --html page.html").succeeds();
+    assert_eq!(fs::read_to_string(case.path("victim.txt")).unwrap(), "precious");
+    assert!(!case.path("page.html").is_symlink());
 }

@@ -23,7 +23,11 @@ struct ImageFolder {
 pub fn open(root: &Path, split: Split) -> Result<impl ClassifyDataset + use<>, DataError> {
     let train = root.join(Split::Train.as_str());
     let expected = "a folder with one sub-folder of images per class";
-    let classes: Vec<String> = sub_folders(&train, expected)?.iter().map(|path| file_name(path)).collect();
+    let folders = sub_folders(&train, expected)?;
+    if let Some(folder) = folders.iter().find(|folder| folder.to_str().is_none()) {
+        return Err(Problem::new(folder, "a name that is no UTF-8", "the name of a class").into());
+    }
+    let classes: Vec<String> = folders.iter().map(|path| file_name(path)).collect();
     if classes.is_empty() || classes.len() > usize::from(u16::MAX) {
         return Err(Problem::new(&train, format!("{} sub-folders", classes.len()), expected).into());
     }

@@ -42,15 +42,15 @@ impl Shapes {
     /// The first `len` images of a split, `side` pixels square.
     ///
     /// # Errors
-    /// If `len` is zero or `side` is below 8.
+    /// If `len` is zero or `side` is not of 8 to 8192.
     pub fn new(len: usize, side: u32, seed: u64, split: Split) -> Result<Self, DataError> {
         if len == 0 {
             let path = format!("synthetic {split} split");
             return Err(Problem::new(path.as_ref(), "no image", "at least one").into());
         }
-        if side < 8 {
+        if !(8..=8192).contains(&side) {
             let found = side.to_string();
-            return Err(DataError::Setting { key: "data.side", found, expected: "at least 8 pixels" });
+            return Err(DataError::Setting { key: "data.side", found, expected: "8 to 8192 pixels" });
         }
         let classes = SHAPES.map(|(name, _)| name.to_owned()).to_vec();
         Ok(Self { len, side, seed, split, classes })

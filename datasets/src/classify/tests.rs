@@ -233,3 +233,14 @@ fn evaluation_goes_through_the_set_in_order_with_a_smaller_last_batch() {
     assert_eq!(batches.iter().flat_map(|batch| batch.indices.clone()).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
     assert_eq!(batches[2].labels, Tensor::from_slice(&[8i64, 9]));
 }
+
+#[test]
+fn class_folders_have_names_of_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let dir = tempfile::tempdir().unwrap();
+    for name in [&b"cat"[..], b"c\xff"] {
+        fs::create_dir_all(dir.path().join("train").join(std::ffi::OsStr::from_bytes(name))).unwrap();
+    }
+    let config = ClassifyDataConfig::Folder { root: dir.path().into(), part: Part::default() };
+    assert!(refusal(&config, Split::Train).contains("a name that is no UTF-8"));
+}

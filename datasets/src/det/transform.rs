@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{DetSample, Object};
 use crate::axis::Axis;
 use crate::error::DataError;
+use crate::images::MAX_PIXELS;
 use crate::pixels::{self, ColorJitter, IMAGENET_MEAN, IMAGENET_STD, Normalize};
 use crate::size::Size;
 
@@ -73,10 +74,16 @@ impl DetTransform {
     pub(crate) fn validate(&self) -> Result<(), DataError> {
         let [low, high] = self.scale;
         let is_fraction = |value: f64| (0.0..=1.0).contains(&value);
-        let settings: [(&'static str, &dyn Debug, bool, &'static str); 7] = [
+        let settings: [(&'static str, &dyn Debug, bool, &'static str); 8] = [
             ("short", &self.short, self.short > 0, "1 or more"),
             ("long", &self.long, self.long >= self.short, "short or more"),
             ("scale", &self.scale, 0.0 < low && low <= high && high.is_finite(), "[low, high] with 0 < low <= high"),
+            (
+                "long, scale, crop, pad_multiple",
+                &self.largest(),
+                self.largest() <= MAX_PIXELS,
+                "at most 67108864 pixels of an image in a batch",
+            ),
             ("flip", &self.flip, is_fraction(self.flip), "a probability 0..=1"),
             ("color_jitter", &self.color_jitter, is_fraction(self.color_jitter), "0..=1"),
             ("pad_multiple", &self.pad_multiple, self.pad_multiple > 0, "1 or more"),
@@ -86,6 +93,16 @@ impl DetTransform {
             Some((key, found, _, expected)) => Err(DataError::Setting { key, found: format!("{found:?}"), expected }),
             None => Ok(()),
         }
+    }
+
+    /// Most pixels of an image in a batch that holds portraits and landscapes.
+    fn largest(&self) -> u64 {
+        let scaled = |scale: f64| (f64::from(self.long) * scale).round() as u64;
+        let (whole, trained) = (scaled(1.0), scaled(self.scale[1]));
+        let crop = self.crop.map_or([trained; 2], |crop| [crop.height().into(), crop.width().into()]);
+        let padded = |side: u64| side.min(1 << 31).next_multiple_of(u64::from(self.pad_multiple).max(1));
+        let pixels = |[h, w]: [u64; 2]| padded(h).saturating_mul(padded(w));
+        pixels([whole; 2]).max(pixels(crop))
     }
 
     /// Draws a training sample. Crowds are dropped, and so are boxes that the cut leaves nothing of; an image without

@@ -98,7 +98,7 @@ fn find(folder: &Path, suffix: &str) -> Result<Vec<Found>, DataError> {
 /// A name without a suffix, whose case does not matter.
 fn base<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     let (base, end) = name.split_at_checked(name.len().checked_sub(suffix.len())?)?;
-    end.eq_ignore_ascii_case(suffix).then_some(base)
+    (!base.is_empty() && end.eq_ignore_ascii_case(suffix)).then_some(base)
 }
 
 fn file_name(path: &Path) -> String {

@@ -67,7 +67,7 @@ impl DataConfig {
                 let size = Size::checked(height, width).map_err(|_| DataError::Setting {
                     key: "data.height, data.width",
                     found: format!("{height}, {width}"),
-                    expected: "at least 1 pixel each",
+                    expected: "at least 1 pixel each, and at most 67108864 in all",
                 })?;
                 let len = match split {
                     Split::Train => num_images,

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use nas_core::nn::{Mode, Shape, build_on, channels_last};
 use nas_core::one_shot::bench::{FixedBatch, measure};
 use nas_core::one_shot::{DartsConfig, OneShotConfig, Problem};
 use nas_core::optim::named_parameters;
-use nas_core::run::cli::{ComputeArgs, Format, print};
+use nas_core::run::cli::{ComputeArgs, Format, count, print};
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::At;
 use tch::{Device, Kind, Tensor};
@@ -24,19 +24,19 @@ use crate::search_net::SearchNet;
   nas-classify bench-step --layers 5 --channels 8 --batch 64 --threads 2")]
 pub struct BenchStepArgs {
     /// Cells of the supernet
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = count(1, 1000))]
     layers: usize,
     /// Channels of a node in the first cell
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(i64).range(1..=65_536))]
     channels: i64,
     /// Images per step
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(i64).range(1..=65_536))]
     batch: i64,
     /// Side of the images in pixels
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(i64).range(8..=4096))]
     side: i64,
     /// Timed steps, after one that is not timed
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count(1, 1_000_000))]
     steps: usize,
     #[command(flatten)]
     compute: ComputeArgs,
@@ -49,8 +49,6 @@ pub struct BenchStepArgs {
 pub fn run(args: &BenchStepArgs) -> Result<()> {
     const NUM_CLASSES: i64 = 10;
     let BenchStepArgs { layers, channels, batch, side, steps, .. } = *args;
-    ensure!((1..=65_536).contains(&batch), "--batch {batch}: expected 1 to 65536");
-    ensure!((8..=4096).contains(&side), "--side {side}: expected 8 to 4096");
     let space = CellSpace { layers, channels, ..CellSpace::default() };
     space.check()?;
     let space: Rc<dyn WeightSharing> = Rc::new(space);

@@ -27,7 +27,7 @@ pub struct CostArgs {
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     pub size: Option<(i64, i64)>,
     /// Classes of the logits [default: 10, or 1000 for a network for ImageNet]
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(i64).range(1..=65_536))]
     pub num_classes: Option<i64>,
     /// Another architecture of the network's space: its text, or a search's run folder or result.json
     #[arg(long, value_name = "ARCH")]

@@ -5,11 +5,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use image::RgbImage;
 use nas_core::nn::Mode;
-use nas_core::run::cli::{Format, TrainedArgs, print};
+use nas_core::run::cli::{Format, TrainedArgs, count, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
 use nas_datasets::classify::{ClassifyDataset, eval_batches};
@@ -35,7 +35,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "SPLIT")]
     split: Option<Split>,
     /// Classes per image
-    #[arg(long, default_value_t = 5, value_name = "K")]
+    #[arg(long, default_value_t = 5, value_name = "K", value_parser = count(1, 65_536))]
     top: usize,
     /// File to write
     #[arg(long, value_name = "FILE.csv")]
@@ -100,7 +100,6 @@ impl ClassifyDataset for Files {
 
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
-    ensure!(args.top > 0, "--top 0: at least one class");
     let trained = Trained::open(&args.trained)?;
     let dataset: Arc<dyn ClassifyDataset> = match args.split {
         Some(split) => {

@@ -4,7 +4,7 @@
 pub mod supervised;
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use self::supervised::{KEPT_BYTES, Supervised};
 use crate::run::cli::Compute;
 use crate::run::interrupt::{self, Interrupted};
-use crate::run::run_dir::{pretty, read_json, write_atomic};
+use crate::run::run_dir::{open_to_append, pretty, read_json, write_atomic};
 use crate::run::words;
 use crate::space::trial::{Outcome, Record, Trial, Values};
 
@@ -303,13 +303,23 @@ impl Processes {
         Ok(Self { root, workers, limits, compute: None, running: Vec::new(), left: Vec::new() })
     }
 
-    /// All trials that were ever started, by id.
+    /// All trials that were ever started, by id. A trial in another's folder is an error.
     pub fn started(&self) -> Result<Vec<Trial>> {
         let mut trials = Vec::new();
         for entry in fs::read_dir(&self.root).with_context(|| format!("{}: cannot read", self.root.display()))? {
             let folder = entry?.path();
-            if folder.join("trial.json").exists() {
-                trials.push(read_trial(&folder)?);
+            let file = folder.join("trial.json");
+            if file.exists() {
+                let trial = read_trial(&folder)?;
+                let expected = trial_folder(&self.root, trial.id);
+                ensure!(
+                    folder == expected,
+                    "{}: trial {}; expected in {}",
+                    file.display(),
+                    trial.id,
+                    expected.display()
+                );
+                trials.push(trial);
             }
         }
         trials.sort_by_key(|trial| trial.id);
@@ -325,7 +335,7 @@ impl Processes {
     fn spawn(&self, folder: &Path, slot: usize) -> Result<Supervised> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / self.workers).max(1).to_string();
-        let log = File::options().create(true).append(true).open(folder.join("run.log"))?;
+        let log = open_to_append(&folder.join("run.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("trial").arg(folder).args(["--threads", &threads]);
         command.args(self.compute.iter().flat_map(|compute| compute.arguments(slot)));

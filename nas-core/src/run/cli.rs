@@ -1,11 +1,13 @@
 //! The frame of the project's binaries: common options, output, exit codes.
 
+use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
 use nas_datasets::require_same_classes;
 use serde::Serialize;
@@ -47,7 +49,7 @@ pub struct ComputeArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// Threads of libtorch and of data loading [default: all cores]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(1, 4096))]
     pub threads: Option<usize>,
     /// Mixed precision (CUDA only)
     #[arg(long)]
@@ -105,9 +107,6 @@ impl ComputeArgs {
         Numerics { tf32, bf16, deterministic }.apply();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = self.threads.unwrap_or(cores);
-        if threads == 0 {
-            anyhow::bail!("--threads 0: at least one is needed");
-        }
         if threads > 1 {
             patient_threads();
         }
@@ -323,6 +322,17 @@ pub fn require_sound<P: Display>(problems: &[P], len: usize, split: &str, progra
     anyhow::bail!("{} of {len} samples of the {split} split are broken:{}{more}", problems.len(), shown.concat())
 }
 
+/// Reads a whole number of a range, for clap.
+pub fn count(from: u64, to: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(from..=to)
+}
+
+/// Reads a number of 0 to 1, for clap.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "expected a number of 0 to 1".into())
+}
+
 /// Reads `512x1024` as (height, width), for clap.
 pub fn parse_size(text: &str) -> Result<(i64, i64), String> {
     /// Keeps counts far from overflow.
@@ -345,6 +355,13 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
             eprintln!("error: {}", words::text(&format!("{error:#}")));
             ExitCode::from(1)
         }
+        Err(panic) if is_lack_of_memory(&*panic) => {
+            eprintln!(
+                "error: not enough memory (the message is above): a smaller model, batch or image needs less; what was computed \
+                 up to the last checkpoint is kept"
+            );
+            ExitCode::from(1)
+        }
         Err(_) => {
             eprintln!(
                 "error: this is a bug (the message is above); what was computed up to the last checkpoint is kept"
@@ -352,6 +369,13 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
             ExitCode::from(2)
         }
     }
+}
+
+/// Whether a panic passes on what libtorch says where it gets no memory.
+fn is_lack_of_memory(panic: &(dyn Any + Send)) -> bool {
+    const SAID: [&str; 4] = ["can't allocate memory", "bad_alloc", "out of memory", "not enough memory"];
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.is_some_and(|text| SAID.iter().any(|said| text.contains(said)))
 }
 
 /// Tells glibc to keep freed memory for the next step instead of giving it back to the kernel. A training step frees and
@@ -363,5 +387,28 @@ fn keep_freed_memory() {
         libc::mallopt(libc::M_MMAP_MAX, 0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_the_command_line_have_ranges() {
+        assert_eq!(fraction("0.5"), Ok(0.5));
+        for text in ["-0.1", "1.1", "nan", "inf", "x"] {
+            assert!(fraction(text).is_err(), "{text}");
+        }
+        for text in ["0x16", "16x0", "100001x1", "1x", "-1x4"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lack_of_memory_is_no_bug() {
+        let said = |work: fn()| is_lack_of_memory(&*std::panic::catch_unwind(work).unwrap_err());
+        assert!(said(|| drop(tch::Tensor::zeros([1 << 60], (tch::Kind::Uint8, tch::Device::Cpu)))));
+        assert!(!said(|| panic!("index out of bounds")));
     }
 }

@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
+use super::ranges;
+
 /// What is wrong with a config. All of it is the user's input.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -35,6 +37,14 @@ pub enum ConfigError {
         /// Dotted path of the key.
         key: String,
         /// What was found and what was expected.
+        message: String,
+    },
+    /// A number that is not of its range.
+    #[error("{origin}: {message}")]
+    Range {
+        /// The file.
+        origin: String,
+        /// Key, value and range.
         message: String,
     },
     /// A `--set` that is not `key=value`.
@@ -82,15 +92,23 @@ pub fn from_table<T: DeserializeOwned>(table: Table, origin: &str) -> Result<T, 
     })
 }
 
-/// Turns the section `name` of a table into a config; `origin` is named in errors.
+/// Turns the section `name` of a table into a config, whose numbers are of their ranges; `origin` is named in errors.
 pub fn section<T: DeserializeOwned>(mut table: Table, name: &str, origin: &str) -> Result<T, ConfigError> {
     let error = |path: String, message: String| {
         let key = if path == "." { name.to_string() } else { format!("{name}.{path}") };
         ConfigError::Key { origin: origin.to_string(), key, message }
     };
     let value = table.remove(name).ok_or_else(|| error(".".into(), "the section is missing".into()))?;
-    serde_path_to_error::deserialize(value)
-        .map_err(|found| error(found.path().to_string(), found.inner().to_string().trim().to_string()))
+    let config = serde_path_to_error::deserialize(value.clone())
+        .map_err(|found| error(found.path().to_string(), found.inner().to_string().trim().to_string()))?;
+    in_range(Table::from_iter([(name.to_string(), value)]), origin)?;
+    Ok(config)
+}
+
+/// Says which number is not of its range; `origin` is named in errors.
+fn in_range(table: Table, origin: &str) -> Result<(), ConfigError> {
+    let outside = |error: anyhow::Error| ConfigError::Range { origin: origin.to_string(), message: error.to_string() };
+    ranges::check(&table).map_err(outside)
 }
 
 /// A config with the first of its `keys` that it has, a whole number, multiplied by `factor` and at least 1.
@@ -129,13 +147,16 @@ pub fn growth(old: &str, new: &str, key: &str) -> Option<Growth> {
     (old == new && from < to).then(|| Growth { key: key.to_string(), from, to })
 }
 
-/// Reads a config with its `--set` options.
+/// Reads a config with its `--set` options, whose numbers are of their ranges.
 pub fn load<T: DeserializeOwned>(path: &Path, sets: &[String]) -> Result<T, ConfigError> {
     let origin = match sets.is_empty() {
         true => path.display().to_string(),
         false => format!("{} with --set {}", path.display(), sets.join(" --set ")),
     };
-    from_table(read_table(path, sets)?, &origin)
+    let table = read_table(path, sets)?;
+    let config = from_table(table.clone(), &origin)?;
+    in_range(table, &origin)?;
+    Ok(config)
 }
 
 /// The TOML text of a config, every default written out.
@@ -232,6 +253,15 @@ mod tests {
         assert!(error.contains("line 2"), "{error}");
         assert!(parse("[train]\nepochs = 1", &["train"]).unwrap_err().to_string().contains("key=value"));
         assert!(parse("[train]\nepochs = 1", &["train.epochs.x=1"]).unwrap_err().to_string().contains("`epochs`"));
+    }
+
+    #[test]
+    fn numbers_are_of_their_ranges_in_sections_too() {
+        let error = parse("[train]\nepochs = 0", &[]).unwrap_err().to_string();
+        assert!(error.contains("x.toml: train.epochs = 0; expected at least 1"), "{error}");
+        let table = "[train]\nepochs = 1000000000000".parse().unwrap();
+        let error = section::<Train>(table, "train", "x.toml").unwrap_err().to_string();
+        assert!(error.contains("x.toml: train.epochs = 1000000000000; expected at least 1 and at most"), "{error}");
     }
 
     #[test]

@@ -50,8 +50,11 @@ const BELOW_ONE: Range = Range::new(0.0, 1.0 - 1e-9);
 const RATE: Range = Range::new(0.0, 1e38);
 const COUNT: Range = Range::new(1.0, 1e9);
 const COUNT_OR_NONE: Range = Range::new(0.0, 1e9);
+/// Images that are drawn; each has a name in memory.
+const IMAGES: Range = Range::new(1.0, 1e6);
 const CHANNELS: Range = Range::new(1.0, 65536.0);
 const PIXELS: Range = Range::new(1.0, 65536.0);
+const MANY: Range = Range::new(0.0, 1e6);
 const POSITIVE: Range = Range::above(0.0, 1e9);
 const NOT_NEGATIVE: Range = Range::new(0.0, 1e9);
 
@@ -73,27 +76,21 @@ const RANGES: &[(&[&str], Range)] = &[
     (&["temperature", "class_weights"], NOT_NEGATIVE),
     (&["aux_weight", "entropy", "mixup"], Range::new(0.0, 1e3)),
     (&["grad_clip"], Range::new(0.0, 1e12)),
-    (
-        &[
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "num_trials",
-            "workers",
-            "samples",
-            "verify",
-            "top",
-            "layers",
-            "repeats",
-        ],
-        COUNT,
-    ),
-    (&["num_images"], COUNT),
-    // Strategies say what they need.
-    (&["population_size", "sample_size", "batch", "pool", "min_epochs", "max_epochs"], COUNT_OR_NONE),
+    (&["epochs", "batch_size", "accumulate", "num_trials", "verify", "top"], COUNT),
+    (&["layers", "repeats", "workers"], Range::new(1.0, 1e4)),
+    (&["blocks", "cells", "stacks", "convs", "hidden_layers", "octaves", "max_depth"], Range::new(0.0, 1e4)),
+    (&["levels.min", "levels.max"], Range::new(0.0, 16.0)),
+    // Numbers of things that are held in memory at once.
+    (&["candidates", "pool", "batch", "walkers", "trees", "networks", "ensemble", "hidden"], MANY),
+    (&["samples"], Range::new(1.0, MANY.to)),
+    (&["max_paths", "max_points", "rounds", "burn_in", "finalists", "parents", "mutations", "crossovers"], MANY),
+    (&["population_size", "sample_size", "startup", "best"], MANY),
+    (&["num_images"], IMAGES),
+    (&["num_val"], Range::new(0.0, IMAGES.to)),
+    // Strategies say what they need, here and above.
+    (&["min_epochs", "max_epochs"], COUNT_OR_NONE),
     (&["eta"], Range::above(1.0, 1e6)),
     (&["every", "eval_every", "warmup_steps", "pictures", "recalibration_batches", "arch_start_epoch"], COUNT_OR_NONE),
-    (&["startup", "parents", "mutations", "crossovers", "num_val", "best"], COUNT_OR_NONE),
     (&["prefetch"], Range::new(0.0, 4096.0)),
     (&["cache_mb", "memory_mib"], Range::new(0.0, 1e9)),
     (&["time_secs"], POSITIVE),

@@ -1,5 +1,7 @@
 //! What a search is for: objectives, and bounds that must hold.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::space::Architecture;
@@ -65,7 +67,19 @@ pub struct Constraint {
     pub lower: Option<f64>,
 }
 
+impl fmt::Display for Constraint {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}{}", self.metric, self.bounds())
+    }
+}
+
 impl Constraint {
+    /// Such as ` at least 1 at most 2`.
+    fn bounds(&self) -> String {
+        let bound = |name, bound: Option<f64>| bound.map_or(String::new(), |bound| format!(" {name} {bound}"));
+        bound("at least", self.lower) + &bound("at most", self.upper)
+    }
+
     /// Says when there is no bound, or none that a value can keep.
     pub fn check(&self) -> anyhow::Result<()> {
         let Self { metric, upper, lower } = self;
@@ -189,9 +203,9 @@ impl<'a> Restricted<'a> {
         let found = (0..TRIES).any(|_| restricted.validate(&space.sample(&mut rng)).is_ok());
         anyhow::ensure!(
             found,
-            "constraints: none of {TRIES} random architectures of {} meets {:?}",
+            "constraints: none of {TRIES} random architectures of {} meets {}",
             space.name(),
-            restricted.constraints
+            restricted.constraints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
         );
         Ok(restricted)
     }
@@ -224,11 +238,10 @@ impl ChoiceSpace for Restricted<'_> {
         let cost = (self.cost)(arch);
         let broken =
             self.constraints.iter().find(|constraint| constraint.violation(cost.get(&constraint.metric)) > 0.0);
-        broken.map_or(Ok(()), |Constraint { metric, upper, lower }| {
-            let bound = |name, bound: &Option<f64>| bound.map_or(String::new(), |bound| format!(" {name} {bound}"));
-            let bounds = bound("at least", lower) + &bound("at most", upper);
+        broken.map_or(Ok(()), |constraint| {
+            let metric = &constraint.metric;
             let found = cost.get(metric).filter(|value| !value.is_nan()).map_or("missing".into(), f64::to_string);
-            let reason = format!("{metric} is {found}, expected{bounds}");
+            let reason = format!("{metric} is {found}, expected{}", constraint.bounds());
             Err(InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason })
         })
     }
@@ -301,6 +314,7 @@ mod tests {
         assert!(error(Some(1.0), Some(f64::NEG_INFINITY)).contains("lower = -inf"));
         assert!(error(Some(1.0), Some(2.0)).contains("lower = 2 above upper = 1"));
         assert!(error(None, None).contains("neither"));
+        assert_eq!(bound(Some(2.5), Some(1.0)).to_string(), "latency at least 1 at most 2.5");
         bound(Some(2.0), Some(1.0)).check().unwrap();
     }
 }

@@ -1,10 +1,10 @@
 //! The trial log: one line of JSON per trial that has ended, in the order of their ends. It is the whole state of a search.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nas_datasets::read_bytes;
 
 use crate::run::run_dir::JsonLines;
 use crate::space::ChoiceSpace;
@@ -24,7 +24,7 @@ impl TrialStore {
     /// other line that is no record, or a trial that appears twice, is an error that names the line.
     pub fn open(path: PathBuf) -> Result<(Self, Vec<Record>)> {
         let bytes = match path.exists() {
-            true => fs::read(&path).with_context(|| format!("{}: cannot read", path.display()))?,
+            true => read_log(&path)?,
             false => Vec::new(),
         };
         let (whole, numbered) = parse(&path, &bytes)?;
@@ -45,19 +45,26 @@ impl TrialStore {
 
 /// The records of a log that nobody writes.
 pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let bytes = read_log(path)?;
     parse(path, &bytes).map(|(_, numbered)| numbered.into_iter().map(|(_, record)| record).collect())
 }
 
 /// The records of a log that nobody writes, each of which must be of `space`.
 pub fn read_of(path: &Path, space: &dyn ChoiceSpace) -> Result<Vec<Record>> {
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let bytes = read_log(path)?;
     let (_, numbered) = parse(path, &bytes)?;
     let of_space = |(line, record): (usize, Record)| {
         space.validate(&record.trial.arch).with_context(|| place(path, line))?;
         Ok(record)
     };
     numbered.into_iter().map(of_space).collect()
+}
+
+/// Largest log: about a million trials.
+const MAX_BYTES: u64 = 1 << 30;
+
+fn read_log(path: &Path) -> Result<Vec<u8>> {
+    read_bytes(path, MAX_BYTES).with_context(|| format!("{}: cannot read", path.display()))
 }
 
 fn place(path: &Path, line: usize) -> String {
@@ -83,6 +90,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(usize, Vec<(usize, Record)>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::space::Architecture;
     use crate::space::trial::{Budget, Outcome, Trial, Values};

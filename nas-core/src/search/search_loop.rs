@@ -27,7 +27,7 @@ impl<'a> SearchLoop<'a> {
     pub fn new(mut searcher: Searcher<'a>, store: TrialStore, records: Vec<Record>, num_trials: u64) -> Result<Self> {
         let mut ended = HashSet::new();
         for (i, record) in records.iter().enumerate() {
-            searcher.check(record, records.len(), &ended).with_context(|| store.place(i))?;
+            searcher.check_record(record, records.len(), &ended).with_context(|| store.place(i))?;
             searcher.tell(record);
             ended.insert(record.trial.id);
         }
@@ -40,7 +40,7 @@ impl<'a> SearchLoop<'a> {
     }
 
     /// Runs trials until the search is complete. `started` are trials that earlier processes had started; those
-    /// that have not ended run first, under their ids. `on_end` sees every new record after it is in the log.
+    /// that have not ended run first, under their ids; one that is none of this search is an error. `on_end` sees every new record after it is in the log.
     ///
     /// With `ordered`, records are taken in the order of their ids and a trial is asked for when all but the last
     /// `capacity - 1` before it have been told: the log is then the same whatever the trials' times, at the price of waiting
@@ -54,6 +54,10 @@ impl<'a> SearchLoop<'a> {
     ) -> Result<()> {
         let ended: HashSet<u64> = self.records.iter().map(|record| record.trial.id).collect();
         let mut waiting: Vec<Trial> = started.into_iter().filter(|trial| !ended.contains(&trial.id)).rev().collect();
+        for trial in &waiting {
+            let place = || format!("trial {}, which was started and has not ended", trial.id);
+            self.searcher.check(trial, ended.len()).with_context(place)?;
+        }
         // Registered before anything is asked, so that their ids are taken.
         waiting.iter().rev().for_each(|trial| self.searcher.started(trial.clone()));
         let mut untold: BTreeMap<u64, Record> = BTreeMap::new();

@@ -116,13 +116,20 @@ impl<'a> Searcher<'a> {
         self.running.push(trial);
     }
 
-    /// Says why a record of a log of `count` lines, `before` the ids of the lines above it, is none of this search.
-    pub(super) fn check(&self, record: &Record, count: usize, before: &HashSet<u64>) -> Result<()> {
-        let Trial { id, arch, budget, parent } = &record.trial;
+    /// Says why a trial that a file tells of is none of this search, of which `count` have ended.
+    pub(super) fn check(&self, trial: &Trial, count: usize) -> Result<()> {
+        let Trial { id, arch, budget, .. } = trial;
         self.space.validate(arch)?;
         budget.check()?;
         let bound = count as u64 + MOST_RUNNING;
         ensure!(*id < bound, "trial {id} is out of place among {count} trials");
+        Ok(())
+    }
+
+    /// Says why a record of a log of `count` lines, `before` the ids of the lines above it, is none of this search.
+    pub(super) fn check_record(&self, record: &Record, count: usize, before: &HashSet<u64>) -> Result<()> {
+        let Trial { id, parent, .. } = record.trial;
+        self.check(&record.trial, count)?;
         let goes_on = parent.is_none_or(|parent| before.contains(&parent));
         ensure!(goes_on, "trial {id} goes on from trial {}, which has not ended before", parent.unwrap_or_default());
         Ok(())

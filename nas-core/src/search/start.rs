@@ -2,13 +2,12 @@
 //! its first trials; the strategy learns from the earlier log, where that has the metrics that count here.
 
 use std::collections::HashSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::run::run_dir::write_atomic;
+use crate::run::run_dir::{read_json, write_atomic};
 use crate::search::goals::{Constraint, Goals, Objective, Restricted};
 use crate::search::log;
 use crate::search::pareto::{Point, best_first};
@@ -49,6 +48,20 @@ pub struct Start {
     pub earlier: Vec<Observation>,
 }
 
+impl Start {
+    /// Says what a strategy must not hear of: the file may be damaged.
+    fn check(&self, space: &Restricted, goals: &Goals) -> Result<()> {
+        let archs = self.given.iter().chain(self.earlier.iter().map(|observation| &observation.arch));
+        archs.into_iter().try_for_each(|arch| space.unrestricted().validate(arch))?;
+        for Observation { id, values, violation, .. } in &self.earlier {
+            let (found, expected) = (values.as_ref().map_or(0, Vec::len), goals.objectives.len());
+            ensure!(found == expected, "trial {id} has {found} values; expected one of each of {expected} objectives");
+            ensure!(*violation >= 0.0, "trial {id} has the violation {violation}; expected 0 or more");
+        }
+        Ok(())
+    }
+}
+
 impl StartConfig {
     /// Says what cannot be served in a search of `num_trials`.
     pub fn check(&self, num_trials: u64) -> Result<()> {
@@ -70,11 +83,8 @@ impl StartConfig {
         parse: impl Fn(&str) -> Result<Architecture>,
     ) -> Result<Start> {
         if file.exists() {
-            let text = fs::read_to_string(file).with_context(|| format!("{}: cannot read", file.display()))?;
-            let start: Start =
-                serde_json::from_str(&text).with_context(|| format!("{}: no start of a search", file.display()))?;
-            let of_space = |arch| space.unrestricted().validate(arch).with_context(|| file.display().to_string());
-            start.given.iter().chain(start.earlier.iter().map(|o| &o.arch)).try_for_each(of_space)?;
+            let start: Start = read_json(file).context("no start of a search")?;
+            start.check(space, goals).with_context(|| file.display().to_string())?;
             return Ok(start);
         }
         let start = self.open(space, goals, parse)?;
@@ -273,7 +283,19 @@ mod tests {
         let first = open().unwrap();
         std::fs::remove_file(&log).unwrap();
         assert_eq!(open().unwrap(), first);
-        std::fs::write(&kept, "{\"given\":[\"1-2-3\"],\"earlier\":[]}").unwrap();
-        assert!(format!("{:#}", open().unwrap_err()).contains("start.json"));
+        let earlier = |values: &str| {
+            format!(r#"{{"given":[],"earlier":[{{"id":0,"arch":"1-1","values":{values},"violation":0.0}}]}}"#)
+        };
+        for (damaged, expected) in [
+            (r#"{"given":["1-2-3"],"earlier":[]}"#.to_string(), "1-2-3 is not of the space"),
+            (earlier("[]"), "trial 0 has 0 values; expected one of each of 1 objectives"),
+            (earlier("null"), "trial 0 has 0 values"),
+            (earlier("[0.5, 1.0]"), "trial 0 has 2 values"),
+            ("[]".to_string(), "no start of a search"),
+        ] {
+            std::fs::write(&kept, damaged).unwrap();
+            let error = format!("{:#}", open().unwrap_err());
+            assert!(error.contains("start.json") && error.contains(expected), "{error}");
+        }
     }
 }

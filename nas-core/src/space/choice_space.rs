@@ -29,11 +29,13 @@ pub trait ChoiceSpace: fmt::Debug + Send + Sync {
         }
     }
 
-    /// A valid architecture that differs from `parent` by one elementary change.
+    /// A valid architecture that differs from `parent` by one elementary change; `parent` where no decision has two choices.
     fn mutate(&self, parent: &Architecture, rng: &mut ChaCha8Rng) -> Architecture {
         let decisions = self.decisions();
         let open: Vec<usize> = (0..decisions.len()).filter(|i| decisions[*i] > 1).collect();
-        assert!(!open.is_empty(), "the space {} has one architecture", self.name());
+        if open.is_empty() {
+            return parent.clone();
+        }
         loop {
             let i = open[rng.random_range(0..open.len())];
             let mut choices = parent.choices().to_vec();

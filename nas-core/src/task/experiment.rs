@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use nas_datasets::{LoaderConfig, SampleSet, Split};
+use nas_datasets::{LoaderConfig, SampleSet, Split, shared_images};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -115,6 +115,14 @@ impl<T: Task> Setting<T> {
             T::require_trainable(&set).context("the train split")?;
         }
         Ok(set)
+    }
+
+    /// The splits of a training, looked at as by [`Setting::open_sound`], and for images that both have.
+    pub fn open_both_sound(&self) -> Result<(T::Set, T::Set)> {
+        let (train, val) = (self.open_sound(Split::Train)?, self.open_sound(Split::Val)?);
+        let [of_train, of_val] = [&train, &val].map(|set| (0..set.len()).map(|i| set.image_path(i)));
+        shared_images(of_train, of_val).into_iter().for_each(warn);
+        Ok((train, val))
     }
 }
 

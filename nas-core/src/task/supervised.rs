@@ -232,7 +232,7 @@ pub fn train<T: Task>(
     compute: Compute,
 ) -> Result<TrainResult<T::Scores>> {
     let setting = experiment.setting();
-    let (train, val) = (setting.open_sound(Split::Train)?, setting.open_sound(Split::Val)?);
+    let (train, val) = setting.open_both_sound()?;
     train_on(dir, experiment, (train, val), compute)
 }
 

@@ -33,7 +33,7 @@ struct SynthArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Training images; a quarter as many validation images come with them
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cli::count(1, 10_000_000))]
     images: usize,
     /// Seed of the pictures
     #[arg(long, default_value_t = 0, value_name = "S")]

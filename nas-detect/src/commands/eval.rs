@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
@@ -63,7 +63,7 @@ pub struct EvalArgs {
     #[arg(long, value_enum, default_value_t)]
     metric: Metric,
     /// Detections per image and class that count (coco); AP uses the largest
-    #[arg(long, value_name = "N,N,N", value_delimiter = ',', default_values_t = crate::eval::coco::MAX_DETS)]
+    #[arg(long, value_name = "N,N,N", value_delimiter = ',', default_values_t = crate::eval::coco::MAX_DETS, value_parser = cli::count(1, 1_000_000))]
     max_dets: Vec<usize>,
     /// How to print the scores
     #[arg(long, value_enum, default_value_t)]
@@ -106,7 +106,6 @@ impl Trained {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    ensure!(!args.max_dets.contains(&0), "--max-dets holds 0, expected numbers of at least 1");
     let files = match (&args.run, &args.gt, &args.dt) {
         (Some(run), ..) => {
             let EvalArgs { weights, sets, compute, .. } = args.clone();

@@ -38,7 +38,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Least score of a box that is drawn; results.json has all
-    #[arg(long, default_value_t = 0.3, value_name = "S")]
+    #[arg(long, default_value_t = 0.3, value_name = "S", value_parser = cli::fraction)]
     min_score: f64,
     /// Only results.json
     #[arg(long)]

@@ -82,8 +82,8 @@ impl AutoDeepLabConfig {
     /// The network, its weights under `vb`.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
         let Self { filters, stem, drop_path_keep, .. } = self;
-        ensure!(*filters > 0, "model.filters = {filters}: expected at least 1");
-        ensure!(stem.iter().all(|c| *c > 0), "model.stem = {stem:?}: expected positive channels");
+        ensure!((1..=4096).contains(filters), "model.filters = {filters}: expected 1 to 4096");
+        ensure!(stem.iter().all(|c| (1..=4096).contains(c)), "model.stem = {stem:?}: expected 1 to 4096 channels");
         let keep_range = *drop_path_keep > 0.0 && *drop_path_keep <= 1.0;
         ensure!(keep_range, "model.drop_path_keep = {drop_path_keep}: expected more than 0, at most 1");
         self.head.validate()?;

@@ -42,9 +42,13 @@ impl AutoDeepLabSpace {
     /// Says which size is none.
     pub fn check(&self) -> anyhow::Result<()> {
         let Self { layers, blocks, filters, stem, .. } = self;
-        anyhow::ensure!(*layers > 0 && *blocks > 0, "space: layers = {layers}, blocks = {blocks}; expected at least 1");
-        anyhow::ensure!(*filters > 0, "space.filters = {filters}; expected at least 1");
-        anyhow::ensure!(stem.iter().all(|c| *c > 0), "space.stem = {stem:?}; expected positive channels");
+        anyhow::ensure!((1..=64).contains(layers), "space.layers = {layers}; expected 1 to 64");
+        anyhow::ensure!((1..=16).contains(blocks), "space.blocks = {blocks}; expected 1 to 16");
+        anyhow::ensure!((1..=4096).contains(filters), "space.filters = {filters}; expected 1 to 4096");
+        anyhow::ensure!(
+            stem.iter().all(|c| (1..=4096).contains(c)),
+            "space.stem = {stem:?}; expected 1 to 4096 channels"
+        );
         Ok(())
     }
 

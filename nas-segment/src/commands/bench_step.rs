@@ -8,7 +8,7 @@ use nas_core::nn::{Mode, Shape, build_on, channels_last};
 use nas_core::one_shot::bench::{FixedBatch, measure};
 use nas_core::one_shot::{DartsConfig, OneShot, OneShotConfig, Problem};
 use nas_core::optim::named_parameters;
-use nas_core::run::cli::{Compute, ComputeArgs, Format, print};
+use nas_core::run::cli::{Compute, ComputeArgs, Format, count, print};
 use nas_core::space::Mixture;
 use nas_core::train::At;
 use tch::{Kind, Tensor, nn::VarStore};
@@ -23,22 +23,22 @@ use crate::loss::cross_entropy;
   nas-segment bench-step --layers 12 --blocks 3 --filters 4 --batch 4 --crop 129 --threads 2")]
 pub struct BenchStepArgs {
     /// Layers of the trellis
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = count(1, 1000))]
     layers: usize,
     /// Blocks of a cell
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count(1, 100))]
     blocks: usize,
     /// Filter multiplier
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(i64).range(1..=65_536))]
     filters: i64,
     /// Images per step
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(i64).range(1..=65_536))]
     batch: i64,
     /// Side of the square crop in pixels
-    #[arg(long, default_value_t = 65)]
+    #[arg(long, default_value_t = 65, value_parser = clap::value_parser!(i64).range(1..=4096))]
     crop: i64,
     /// Timed steps, after one that is not timed
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = count(1, 1_000_000))]
     steps: usize,
     #[command(flatten)]
     compute: ComputeArgs,

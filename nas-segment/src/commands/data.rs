@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use nas_core::run::cli::{self, parse_size};
 use nas_core::run::run_dir::open_output;
 use nas_core::task::commands::data::{CheckArgs, check};
-use nas_datasets::synth;
+use nas_datasets::{Size, synth};
 
 use crate::task::Segmentation;
 
@@ -33,7 +33,7 @@ struct SynthArgs {
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Training images; a quarter as many validation images come with them
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = cli::count(1, 10_000_000))]
     images: usize,
     /// Height and width
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
@@ -54,6 +54,8 @@ pub fn run(args: &DataArgs) -> Result<()> {
 fn run_synth(args: &SynthArgs) -> Result<()> {
     let num_val = (args.images / 4).max(1);
     let (h, w) = args.size;
+    // Before anything is written.
+    Size::try_from([h as u32, w as u32]).map_err(|found| anyhow!("--size: {found}"))?;
     open_output(&args.out, &cli::job())?;
     synth::write_cityscapes(&args.out, args.images, num_val, (h as u32, w as u32), args.seed)?;
     println!("{} train and {num_val} val images in {}", args.images, args.out.display());

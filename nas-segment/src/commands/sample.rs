@@ -3,12 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use nas_core::nn::Cost;
-use nas_core::run::cli::{Format, parse_size, print};
+use nas_core::run::cli::{self, Format, parse_size, print};
 use nas_core::run::config::{self, to_toml};
-use nas_core::run::run_dir::write_atomic;
+use nas_core::run::run_dir::{open_output, write_atomic};
 use nas_core::search::goals::{Constraint, Restricted};
 use nas_core::space::{Architecture, ChoiceSpace};
 use nas_datasets::rng;
@@ -26,7 +26,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE")]
     space: Option<PathBuf>,
     /// How many networks
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     count: u64,
     /// Least and most multiply-adds [default: any]
     #[arg(long, value_name = "MIN..MAX", value_parser = parse_range)]
@@ -35,7 +35,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "HxW", default_value = "360x480", value_parser = parse_size)]
     size: (i64, i64),
     /// Classes of the logits
-    #[arg(long, value_name = "K", default_value_t = 11)]
+    #[arg(long, value_name = "K", default_value_t = 11, value_parser = clap::value_parser!(i64).range(1..=65_536))]
     num_classes: i64,
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
@@ -87,7 +87,6 @@ pub fn run(args: &SampleArgs) -> Result<()> {
         Some(path) => config::load::<MobileSegSpace>(path, &[])?,
     };
     space.check()?;
-    ensure!(args.num_classes > 0, "--num-classes {}: expected at least one", args.num_classes);
     let network_cost = |arch: &Architecture| space.network_cost(arch, args.num_classes, args.size);
     let macs = |arch: &Architecture| {
         let cost = network_cost(arch).map_or(f64::NAN, |cost| cost.macs as f64);
@@ -103,10 +102,10 @@ pub fn run(args: &SampleArgs) -> Result<()> {
             "model".to_string(),
             toml::Value::try_from(ModelConfig::MobileSeg(space.decode(&arch)?))?,
         )]);
-        write_atomic(&file, to_toml(&model).as_bytes()).with_context(|| file.display().to_string())?;
+        write_atomic(&file, to_toml(&model).as_bytes())?;
         Ok(Sampled { file, cost: network_cost(&arch)?, arch })
     };
-    std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    open_output(&args.out, &cli::job())?;
     let networks = (0..args.count).map(network).collect::<Result<_>>()?;
     print(&SampleReport { networks }, args.format)
 }

@@ -21,7 +21,7 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
-    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, SegDataset, Size, Split, TrainLoader, TrainTransform,
+    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader, TrainTransform,
     eval_samples,
 };
 use serde::{Deserialize, Serialize};
@@ -192,6 +192,16 @@ impl Task for Segmentation {
             !scales.is_empty() && scales.iter().all(sensible),
             "eval.scales = {scales:?}; expected at least one, each of 0.05 to 8"
         );
+        if let Some(size) = setting.eval.resize {
+            let largest = scales.iter().fold(1.0, |a: f64, b| a.max(*b));
+            let pixels = f64::from(size.height()) * f64::from(size.width()) * largest * largest;
+            ensure!(
+                pixels <= MAX_PIXELS as f64,
+                "eval.resize = [{}, {}] times eval.scales = {scales:?}; expected at most {MAX_PIXELS} pixels",
+                size.height(),
+                size.width()
+            );
+        }
         let weights = &setting.loss.class_weights;
         let positive = weights.iter().all(|weight| *weight > 0.0 && weight.is_finite());
         ensure!(positive, "loss.class_weights = {weights:?}; expected positive numbers");

@@ -94,7 +94,7 @@ pub fn write_cityscapes(
     let size = Size::checked(size.0, size.1).map_err(|_| DataError::Setting {
         key: "size",
         found: format!("{}x{}", size.0, size.1),
-        expected: "at least 1 pixel each",
+        expected: "at least 1 pixel each, and at most 67108864 in all",
     })?;
     for (split, len) in [(Split::Train, num_train), (Split::Val, num_val)] {
         let scenes = SynthDataset::new(len, size, seed, split)?;

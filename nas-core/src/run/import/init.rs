@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nas_datasets::open_regular;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 use tch::nn::VarStore;
@@ -96,7 +97,7 @@ pub fn init_from(vs: &VarStore, path: &Path, prefix: &str) -> Result<InitReport>
 /// The tensors of a file of either kind.
 fn read_any(path: &Path) -> Result<Vec<Named>> {
     let mut start = [0; 16];
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut start));
+    let read = open_regular(path).and_then(|mut file| std::io::Read::read(&mut file, &mut start));
     let length = read.with_context(|| format!("{}: cannot read", path.display()))?;
     match is_torch_file(&start[..length]) {
         true => Ok(read_state_dict(path, None)?.tensors),

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
+use nas_datasets::open_regular;
 use tch::{Kind, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
@@ -49,7 +50,7 @@ pub struct StateDict {
 /// tensors.
 pub fn read_state_dict(path: &Path, key: Option<&str>) -> Result<StateDict> {
     let read = || -> Result<StateDict> {
-        let mut file = BufReader::new(File::open(path).context("cannot open")?);
+        let mut file = BufReader::new(open_regular(path).context("cannot open")?);
         let length = file.get_ref().metadata()?.len();
         let mut start = [0; LEGACY_MAGIC.len()];
         file.read_exact(&mut start).context("too short for a file of torch.save")?;

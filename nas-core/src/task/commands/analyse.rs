@@ -1,12 +1,12 @@
 //! The `analyse` commands: what finished trials or a table of trained networks say about their space.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::run::cli::{Format, print};
+use crate::run::cli::{Format, count, print};
+use crate::run::run_dir::write_atomic;
 use crate::search::analysis::page::{page, pairs};
 use crate::search::analysis::samples::{Samples, Source, Where};
 use crate::search::analysis::vocabulary::{Numbers, Vocabulary};
@@ -40,7 +40,7 @@ pub struct AnalyseArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Motifs of the best that swaps are also computed within
-    #[arg(long, default_value_t = 10, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = count(0, 10_000))]
     contexts: usize,
     /// Seed of the forest
     #[arg(long, default_value_t = 0, value_name = "SEED")]
@@ -100,7 +100,7 @@ pub fn run(args: &AnalyseArgs, spaces: &dyn Spaces) -> Result<()> {
     if let Some(path) = &args.html {
         let pairs = transfer.as_ref().map(|to| pairs(&samples, metric, other.as_ref().unwrap_or(&samples), to));
         let text = page(&analysis, &*vocabulary, &pairs.unwrap_or_default());
-        fs::write(path, text).with_context(|| format!("{}: cannot write", path.display()))?;
+        write_atomic(path, text.as_bytes())?;
     }
     print(&analysis, args.format)
 }

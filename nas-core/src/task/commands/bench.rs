@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::run::cli::{Format, print};
-use crate::run::config;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::plot::{self, Series};
 use crate::run::progress::Progress;
+use crate::run::{config, ranges};
 use crate::search::Searcher;
 use crate::search::goals::{Constraint, Goal, Goals, Objective};
 use crate::search::pareto::{Point, hypervolume};
@@ -69,19 +69,19 @@ pub struct BenchArgs {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
     /// Full evaluations of each search
-    #[arg(long, default_value_t = 500, value_name = "N")]
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     num_trials: u64,
     /// Searches of each strategy
-    #[arg(long, default_value_t = 100, value_name = "S")]
+    #[arg(long, default_value_t = 100, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     seeds: u64,
     /// Column after --low-epochs epochs, for strategies that choose the epochs of their trials
     #[arg(long, value_name = "COLUMN")]
     low_fidelity: Option<String>,
     /// Epochs behind --low-fidelity
-    #[arg(long, default_value_t = 12, value_name = "EPOCHS")]
+    #[arg(long, default_value_t = 12, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     low_epochs: u32,
     /// Epochs behind --valid and --test
-    #[arg(long, default_value_t = 200, value_name = "EPOCHS")]
+    #[arg(long, default_value_t = 200, value_name = "EPOCHS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     full_epochs: u32,
     /// Draw the mean curves of all strategies, with bands of their standard errors
     #[arg(long, value_name = "FILE.svg", value_parser = plot::svg_path)]
@@ -317,10 +317,9 @@ fn parse_bound(text: &str) -> Result<Constraint> {
 
 /// Runs the command.
 pub fn run<T: Task>(args: &BenchArgs) -> Result<()> {
-    ensure!(args.num_trials > 0 && args.seeds > 0, "--num-trials and --seeds must be at least 1");
     ensure!(
-        args.low_epochs > 0 && args.low_epochs < args.full_epochs,
-        "--low-epochs {} must be at least 1 and less than --full-epochs {}",
+        args.low_epochs < args.full_epochs,
+        "--low-epochs {} must be less than --full-epochs {}",
         args.low_epochs,
         args.full_epochs
     );
@@ -401,6 +400,7 @@ fn strategies(args: &BenchArgs) -> Result<Vec<(String, StrategyConfig)>> {
         config::apply_all(&mut table, &args.sets)?;
         let Sections { strategy } = config::from_table(table, &format!("--strategy {name}"))?;
         strategy.check()?;
+        ranges::check(&strategy)?;
         Ok((name.clone(), strategy))
     };
     let is_all = args.strategy.iter().any(|name| name == "all");

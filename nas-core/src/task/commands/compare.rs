@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
 use crate::nn::{self, Cost, channels_last};
-use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::picture::read_pngs;
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
@@ -36,7 +35,7 @@ pub struct CompareArgs {
     #[command(flatten)]
     pub run: RunArgs,
     /// Trainings side by side [default: one per core on the CPU, 1 on CUDA]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(1, 4096))]
     workers: Option<usize>,
     /// How to print the table
     #[arg(long, value_enum, default_value_t)]
@@ -213,8 +212,7 @@ fn compare<T: Task>(
     compute: Compute,
 ) -> Result<Comparison> {
     let setting = experiment.setting();
-    setting.open_sound(Split::Train)?;
-    let val = setting.open_sound(Split::Val)?;
+    let (_, val) = setting.open_both_sound()?;
     let CompareExperiment { seeds, models, pictures, .. } = experiment;
     let mut trainings = Vec::new();
     for seed in seeds {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::one_shot;
 use crate::estimator::honesty::HonestyReport;
 use crate::executor::{Executor, ExecutorConfig, InProcess, Processes, trial_folder};
-use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
 use crate::run::progress::Progress;
@@ -38,7 +38,7 @@ pub struct SearchArgs {
     #[command(flatten)]
     pub run: RunArgs,
     /// Trials side by side, each in a process of its own, in the place of the experiment's `executor`
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count(1, 4096))]
     pub workers: Option<usize>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
@@ -129,7 +129,6 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
         ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
         return one_shot::run::<T>(&args.run, args.format);
     }
-    ensure!(args.workers != Some(0), "--workers 0; expected at least 1");
     let experiment: SearchExperiment<T> = experiment::load(config, sets)?;
     let compute = args.run.compute.resolve()?;
     let evaluator = Evaluator::open(&experiment.evaluator, &evaluator::Searched::of(&experiment))?;

@@ -2,7 +2,7 @@
 //! the same result whatever runs beside them.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -15,7 +15,7 @@ use crate::executor::{die_with_parent, free_slot};
 use crate::run::cli::Compute;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
-use crate::run::run_dir::{RunDir, read_result, write_atomic};
+use crate::run::run_dir::{RunDir, open_to_append, read_result, write_atomic};
 
 /// One training of a comparison.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ impl Children {
     fn spawn(&self, dir: &RunDir, Training { name, config }: Training, slot: usize) -> Result<Running> {
         let path = dir.path(&format!("configs/{name}.toml"));
         write_atomic(&path, config.as_bytes())?;
-        let log = File::options().create(true).append(true).open(log_path(dir, &name))?;
+        let log = open_to_append(&log_path(dir, &name))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["train", "--resume", "--format", "json", "--config"]).arg(path);
         command.arg("--out").arg(run_folder(dir, &name));

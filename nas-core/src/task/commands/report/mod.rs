@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use self::pages::Page;
-use crate::run::cli::{Format, print};
+use crate::run::cli::{Format, print, warn};
 use crate::run::page::page;
 use crate::run::plot::{Series, curves};
 use crate::run::run_dir::{read_result, read_text, write_atomic};
@@ -109,7 +109,11 @@ fn report<T: Task>(run: &Path) -> Result<Report> {
         last: metrics.last().cloned(),
         best: best.map(|best| (score.to_string(), best)),
         text: ["table.txt", "result.txt", "architecture.txt"].iter().find_map(|name| read_text(&run.join(name)).ok()),
-        curves: draw_curves(run, &metrics, drawn)?,
+        // A folder that may only be read has a summary too.
+        curves: draw_curves(run, &metrics, drawn).unwrap_or_else(|error| {
+            warn(format!("{error:#}"));
+            None
+        }),
         result,
     })
 }
