@@ -21,8 +21,8 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
-    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader, TrainTransform,
-    eval_samples,
+    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader,
+    TrainTransform, eval_samples,
 };
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
