@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nas_datasets::{SampleSet, Split, TrainLoader, disjoint_halves, rng};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
@@ -78,6 +78,19 @@ impl<T: Task> Shared<T> {
             None => ("train_a", disjoint_halves(train.len(), seed)),
             Some(held_out) => ("train", held_out.split::<T>(&train, seed).context("one_shot")?),
         };
+        let learns = method.arch_start_epoch().is_some();
+        let smallest = if learns { seen.len().min(held_out.len()) } else { seen.len() };
+        ensure!(
+            smallest >= section.batch_size,
+            "{} training images are split in {} of {} and {} for weights and architecture; {} must fill a batch of {}: lower \
+             one_shot.batch_size or add images",
+            train.len(),
+            if section.held_out.is_none() { "halves" } else { "parts" },
+            seen.len(),
+            held_out.len(),
+            if learns { "each" } else { "the first" },
+            section.batch_size
+        );
         let loader = |indices: &[usize], purpose| {
             let config = setting.loading(section.batch_size, compute);
             T::loader(&setting, &train, Some(indices.to_vec()), config, seed, purpose)
