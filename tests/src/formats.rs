@@ -335,7 +335,7 @@ impl Job for Counter {
 
     fn step(&mut self, _at: At) -> Result<Step> {
         tch::no_grad(|| drop(self.weight.g_add_scalar_(1.0)));
-        Ok(Step { loss: 1.0, images: 1 })
+        Ok(Step { loss: 1.0, images: 1, lr: 0.1 })
     }
 
     fn end_epoch(&mut self, _epoch: usize, _last: bool) -> Result<Metrics> {

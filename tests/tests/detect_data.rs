@@ -29,7 +29,7 @@ fn eval_prints_pycocotools_twelve_numbers() {
 
     let error = DETECT.fail(&["eval", "--gt", &dt, "--dt", &gt]);
     assert!(error.contains("dt.json") && error.contains("expected COCO annotations"), "{error}");
-    assert!(DETECT.fail(&["eval", "--gt", &gt, "--dt", &dt, "--max-dets", "0,1"]).contains("--max-dets holds 0"));
+    assert!(DETECT.fail(&["eval", "--gt", &gt, "--dt", &dt, "--max-dets", "0,1"]).contains("0 is not in 1..=1000000"));
 }
 
 #[test]
