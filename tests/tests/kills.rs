@@ -192,7 +192,9 @@ impl Job {
 /// Whether a file must be there, the same in both runs.
 fn is_result(name: &str) -> bool {
     let file = Path::new(name).file_name().unwrap().to_str().unwrap();
-    !matches!(file, ".lock" | "run.log" | "meta.json") && !name.starts_with("logs/") && !file.ends_with(".svg")
+    !matches!(file, ".lock" | "run.log" | "meta.json" | "times.jsonl")
+        && !name.starts_with("logs/")
+        && !file.ends_with(".svg")
 }
 
 fn files(root: &Path, folder: &Path) -> Vec<String> {
@@ -208,7 +210,7 @@ fn json(run: &Path, name: &str) -> Value {
     fn timeless(value: &mut Value) {
         match value {
             Value::Object(keys) => {
-                keys.retain(|key, _| !key.ends_with("_secs") && !key.ends_with("_per_sec"));
+                keys.retain(|key, _| !key.ends_with("_secs") && !key.ends_with("_per_sec") && key != "made_with");
                 keys.values_mut().for_each(timeless);
             }
             Value::Array(values) => values.iter_mut().for_each(timeless),
