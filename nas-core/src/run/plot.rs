@@ -146,12 +146,12 @@ pub fn chart(path: &Path, title: &str, axes: (Axis, Axis), series: &[(Mark, &Ser
             .x_label_area_size(40)
             .y_label_area_size(64)
             .build_cartesian_2d(x.0..x.1, y.0..y.1)?;
-        chart.configure_mesh().x_desc(axes.0.name).y_desc(axes.1.name).draw()?;
+        chart.configure_mesh().max_light_lines(0).x_desc(axes.0.name).y_desc(axes.1.name).draw()?;
         for (i, (_, series)) in series.iter().enumerate().filter(|(_, (_, series))| !series.spread.is_empty()) {
             let outline: Vec<(f64, f64)> = series.edge(1.0).chain(series.edge(-1.0).rev()).map(clamp).collect();
             chart.draw_series([Polygon::new(outline, color(i).mix(0.15))])?;
         }
-        for (i, (mark, series)) in series.iter().enumerate() {
+        for (i, (mark, series)) in series.iter().enumerate().map(|(i, one)| (first_of_name(series, i), one)) {
             let points: Vec<(f64, f64)> = series.points.iter().copied().map(clamp).collect();
             if *mark == Mark::Line {
                 let style = color(i).stroke_width(2);
@@ -179,8 +179,7 @@ fn legend(area: &Area, series: &[(Mark, &Series)]) -> Drawn {
     const ROW: i32 = 22;
     let end = |i: &usize| series[*i].1.points.last().map_or(f64::NEG_INFINITY, |point| point.1);
     let mut order: Vec<usize> = (0..series.len()).collect();
-    // A name that stands twice, as a line and as its dots, is shown once.
-    order.retain(|i| series[..*i].iter().all(|(_, other)| other.name != series[*i].1.name));
+    order.retain(|i| first_of_name(series, *i) == *i);
     order.sort_by(|a, b| end(b).total_cmp(&end(a)));
     for (row, i) in order.into_iter().enumerate() {
         let y = 24 + ROW * row as i32;
@@ -198,6 +197,11 @@ fn legend(area: &Area, series: &[(Mark, &Series)]) -> Drawn {
         area.draw(&Text::new(series.name.clone(), (36, y - 8), ("sans-serif", 15)))?;
     }
     Ok(())
+}
+
+/// A name that stands twice, as a line and as its dots, has one colour.
+fn first_of_name(series: &[(Mark, &Series)], i: usize) -> usize {
+    series.iter().position(|(_, other)| other.name == series[i].1.name).unwrap_or(i)
 }
 
 fn color(i: usize) -> RGBColor {
@@ -331,6 +335,16 @@ mod tests {
         let styles: std::collections::HashSet<_> =
             (0..17).map(|i| (color(i), dash(i))).map(|s| format!("{s:?}")).collect();
         assert_eq!(styles.len(), 17);
+    }
+
+    #[test]
+    fn a_line_and_its_dots_have_one_colour_and_one_name() {
+        let front = Series::new("front", vec![(0.0, 0.0), (1.0, 1.0)]);
+        let other = Series::new("trials", vec![(0.5, 0.5)]);
+        let marked = [(Mark::Dots, &other), (Mark::Line, &front), (Mark::Dots, &front)];
+        let drawn = svg(|path| chart(path, "x", (Axis::all("a"), Axis::all("b")), &marked));
+        assert_eq!(drawn.lines().filter(|line| line.trim() == "front").count(), 1);
+        assert!(drawn.contains("#D05620") && !drawn.contains("#248452"), "the second colour, not the third: {drawn}");
     }
 
     #[test]
