@@ -7,8 +7,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use image::{ImageBuffer, ImageFormat, PixelWithColorType, Rgb, RgbImage, imageops};
+use nas_datasets::read_bytes;
 
 use crate::run::run_dir::write_atomic;
+
+/// Largest picture that is read again.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Pictures of one height side by side, with a white gap between them.
 pub fn side_by_side(pictures: &[RgbImage]) -> RgbImage {
@@ -34,7 +38,7 @@ pub fn read_pngs(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     files.retain(|file| file.extension().is_some_and(|extension| extension == "png"));
     files.sort();
     let read = |file: PathBuf| {
-        let bytes = fs::read(&file).with_context(|| format!("{}: cannot read", file.display()))?;
+        let bytes = read_bytes(&file, MAX_BYTES).with_context(|| format!("{}: cannot read", file.display()))?;
         Ok((file.file_stem().unwrap_or_default().to_string_lossy().into_owned(), bytes))
     };
     files.into_iter().map(read).collect()

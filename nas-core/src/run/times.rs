@@ -1,17 +1,20 @@
 //! Times of a run, in a file of their own: the other files hold none, so that equal runs write equal files.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use nas_datasets::read_bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::run::run_dir::JsonLines;
 
 /// Name of the file, in a run folder or beside a trial log.
 pub const FILE: &str = "times.jsonl";
+
+/// Largest file that is read: the marks of a million epochs.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// When an epoch or a trial ended.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,7 +92,7 @@ fn parse(path: &PathBuf) -> Result<(usize, BTreeMap<u64, Mark>)> {
     if !path.exists() {
         return Ok((0, BTreeMap::new()));
     }
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot read", path.display()))?;
+    let bytes = read_bytes(path, MAX_BYTES).with_context(|| format!("{}: cannot read", path.display()))?;
     let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let mut marks = BTreeMap::new();
     for (i, line) in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
@@ -102,6 +105,8 @@ fn parse(path: &PathBuf) -> Result<(usize, BTreeMap<u64, Mark>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
