@@ -147,13 +147,13 @@ pub(crate) fn assemble<S: Source>(
     })
 }
 
-/// The numbers `0..len` in two random halves of equal size that share none; an odd one is left out. Auto-DeepLab
+/// The numbers `0..len` in two random halves that share none; of an odd number the first has one more. Auto-DeepLab
 /// trains weights on one half and the architecture on the other (<https://arxiv.org/abs/1901.02985>, section 4.1);
 /// public re-implementations give both the same images, or let the halves overlap.
 pub fn disjoint_halves(len: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
     let order = shuffled(len, seed, "halves");
-    let (first, rest) = order.split_at(len / 2);
-    (sorted(first), sorted(&rest[..len / 2]))
+    let (first, rest) = order.split_at(len.div_ceil(2));
+    (sorted(first), sorted(rest))
 }
 
 /// The numbers `0..len` without a random `count` of them, and these: what a search trains on, and what it scores on.
@@ -185,12 +185,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_are_disjoint_random_and_leave_out_at_most_one() {
+    fn halves_are_disjoint_random_and_leave_out_none() {
         for len in [0, 1, 2, 367, 2975] {
             let (a, b) = disjoint_halves(len, 0);
-            assert_eq!((a.len(), b.len()), (len / 2, len / 2));
+            assert_eq!((a.len(), b.len()), (len - len / 2, len / 2));
             let union: HashSet<usize> = a.iter().chain(&b).copied().collect();
-            assert!(union.len() == len / 2 * 2 && union.iter().all(|i| *i < len));
+            assert!(union.len() == len && union.iter().all(|i| *i < len));
         }
         assert_ne!(disjoint_halves(367, 0), disjoint_halves(367, 1));
         let (a, _) = disjoint_halves(2975, 0);

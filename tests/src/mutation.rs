@@ -115,7 +115,7 @@ pub fn changes() -> impl Strategy<Value = Vec<Change>> {
 
 /// The bytes with all changes, one after another.
 pub fn apply(bytes: &[u8], changes: &[Change]) -> Vec<u8> {
-    changes.iter().fold(bytes.to_vec(), |bytes, change| applied(bytes, change))
+    changes.iter().fold(bytes.to_vec(), applied)
 }
 
 fn applied(mut bytes: Vec<u8>, change: &Change) -> Vec<u8> {

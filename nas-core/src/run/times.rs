@@ -1,7 +1,7 @@
 //! Times of a run, in a file of their own: the other files hold none, so that equal runs write equal files.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -88,7 +88,7 @@ pub fn read(folder: &Path) -> Result<BTreeMap<u64, Mark>> {
 }
 
 /// Bytes of whole lines, and the marks.
-fn parse(path: &PathBuf) -> Result<(usize, BTreeMap<u64, Mark>)> {
+fn parse(path: &Path) -> Result<(usize, BTreeMap<u64, Mark>)> {
     if !path.exists() {
         return Ok((0, BTreeMap::new()));
     }
