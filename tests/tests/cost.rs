@@ -135,7 +135,7 @@ fn mistakes_are_said_clearly() {
         (&["deeplabv3plus_resnet101", "--arch", "0-1"], "no architecture to choose"),
         (&["auto_deeplab_s", "--arch", "0-x"], "\"x\""),
         (&["auto_deeplab_s", "--arch", "0-1"], "0-1"),
-        (&["auto_deeplab_s", "--num-classes", "0"], "at least one"),
+        (&["auto_deeplab_s", "--num-classes", "0"], "0 is not in 1..=65536"),
     ] {
         let error = SEGMENT.fail(&[&["cost"], args].concat());
         assert!(error.contains(expected), "{args:?}: {error}");
