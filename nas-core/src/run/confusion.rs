@@ -61,7 +61,7 @@ impl Confusion {
     }
 
     /// A picture, true classes down, predicted ones across: the darker, the larger the share of the true class. Up to
-    /// [`NAMED`] classes have their names, and their counts in the cells.
+    /// 40 classes have their names, and their counts in the cells.
     pub fn svg(&self) -> String {
         let classes = self.classes.len();
         let is_named = classes <= NAMED;
