@@ -26,7 +26,7 @@ impl<'a> Rows<'a> {
 
     /// Those but `parent` that differ from `from` in the fewest choices.
     fn nearest(&self, from: &Architecture, parent: &Architecture) -> Vec<&Architecture> {
-        let distance = |arch: &Architecture| arch.choices().iter().zip(from.choices()).filter(|(a, b)| a != b).count();
+        let distance = |arch: &Architecture| arch.differing(from);
         let others = || self.archs.iter().filter(|arch| *arch != parent);
         let least = others().map(distance).min();
         others().filter(|arch| Some(distance(arch)) == least).collect()

@@ -64,10 +64,7 @@ impl<'a> Searcher<'a> {
     }
 
     fn nearest(&self, arch: &Architecture) -> Option<u64> {
-        let differing = |trial: &Trial| {
-            let pairs = trial.arch.choices().iter().zip(arch.choices());
-            pairs.filter(|(a, b)| a != b).count()
-        };
+        let differing = |trial: &Trial| trial.arch.differing(arch);
         let nearer = |(a, value_a): &&(Trial, f64), (b, value_b): &&(Trial, f64)| {
             differing(a).cmp(&differing(b)).then(value_b.total_cmp(value_a)).then(a.id.cmp(&b.id))
         };

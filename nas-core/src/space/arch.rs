@@ -26,6 +26,11 @@ impl Architecture {
     pub fn choices(&self) -> &[u16] {
         &self.0
     }
+
+    /// How many choices differ from another architecture's of the space (Hamming).
+    pub fn differing(&self, other: &Self) -> usize {
+        self.0.iter().zip(&other.0).filter(|(a, b)| a != b).count()
+    }
 }
 
 impl fmt::Display for Architecture {

@@ -271,9 +271,14 @@ impl Surrogate {
     fn chance(&mut self, space: &dyn ChoiceSpace, arch: &Architecture) -> f64 {
         let point = self.features.of(space, arch);
         let row = self.features.row(self.kernel, &point);
-        let half = self.factor.forward(&row);
+        normal_cdf((dot(&row, &self.weights) - self.threshold) / self.deviation(&row))
+    }
+
+    /// Deviation of the score of a point with these kernels to the trials.
+    fn deviation(&self, row: &[f64]) -> f64 {
+        let half = self.factor.forward(row);
         let left = (1.0 - dot(&half, &half)).max(1e-9);
-        normal_cdf((dot(&row, &self.weights) - self.threshold) / (self.variance * left).sqrt())
+        (self.variance * left).sqrt()
     }
 
     /// Places in `pool` of the `count` largest expected improvements, each times the chance that the bounds are kept, the largest
@@ -297,9 +302,7 @@ impl Surrogate {
             if found.len() == count && found[count - 1].0 > bound {
                 break;
             }
-            let half = self.factor.forward(&row);
-            let left = (1.0 - dot(&half, &half)).max(1e-9);
-            let improvement = gain(mean, (self.variance * left).sqrt(), i);
+            let improvement = gain(mean, self.deviation(&row), i);
             let place = found.partition_point(|(other, j)| *other > improvement || (*other == improvement && *j < i));
             found.insert(place, (improvement, i));
             found.truncate(count);
@@ -453,7 +456,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn hamming(a: &Architecture, b: &Architecture, decay: f64) -> f64 {
-    let different = a.choices().iter().zip(b.choices()).filter(|(a, b)| a != b).count();
+    let different = a.differing(b);
     (-decay * different as f64 / a.choices().len() as f64).exp()
 }
 

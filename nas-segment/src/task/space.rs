@@ -25,16 +25,7 @@ pub enum SpaceConfig {
 
 impl TaskSpace<Segmentation> for SpaceConfig {
     fn choices(&self) -> Result<Box<dyn ChoiceSpace>> {
-        match self {
-            Self::AutoDeeplab(space) => {
-                space.check()?;
-                Ok(Box::new(space.clone()))
-            }
-            Self::MobileSeg(space) => {
-                space.check()?;
-                Ok(Box::new(space.clone()))
-            }
-        }
+        Ok(self.shared()?)
     }
 
     fn shared(&self) -> Result<Box<dyn WeightSharing>> {

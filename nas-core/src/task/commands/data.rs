@@ -9,6 +9,7 @@ use nas_datasets::{SampleSet, Split, shared_images};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 
+use super::init::Survey;
 use crate::run::cli::{Format, print};
 use crate::run::{config, words};
 use crate::task::{Task, experiment};
@@ -102,13 +103,8 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
 
 /// What is said of the classes that no training sample has.
 fn missing<T: Task>(train: &T::Set) -> Result<Option<String>> {
-    let surveys = (0..train.len()).into_par_iter().map(|i| T::survey(train, i).map(|survey| survey.counts));
-    let add = |mut a: Vec<u64>, b: Vec<u64>| {
-        a.resize(a.len().max(b.len()), 0);
-        a.iter_mut().zip(b).for_each(|(sum, count)| *sum += count);
-        a
-    };
-    let counts = surveys.try_reduce(Vec::new, |a, b| Ok(add(a, b)))?;
+    let surveys = (0..train.len()).into_par_iter().map(|i| T::survey(train, i));
+    let Survey { counts, .. } = surveys.try_reduce(Survey::default, |a, b| Ok(a.and(b)))?;
     let classes = T::classes(train);
     let is_missing = |(i, _): &(usize, &String)| counts.get(*i).is_none_or(|count| *count == 0);
     let missing: Vec<_> = classes.iter().enumerate().filter(is_missing).map(|(_, name)| words::name(name)).collect();

@@ -41,7 +41,7 @@ pub struct Survey {
 
 impl Survey {
     /// Both.
-    fn and(mut self, other: Self) -> Self {
+    pub(super) fn and(mut self, other: Self) -> Self {
         self.sizes.extend(other.sizes);
         self.counts.resize(self.counts.len().max(other.counts.len()), 0);
         self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
