@@ -59,7 +59,7 @@ fn mistakes_are_said_clearly() {
         (&["nowhere.toml"], "nowhere.toml"),
         (&["darts_v2", "--arch", "0-1"], "2 choices, expected 24"),
         (&["mobilenet_v2", "--arch", "0-1"], "no architecture to choose"),
-        (&["darts_v2", "--num-classes", "0"], "at least one"),
+        (&["darts_v2", "--num-classes", "0"], "0 is not in 1..=65536"),
     ] {
         let error = CLASSIFY.fail(&[&["cost"], args].concat());
         assert!(error.contains(expected), "{args:?}: {error}");
