@@ -326,7 +326,7 @@ impl Processes {
         Ok(trials)
     }
 
-    /// Lets the children compute as `compute` says: on a CUDA device, worker `i` of `n` cards on the `i mod n`-th, counted from this process' own.
+    /// Lets the children compute as `compute` says, with no more threads each: on a CUDA device, worker `i` of `n` cards on the `i mod n`-th, counted from this process' own.
     pub fn computing(mut self, compute: Compute) -> Self {
         self.compute = Some(compute);
         self
@@ -334,7 +334,8 @@ impl Processes {
 
     fn spawn(&self, folder: &Path, slot: usize) -> Result<Supervised> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (cores / self.workers).max(1).to_string();
+        let own = self.compute.map_or(cores, |compute| compute.threads);
+        let threads = own.min((cores / self.workers).max(1)).to_string();
         let log = open_to_append(&folder.join("run.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("trial").arg(folder).args(["--threads", &threads]);
