@@ -1,5 +1,6 @@
 //! The experiment files of the repository, and what every search by trials must serve in every task.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -132,4 +133,31 @@ fn no_search_opens_the_val_split() {
     let training = format!("{}/train.toml", path("trials"));
     let error = SEGMENT.fail(&[&["train", "--config", &training, "--out", &path("net")][..], &compute].concat());
     assert!(error.contains("val"), "{error}");
+}
+
+/// Tests, all programs together and each program alone take the same features of the same crates: nothing is compiled twice.
+#[test]
+fn every_build_shares_its_crates() {
+    let crates = |selection: &[&str], edges: &str| -> BTreeSet<String> {
+        let mut tree = std::process::Command::new(env!("CARGO"));
+        tree.args([
+            "tree",
+            "--offline",
+            "--locked",
+            "--prefix=none",
+            "--no-dedupe",
+            "--format={p} {f}",
+            "--edges",
+            edges,
+        ]);
+        let output = tree.args(selection).current_dir(nas_tests::root()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| line.trim().to_string()).collect()
+    };
+    let all = crates(&["--workspace"], "normal,build");
+    assert_eq!(all, crates(&["--workspace"], "normal,build,dev"));
+    for program in ["nas-classify", "nas-segment", "nas-detect"] {
+        let alone = crates(&["--package", program], "normal,build");
+        assert!(alone.is_subset(&all), "{program}: {:?}", alone.difference(&all).collect::<Vec<_>>());
+    }
 }

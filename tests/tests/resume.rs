@@ -63,6 +63,48 @@ fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its
     assert_eq!(result["candidate"]["supernet_miou"].as_f64(), of("supernet_miou").reduce(f64::max));
 }
 
+/// Every step trains several networks, and what is found can be used as it is.
+#[test]
+fn a_killed_sandwich_search_ends_with_the_same_bits_and_a_network_that_needs_no_training() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = temp.path().join("bignas.toml");
+    let text = fs::read_to_string(nas_tests::root().join(SEARCH)).unwrap();
+    let data = &text[text.find("[data]").unwrap()..];
+    let head = "kind = 'one_shot'\nseed = 3\n[space]\nkind = 'mobile_seg'\nstem = [4, 8]\noutput_strides = [8]\n\
+                operators = ['ds_k3', 'ib_k3_e2']\nstages = [\n\
+                { channels = [4, 8], depths = [1, 2], strides = [2], plain_stride = 2 },\n\
+                { channels = [8, 16], depths = [1, 2], strides = [2], plain_stride = 2 },\n]\n\
+                [space.head]\nkind = 'chosen'\ncontexts = ['pooling']\nchannels = [8]\ndecoders = [[4]]\ntaps = ['output']\n\
+                convs = [1]\nlow_level_channels = [4]\ndecoder_channels = [8]\n\
+                [one_shot]\nepochs = 4\nbatch_size = 2\n[one_shot.method]\nkind = 'bignas'\nnum_trials = 12\n\
+                recalibration_batches = 2\nstrategy = { kind = 'random' }\n";
+    fs::write(&config, format!("{head}{data}")).unwrap();
+    let config = config.to_str().unwrap();
+    killed_equals_straight(
+        SEGMENT,
+        "search",
+        config,
+        &["metrics.jsonl", "supernet_search/trials.jsonl", "network.safetensors"],
+    );
+
+    let out = temp.path().join("run");
+    let result: serde_json::Value = serde_json::from_str(&SEGMENT.succeed(&args("search", config, &out))).unwrap();
+    let [train, inherited, weights] =
+        ["train.toml", "train_inherited.toml", "network.safetensors"].map(|file| out.join(file).display().to_string());
+    assert!(result["untrained"].as_str().unwrap().ends_with(&format!("--weights {weights}")), "{result}");
+    let eval =
+        SEGMENT.succeed(&["eval", "--model", &train, "--weights", &weights, "--threads", "1", "--format", "json"]);
+    let score = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["miou"].as_f64().unwrap();
+    assert!(score(&eval) > 0.0);
+    // The same weights are where the inherited training begins.
+    let trained = temp.path().join("trained");
+    let frozen = ["--set", "train.epochs=1", "--set", "train.optimizer.lr=0.0", "--set", "train.batch_size=2"];
+    let args = [&args("train", &inherited, &trained)[..], &frozen].concat();
+    let output = SEGMENT.command(&args).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("network.safetensors"), "{said}");
+}
+
 #[test]
 fn a_killed_training_ends_with_the_same_bits() {
     killed_equals_straight(SEGMENT, "train", TRAIN, &FILES);

@@ -97,6 +97,114 @@ fn a_killed_search_writes_the_same_log() {
     );
 }
 
+/// Whoever runs the trials of a search, the strategy proposes the same.
+#[test]
+fn a_search_that_is_asked_and_told_writes_the_log_of_one_that_runs_its_trials() {
+    let temp = tempfile::tempdir().unwrap();
+    let script = "echo \"{\\\"valid\\\": 0.$(echo {arch} | tr -d -)}\"";
+    let own = config(temp.path(), 12, script);
+    let straight = temp.path().join("straight");
+    CLASSIFY.succeed(&args(&own, &straight, &[]));
+
+    let by_hand = temp.path().join("by_hand.toml");
+    let text = fs::read_to_string(&own).unwrap();
+    let text = text
+        .replace("'command'", "'manual'")
+        .lines()
+        .filter(|line| !line.starts_with("command"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    fs::write(&by_hand, text).unwrap();
+    let (by_hand, run) = (by_hand.to_str().unwrap(), temp.path().join("told"));
+    let run_name = run.to_str().unwrap();
+    let none = CLASSIFY.fail(&["ask", "--run", run_name]);
+    assert!(none.contains("no run yet; begin it by --config") && !run.exists(), "{none}");
+    let mut config = vec!["--config", by_hand];
+    for id in 0..12 {
+        let asked = CLASSIFY.succeed(&[&["ask", "--run", run_name, "--format", "json"], &config[..]].concat());
+        let asked: serde_json::Value = serde_json::from_str(&asked).unwrap();
+        let trial = &asked["asked"][0];
+        assert_eq!((trial["id"].as_u64(), asked["ended"].as_u64()), (Some(id), Some(id)), "{asked}");
+        let value = format!("valid=0.{}", trial["architecture"].as_str().unwrap().replace('-', ""));
+        CLASSIFY.succeed(&["tell", "--run", run_name, &id.to_string(), &value]);
+        // From the second on the folder says what is searched.
+        config.clear();
+    }
+    assert_same_file(&straight, &run, "trials.jsonl");
+    let full = CLASSIFY.succeed(&["ask", "--run", run_name]);
+    assert!(full.contains("12 of 12 trials have ended") && full.contains("search --config"), "{full}");
+    for (tell, expected) in [
+        (&["3", "valid=0.1"][..], "trial 3 has been told already"),
+        (&["12", "valid=0.1"], "trial 12 was not asked for"),
+        (&["x"], "invalid value 'x'"),
+        (&["1", "valid"], "expected METRIC=VALUE"),
+    ] {
+        let error = CLASSIFY.fail(&[&["tell", "--run", run_name], tell].concat());
+        assert!(error.contains(expected), "{tell:?}: {error}");
+    }
+    CLASSIFY.succeed(&args(by_hand, &run, &[]));
+    assert_same_file(&straight, &run, "trials.csv");
+    assert!(run.join("result.json").exists());
+}
+
+/// Several at a time, out of order, one lost, one run by the command `trial`.
+#[test]
+fn trials_can_be_asked_for_ahead_and_told_in_any_order() {
+    let temp = tempfile::tempdir().unwrap();
+    let own = config(temp.path(), 6, "echo '{\"valid\": 0.5}'");
+    let run = temp.path().join("run");
+    let run = run.to_str().unwrap();
+    let ask = |count: &str| CLASSIFY.succeed(&["ask", "--config", &own, "--run", run, "--count", count]);
+    let tell = |rest: &[&str]| CLASSIFY.succeed(&[&["tell", "--run", run], rest].concat());
+    assert!(ask("4").contains("0 of 6 trials have ended, running: 0, 1, 2, 3"));
+    tell(&["3", "valid=0.25"]);
+    let error = CLASSIFY.fail(&["tell", "--run", run, "1", "accuracy=0.25"]);
+    assert!(error.contains("trial 1: accuracy given; expected valid too"), "{error}");
+    tell(&["1", "--failed", "the node was lost"]);
+    let error = CLASSIFY.fail(&["tell", "--run", run, "2"]);
+    assert!(error.contains("expected METRIC=VALUE, --failed REASON, or "), "{error}");
+    CLASSIFY.succeed(&["trial", &format!("{run}/trials/00002"), "--threads", "1"]);
+    assert!(tell(&["2"]).contains("3 of 6 trials have ended, running: 0"));
+    // What is still open runs first, then the rest.
+    CLASSIFY.succeed(&args(&own, Path::new(run), &[]));
+    let ended: Vec<u64> = records(Path::new(run)).iter().map(|record| record.trial.id).collect();
+    assert_eq!(ended, [3, 1, 2, 0, 4, 5]);
+    let lost = records(Path::new(run)).remove(1).outcome;
+    assert_eq!(lost, Outcome::Failed("the node was lost".into()));
+}
+
+#[test]
+fn a_launcher_starts_trials_and_the_log_is_that_of_processes() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = config(temp.path(), 12, SLOW);
+    let [own, launched] = ["own", "launched"].map(|name| temp.path().join(name));
+    CLASSIFY.succeed(&args(&config, &own, &["--workers", "2"]));
+    let launcher = temp.path().join("launch.sh");
+    fs::write(&launcher, format!("echo $1 $2 >> {}/launches\nshift 2\nexec \"$@\"\n", temp.path().display())).unwrap();
+    let command = format!(
+        "executor={{kind='command', workers=2, command=['sh', '{}', '{{trial}}', '{{device}}', '{{program}}', 'trial', '{{out}}', '--threads', '1']}}",
+        launcher.display()
+    );
+    CLASSIFY.run_with_kills(&args(&config, &launched, &["--set", &command]));
+    assert_same_file(&own, &launched, "trials.jsonl");
+    let launches = fs::read_to_string(temp.path().join("launches")).unwrap();
+    let ids: BTreeSet<u64> = launches.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(ids.len() == 12 && launches.lines().all(|line| line.ends_with(" cpu")), "{launches}");
+    for (command, expected) in [
+        ("['srun', '{program}', 'trial']", "nothing says which trial to run"),
+        ("['srun', '{progam}', 'trial', '{out}']", "executor.command: {progam} is unknown; did you mean {program}?"),
+        ("[]", "executor.command is empty"),
+    ] {
+        let set = format!("executor={{kind='command', workers=2, command={command}}}");
+        let error = CLASSIFY.fail(&args(&config, &temp.path().join("no"), &["--set", &set]));
+        assert!(error.contains(expected), "{error}");
+    }
+    // A launcher that fails fails its trial, and one that is not there ends the search.
+    let set = "executor={kind='command', workers=2, command=['no-such-launcher', '{out}']}";
+    let error = CLASSIFY.fail(&args(&config, &temp.path().join("none"), &["--set", set]));
+    assert!(error.contains("no-such-launcher") || error.contains("cannot start"), "{error}");
+}
+
 fn records(run: &Path) -> Vec<Record> {
     trial_log::read(&run.join("trials.jsonl")).unwrap()
 }

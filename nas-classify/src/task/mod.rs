@@ -278,13 +278,23 @@ impl Task for Classification {
     }
 
     fn loss(pass: Pass<Self>, loss: &LossConfig, batch: &ClassifyBatch, mode: Mode) -> Result<Losses> {
+        Ok(Self::loss_and_logits(pass, loss, batch, mode)?.0)
+    }
+
+    fn loss_and_logits(
+        pass: Pass<Self>,
+        loss: &LossConfig,
+        batch: &ClassifyBatch,
+        mode: Mode,
+    ) -> Result<(Losses, Option<Tensor>)> {
         let out = pass.autocast(|| pass.net.forward(&batch.images, pass.mixture, mode));
         let of = |logits: &Tensor| cross_entropy(logits, &batch.labels, batch.mixed.as_ref(), loss.label_smoothing);
         let main = of(&out.main);
-        Ok(match &out.aux {
+        let losses = match &out.aux {
             Some(aux) => Losses { total: &main + of(aux) * loss.aux_weight, shown: Some(main), parts: Vec::new() },
             None => main.into(),
-        })
+        };
+        Ok((losses, Some(out.main)))
     }
 
     fn score(pass: Pass<Self>, batch: &ClassifyBatch, _num_classes: usize, mode: Mode) -> Result<f64> {

@@ -1,7 +1,10 @@
 //! Where trials run: in this process, or each in a child process of its own. The one place that turns a panic, a limit or a
 //! death into a failed trial.
 
+mod slurm;
 pub mod supervised;
+
+pub use slurm::Slurm;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -206,6 +209,8 @@ impl Limits {
     pub fn check(&self, executor: &ExecutorConfig) -> Result<()> {
         let limited = *self != Self::default();
         let in_process = matches!(executor, ExecutorConfig::InProcess);
+        let slurm = matches!(executor, ExecutorConfig::Slurm { .. });
+        ensure!(!(limited && slurm), "limits: Slurm keeps them; expected --time and --mem in executor.options");
         ensure!(!(limited && in_process), "limits: trials run in this process; limits need --workers N");
         if let Some(secs) = self.time_secs {
             ensure!(secs > 0.0 && secs.is_finite(), "limits.time_secs = {secs}; expected more than 0");
@@ -219,7 +224,7 @@ impl Limits {
 }
 
 /// `[executor]`: where trials run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ExecutorConfig {
     /// One by one in this process.
@@ -234,7 +239,34 @@ pub enum ExecutorConfig {
         #[serde(default = "ordered")]
         ordered: bool,
     },
+    /// Side by side, each started by a program that waits for its end, such as `srun` or `ssh`. The run folder is on a file
+    /// system that all of them share.
+    Command {
+        /// Trials at a time.
+        workers: usize,
+        /// As for processes.
+        #[serde(default = "ordered")]
+        ordered: bool,
+        /// Program and arguments, in which are replaced: `{program}`, this program; `{out}`, the folder of the trial, which
+        /// `{program} trial {out}` runs; `{trial}`, its number; `{device}`, the device of the worker; `{worker}`, its number.
+        command: Vec<String>,
+    },
+    /// As batch jobs of Slurm, which go on while the search is not running. The run folder is on a file system that all nodes
+    /// share.
+    Slurm {
+        /// Jobs that wait or run at a time: more than there are cards keeps the cards busy.
+        workers: usize,
+        /// As for processes.
+        #[serde(default = "ordered")]
+        ordered: bool,
+        /// Options of `sbatch`, such as `--partition=gpu`, `--gres=gpu:1`, `--time=60`.
+        #[serde(default)]
+        options: Vec<String>,
+    },
 }
+
+/// Names in braces of [`ExecutorConfig::Command`].
+const PLACEHOLDERS: [&str; 5] = ["program", "out", "trial", "device", "worker"];
 
 fn ordered() -> bool {
     true
@@ -247,12 +279,33 @@ impl ExecutorConfig {
             (None, config) => config,
             (Some(workers), Self::InProcess) => Self::Processes { workers, ordered: true },
             (Some(workers), Self::Processes { ordered, .. }) => Self::Processes { workers, ordered },
+            (Some(workers), Self::Command { ordered, command, .. }) => Self::Command { workers, ordered, command },
+            (Some(workers), Self::Slurm { ordered, options, .. }) => Self::Slurm { workers, ordered, options },
+        }
+    }
+
+    /// Whether results are taken in the order of the trials.
+    pub fn is_ordered(&self) -> bool {
+        match self {
+            Self::InProcess => true,
+            Self::Processes { ordered, .. } | Self::Command { ordered, .. } | Self::Slurm { ordered, .. } => *ordered,
         }
     }
 
     /// Says which value makes no sense.
     pub fn check(&self) -> Result<()> {
-        ensure!(!matches!(self, Self::Processes { workers: 0, .. }), "executor.workers = 0; expected at least 1");
+        let (Self::Processes { workers, .. } | Self::Command { workers, .. } | Self::Slurm { workers, .. }) = self
+        else {
+            return Ok(());
+        };
+        ensure!(*workers > 0, "executor.workers = 0; expected at least 1");
+        let Self::Command { command, .. } = self else { return Ok(()) };
+        ensure!(!command.is_empty(), "executor.command is empty; expected a program and its arguments");
+        words::check_placeholders("executor.command", command, &PLACEHOLDERS)?;
+        ensure!(
+            command.iter().any(|argument| argument.contains("{out}")),
+            "executor.command = {command:?}: nothing says which trial to run; expected {{out}}, as in {{program}} trial {{out}}"
+        );
         Ok(())
     }
 }
@@ -266,6 +319,8 @@ pub struct Processes {
     limits: Limits,
     /// `None`: the child's own default.
     compute: Option<Compute>,
+    /// What starts a trial in the place of this process ([`ExecutorConfig::Command`]).
+    launcher: Option<Vec<String>>,
     running: Vec<Running>,
     /// Records that an earlier process had no time to take.
     left: Vec<Record>,
@@ -295,35 +350,38 @@ pub fn write_record(folder: &Path, record: &Record) -> Result<()> {
     write_atomic(&folder.join("record.json"), pretty(record).as_bytes())
 }
 
+/// The record of a trial that a child has left in its folder.
+fn left_record(folder: &Path, trial: &Trial) -> Option<Record> {
+    read_json(&folder.join("record.json")).ok().filter(|record: &Record| record.trial == *trial)
+}
+
+/// All trials that were ever started, by id, in their folders in `root`. A trial in another's folder is an error.
+pub fn started(root: &Path) -> Result<Vec<Trial>> {
+    if !root.exists() {
+        return Ok(Vec::new());
+    }
+    let cannot = || format!("{}: cannot read", root.display());
+    let mut trials = Vec::new();
+    for entry in fs::read_dir(root).with_context(cannot)? {
+        let folder = entry.with_context(cannot)?.path();
+        let file = folder.join("trial.json");
+        if file.exists() {
+            let trial = read_trial(&folder)?;
+            let expected = trial_folder(root, trial.id);
+            ensure!(folder == expected, "{}: trial {}; expected in {}", file.display(), trial.id, expected.display());
+            trials.push(trial);
+        }
+    }
+    trials.sort_by_key(|trial| trial.id);
+    Ok(trials)
+}
+
 impl Processes {
     /// At most `workers` children at a time, each with its share of the cores. A child is this program with the arguments
     /// `trial FOLDER`.
     pub fn new(root: PathBuf, workers: usize, limits: Limits) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("{}: cannot create", root.display()))?;
-        Ok(Self { root, workers, limits, compute: None, running: Vec::new(), left: Vec::new() })
-    }
-
-    /// All trials that were ever started, by id. A trial in another's folder is an error.
-    pub fn started(&self) -> Result<Vec<Trial>> {
-        let mut trials = Vec::new();
-        for entry in fs::read_dir(&self.root).with_context(|| format!("{}: cannot read", self.root.display()))? {
-            let folder = entry?.path();
-            let file = folder.join("trial.json");
-            if file.exists() {
-                let trial = read_trial(&folder)?;
-                let expected = trial_folder(&self.root, trial.id);
-                ensure!(
-                    folder == expected,
-                    "{}: trial {}; expected in {}",
-                    file.display(),
-                    trial.id,
-                    expected.display()
-                );
-                trials.push(trial);
-            }
-        }
-        trials.sort_by_key(|trial| trial.id);
-        Ok(trials)
+        Ok(Self { root, workers, limits, compute: None, launcher: None, running: Vec::new(), left: Vec::new() })
     }
 
     /// Lets the children compute as `compute` says, with no more threads each: on a CUDA device, worker `i` of `n` cards on the `i mod n`-th, counted from this process' own.
@@ -332,14 +390,37 @@ impl Processes {
         self
     }
 
-    fn spawn(&self, folder: &Path, slot: usize) -> Result<Supervised> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let own = self.compute.map_or(cores, |compute| compute.threads);
-        let threads = own.min((cores / self.workers).max(1)).to_string();
+    /// Lets trials be started by `command`, as [`ExecutorConfig::Command`] describes it.
+    pub fn launched_by(mut self, command: Vec<String>) -> Self {
+        self.launcher = Some(command);
+        self
+    }
+
+    /// The program that runs a trial, without where its output goes.
+    fn command(&self, folder: &Path, id: u64, slot: usize) -> Result<Command> {
+        let program = std::env::current_exe()?;
+        let Some(launcher) = &self.launcher else {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            let own = self.compute.map_or(cores, |compute| compute.threads);
+            let threads = own.min((cores / self.workers).max(1)).to_string();
+            let mut command = Command::new(program);
+            command.arg("trial").arg(folder).args(["--threads", &threads]);
+            command.args(self.compute.iter().flat_map(|compute| compute.arguments(slot)));
+            return Ok(command);
+        };
+        let device = self.compute.map_or_else(|| "auto".into(), |compute| compute.device_of(slot));
+        let folder = std::path::absolute(folder)?;
+        let path = |path: &Path| path.to_str().map(String::from).with_context(|| format!("{path:?}: no UTF-8"));
+        let values = [path(&program)?, path(&folder)?, id.to_string(), device, slot.to_string()];
+        let replaced = |argument: &String| words::replace_placeholders(argument, PLACEHOLDERS.into_iter().zip(&values));
+        let mut command = Command::new(replaced(&launcher[0]));
+        command.args(launcher[1..].iter().map(replaced));
+        Ok(command)
+    }
+
+    fn spawn(&self, folder: &Path, id: u64, slot: usize) -> Result<Supervised> {
         let log = open_to_append(&folder.join("run.log"))?;
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("trial").arg(folder).args(["--threads", &threads]);
-        command.args(self.compute.iter().flat_map(|compute| compute.arguments(slot)));
+        let mut command = self.command(folder, id, slot)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         Supervised::spawn(command).context("cannot start the trial's process")
     }
@@ -379,16 +460,14 @@ impl Executor for Processes {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let folder = trial_folder(&self.root, trial.id);
-        if let Some(record) =
-            read_json(&folder.join("record.json")).ok().filter(|record: &Record| record.trial == trial)
-        {
+        if let Some(record) = left_record(&folder, &trial) {
             self.left.push(record);
             return Ok(());
         }
         fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
         let slot = free_slot(self.running.iter().map(|running| running.slot));
-        let process = self.spawn(&folder, slot).with_context(|| format!("trial {}", trial.id))?;
+        let process = self.spawn(&folder, trial.id, slot).with_context(|| format!("trial {}", trial.id))?;
         self.running.push(Running { trial, process, slot, started: Instant::now() });
         Ok(())
     }

@@ -55,8 +55,8 @@ impl OneShotConfig {
     pub fn check(&self, space: &dyn WeightSharing, input: Shape) -> Result<()> {
         ensure!(
             self.def().runs_paths() || !space.arch_parameters().is_empty(),
-            "method.kind = {:?} mixes candidates, and a supernet of the space {} runs one at a time; spos, random_nas_ws, enas, \
-             mdenas, ddpnas and asng serve it",
+            "method.kind = {:?} mixes candidates, and a supernet of the space {} runs one at a time; spos, bignas, \
+             random_nas_ws, enas, mdenas, ddpnas and asng serve it",
             self.info().kind,
             space.name()
         );

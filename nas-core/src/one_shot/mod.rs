@@ -4,6 +4,7 @@
 
 mod asng;
 pub mod bench;
+mod bignas;
 mod config;
 mod cost_term;
 mod darts;
@@ -32,12 +33,13 @@ use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use tch::Tensor;
 
+pub use bignas::extremes;
 pub use config::{OneShotDef, OneShotInfo};
 pub use cost_term::CostTermConfig;
 pub use darts::Order;
 pub use gumbel::straight_through;
 pub use second_stage::{Images, SecondStage, check_constraints, check_recalibration};
-pub use weights::{descend, descend_along, scaled_gradients};
+pub use weights::{added, descend, descend_along, scaled_gradients};
 
 use crate::nn::Shape;
 use crate::optim::Named;
@@ -74,6 +76,8 @@ registry! {
         Asng(asng::AsngConfig),
         /// SPOS.
         Spos(spos::SposConfig),
+        /// BigNAS.
+        Bignas(bignas::BignasConfig),
         /// RandomNAS with weight sharing.
         RandomNasWs(random_nas_ws::RandomNasWsConfig),
     }
@@ -95,6 +99,11 @@ pub trait Objective {
 
     /// Loss of the supernet under `mixture` on the current batch of `part`.
     fn loss(&self, part: Part, mixture: Mixture, at: At) -> Tensor;
+
+    /// [`Objective::loss`] and the logits that it is of, `[B, K, ...]`; none where a network's outputs are no classes.
+    fn loss_and_logits(&self, part: Part, mixture: Mixture, at: At) -> (Tensor, Option<Tensor>) {
+        (self.loss(part, mixture, at), None)
+    }
 
     /// Accuracy, mIOU or another fraction that is better when larger, of the supernet under `mixture` with batch statistics,
     /// on the current batch of `part`.

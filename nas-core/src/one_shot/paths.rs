@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use nas_datasets::rng::stream;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ pub(super) use paths_config;
 pub(super) struct Paths {
     pub space: Rc<dyn WeightSharing>,
     pub seed: u64,
-    training: WeightTraining,
+    pub training: WeightTraining,
 }
 
 impl Paths {
@@ -58,7 +59,43 @@ impl Paths {
 
     /// A path drawn uniformly for the step.
     pub fn uniform(&self, at: At) -> Architecture {
-        self.space.sample(&mut stream(self.seed, "path", at.global_step as u64))
+        self.several(1, at).remove(0)
+    }
+
+    /// `count` paths drawn uniformly for the step.
+    pub fn several(&self, count: usize, at: At) -> Vec<Architecture> {
+        let index = |i| (at.global_step * count + i) as u64;
+        (0..count).map(|i| self.space.sample(&mut stream(self.seed, "path", index(i)))).collect()
+    }
+
+    /// Paths that together take every option of every decision equally often, as far as decisions have equally many: the
+    /// strict fairness of FairNAS (Chu et al. 2021, arXiv 1907.01845). Options that make no network together give way to a path
+    /// drawn uniformly.
+    pub fn fair(&self, at: At) -> Vec<Architecture> {
+        let mut rng = stream(self.seed, "path", at.global_step as u64);
+        let decisions = self.space.decisions();
+        let count = decisions.iter().copied().max().unwrap_or(1);
+        let mut order = |options: u16| {
+            let mut order: Vec<u16> = (0..count).map(|i| i % options).collect();
+            order.shuffle(&mut rng);
+            order
+        };
+        let orders: Vec<Vec<u16>> = decisions.iter().map(|options| order(*options)).collect();
+        let path = |i: usize| self.space.standing_for(orders.iter().map(|order| order[i]).collect());
+        (0..usize::from(count)).map(|i| path(i).unwrap_or_else(|| self.space.sample(&mut rng))).collect()
+    }
+
+    /// One step of the weights of all of `archs` on one batch.
+    pub fn train_all(&mut self, archs: &[Architecture], at: At, objective: &mut dyn Objective) -> Result<Step> {
+        let images = objective.next(Part::Weights)?;
+        let mut sum = 0.0;
+        let losses = archs.iter().map(|arch| {
+            let loss = objective.loss(Part::Weights, Mixture::Path(arch), at);
+            sum += scalar(&loss);
+            loss
+        });
+        self.training.descend_all(losses, at);
+        Ok(Step { loss: sum / archs.len() as f64, images, lr: self.training.lr(at) })
     }
 
     /// One step of the weights of `arch`.

@@ -52,7 +52,7 @@ impl OneShotDef for RandomNasWsConfig {
     }
 
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
-        Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem))))
+        Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem), false)))
     }
 
     fn second_stage(&self) -> Option<SecondStage> {

@@ -47,7 +47,7 @@ pub enum Images {
 pub fn check_constraints(constraints: &[Constraint], second: Option<&SecondStage>, method: &str) -> Result<()> {
     ensure!(
         constraints.is_empty() || second.is_some(),
-        "constraints bound what a search over a trained supernet proposes (spos, random_nas_ws); {method} has none"
+        "constraints bound what a search over a trained supernet proposes (spos, bignas, random_nas_ws); {method} has none"
     );
     constraints.iter().try_for_each(Constraint::check)
 }

@@ -19,6 +19,9 @@ use crate::train::{At, Step};
 paths_config! {
     /// Parameters of SPOS; the defaults are its authors', but for the rate of the weights, which suits batches of 64.
     SposConfig {
+        /// Every step trains as many paths as the largest decision has options, so that each is trained equally often (FairNAS,
+        /// Chu et al. 2021, arXiv 1907.01845).
+        fair: bool,
         /// What searches over the trained supernet.
         strategy: StrategyConfig,
         /// Candidates of that search.
@@ -31,6 +34,7 @@ paths_config! {
 impl Default for SposConfig {
     fn default() -> Self {
         Self {
+            fair: false,
             strategy: StrategyConfig::Genetic(GeneticConfig::default()),
             num_trials: 1000,
             recalibration_batches: 200,
@@ -62,7 +66,7 @@ impl OneShotDef for SposConfig {
     }
 
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
-        Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem))))
+        Ok(Box::new(Uniform::new(Paths::new(self.recipe(), problem), self.fair)))
     }
 
     fn second_stage(&self) -> Option<SecondStage> {
@@ -72,17 +76,24 @@ impl OneShotDef for SposConfig {
 }
 
 /// Trains a supernet on uniform paths.
-pub(super) struct Uniform(Paths);
+pub(super) struct Uniform {
+    paths: Paths,
+    fair: bool,
+}
 
 impl Uniform {
-    pub fn new(paths: Paths) -> Self {
-        Self(paths)
+    /// `fair`: by [`Paths::fair`] paths.
+    pub fn new(paths: Paths, fair: bool) -> Self {
+        Self { paths, fair }
     }
 }
 
 impl OneShot for Uniform {
     fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step> {
-        self.0.train(&self.0.uniform(at), at, objective)
+        match self.fair {
+            true => self.paths.train_all(&self.paths.fair(at), at, objective),
+            false => self.paths.train(&self.paths.uniform(at), at, objective),
+        }
     }
 
     fn arch_start_epoch(&self) -> Option<usize> {
@@ -98,10 +109,10 @@ impl OneShot for Uniform {
     }
 
     fn state(&self) -> (Vec<Named>, Value) {
-        self.0.state()
+        self.paths.state()
     }
 
     fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
-        self.0.load_state(tensors, &mut json)
+        self.paths.load_state(tensors, &mut json)
     }
 }

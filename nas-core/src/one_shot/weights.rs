@@ -47,6 +47,22 @@ impl WeightTraining {
         descend(loss, self.optimizer.as_mut(), lr, self.recipe.grad_clip, self.scaler.as_mut());
     }
 
+    /// One step along the sum of the gradients of `losses`, which are computed one after the other.
+    pub fn descend_all(&mut self, losses: impl Iterator<Item = Tensor>, at: At) {
+        let mut sum = None;
+        for loss in losses {
+            let Some(grads) = scaled_gradients(&loss, self.optimizer.as_ref(), self.scaler.as_mut()) else { return };
+            sum = Some(match sum {
+                Some(sum) => added(sum, &grads),
+                None => grads,
+            });
+        }
+        let (lr, clip) = (self.lr(at), self.recipe.grad_clip);
+        if let Some(grads) = sum {
+            descend_along(grads, self.optimizer.as_mut(), lr, clip, self.scaler.as_mut());
+        }
+    }
+
     /// One step along gradients that the caller has computed; none where `overflow` is 1.
     pub fn step_unless(&mut self, overflow: Option<&Tensor>, grads: &mut [Tensor], lr: f64) {
         if self.recipe.grad_clip > 0.0 {
@@ -85,6 +101,16 @@ pub fn scaled_gradients(
     scaler: Option<&mut GradScaler>,
 ) -> Option<Vec<Tensor>> {
     (!is_known_bad(loss)).then(|| gradients(&scaled(loss, scaler), optimizer.parameters()))
+}
+
+/// Sums of gradients, of which one may be missing.
+pub fn added(sums: Vec<Tensor>, grads: &[Tensor]) -> Vec<Tensor> {
+    let add = |(sum, grad): (Tensor, &Tensor)| match (sum.defined(), grad.defined()) {
+        (true, true) => sum + grad,
+        (true, false) => sum,
+        (false, _) => grad.shallow_clone(),
+    };
+    sums.into_iter().zip(grads).map(add).collect()
 }
 
 /// One step of `optimizer` along gradients of [`scaled_gradients`], or sums of such.

@@ -80,14 +80,24 @@ impl Compute {
     /// The options that let worker number `slot` of this process compute likewise, with threads of its own: on the CPU, or on
     /// one of the cards, of which the first is this process' own.
     pub fn arguments(&self, slot: usize) -> Vec<String> {
-        let device = match self.device {
-            tch::Device::Cuda(own) => {
-                format!("cuda:{}", (own + slot) % tch::Cuda::device_count().max(1) as usize)
-            }
-            _ => "cpu".to_string(),
-        };
+        let device = self.device_of(slot);
+        ["--device".to_string(), device].into_iter().chain(self.flags()).collect()
+    }
+
+    /// The options that say how to compute, wherever it is.
+    pub fn flags(&self) -> Vec<String> {
         let flags = Numerics::chosen().flags().into_iter().chain(self.amp.then_some("--amp"));
-        ["--device", &device].into_iter().chain(flags).map(String::from).collect()
+        flags.map(String::from).collect()
+    }
+}
+
+impl Compute {
+    /// Name of the device of worker number `slot`: on the CPU, or one of the cards, of which the first is this process' own.
+    pub fn device_of(&self, slot: usize) -> String {
+        match self.device {
+            tch::Device::Cuda(own) => format!("cuda:{}", (own + slot) % tch::Cuda::device_count().max(1) as usize),
+            _ => "cpu".to_string(),
+        }
     }
 }
 
@@ -224,7 +234,9 @@ pub fn job() -> String {
     let program = args.next().map(PathBuf::from).unwrap_or_default();
     let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let command = args.next().unwrap_or_default();
-    format!("{program} {}", command.to_string_lossy())
+    // Commands that work on a search's folder.
+    let command = if command == "ask" || command == "tell" { "search".into() } else { command.to_string_lossy() };
+    format!("{program} {command}")
 }
 
 /// Opens a command's run folder, does its `work` there unless the run is done, and prints its result. `grows` is the key of the
@@ -237,15 +249,25 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     format: Format,
     work: impl FnOnce(&RunDir) -> Result<R>,
 ) -> Result<()> {
+    let dir = open_folder(args, compute, seed, (config, grows))?;
+    let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;
+    print(&result, format)
+}
+
+/// Opens a command's run folder, as [`run_in_folder`] does.
+pub fn open_folder(
+    args: &RunArgs,
+    compute: Compute,
+    seed: Option<u64>,
+    (config, grows): (&impl Serialize, Option<&str>),
+) -> Result<RunDir> {
     let out = args.folder(seed);
     let config = crate::run::config::to_toml(config);
     let dir = RunDir::open_growing(&out, &config, args.resume, &Meta::new(compute), grows)?;
-    let dir = dir.with_tensorboard(args.tensorboard);
     if let Some(Growth { key, from, to }) = dir.growth() {
         eprintln!("{}: goes on from {key} = {from} to {to}", out.display());
     }
-    let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;
-    print(&result, format)
+    Ok(dir.with_tensorboard(args.tensorboard))
 }
 
 impl RunArgs {

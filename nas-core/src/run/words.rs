@@ -26,6 +26,24 @@ pub fn markup(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// Says which name in braces of a command, the value of `key`, looks like a slip of one that is known. Others may be the
+/// program's own.
+pub fn check_placeholders(key: &str, command: &[String], known: &[&str]) -> anyhow::Result<()> {
+    for text in command.iter().flat_map(|argument| argument.split('{').skip(1)) {
+        let Some((name, _)) = text.split_once('}') else { continue };
+        let meant = known.iter().find(|known| strsim::osa_distance(name, known) == 1);
+        if let Some(meant) = meant.filter(|_| !known.contains(&name)) {
+            anyhow::bail!("{key}: {{{name}}} is unknown; did you mean {{{meant}}}?");
+        }
+    }
+    Ok(())
+}
+
+/// A command's argument with values in the place of names in braces.
+pub fn replace_placeholders<'a>(argument: &str, values: impl Iterator<Item = (&'a str, &'a String)>) -> String {
+    values.fold(argument.to_string(), |argument, (name, value)| argument.replace(&format!("{{{name}}}"), value))
+}
+
 /// Control characters, and those that turn the direction of writing or have no width.
 fn is_hidden(c: char) -> bool {
     c.is_control()

@@ -39,8 +39,39 @@ impl<'a> SearchLoop<'a> {
         &self.records
     }
 
+    /// Trials that were asked for or taken over and have not ended.
+    pub fn running(&self) -> &[Trial] {
+        self.searcher.running()
+    }
+
+    /// Takes over those of `started`, trials that earlier processes had started, that have not ended; one that is none of this
+    /// search is an error. Before anything is asked: their ids are taken.
+    pub fn take_over(&mut self, started: Vec<Trial>) -> Result<()> {
+        let ended: HashSet<u64> = self.records.iter().map(|record| record.trial.id).collect();
+        let open: Vec<Trial> = started.into_iter().filter(|trial| !ended.contains(&trial.id)).collect();
+        for trial in &open {
+            let place = || format!("trial {}, which was started and has not ended", trial.id);
+            self.searcher.check(trial, ended.len()).with_context(place)?;
+        }
+        open.into_iter().for_each(|trial| self.searcher.started(trial));
+        Ok(())
+    }
+
+    /// The next trial; `None` where there is none any more, or a running one must end first.
+    pub fn ask(&mut self) -> Option<Trial> {
+        if self.searcher.peek() < self.num_trials { self.searcher.ask() } else { None }
+    }
+
+    /// Takes a trial that has ended: into the log, then to the strategy.
+    pub fn tell(&mut self, record: Record) -> Result<&Record> {
+        self.store.append(&record)?;
+        self.searcher.tell(&record);
+        self.records.push(record);
+        Ok(self.records.last().expect("just appended"))
+    }
+
     /// Runs trials until the search is complete. `started` are trials that earlier processes had started; those
-    /// that have not ended run first, under their ids; one that is none of this search is an error. `on_end` sees every new record after it is in the log.
+    /// that have not ended run first, under their ids. `on_end` sees every new record after it is in the log.
     ///
     /// With `ordered`, records are taken in the order of their ids and a trial is asked for when all but the last
     /// `capacity - 1` before it have been told: the log is then the same whatever the trials' times, at the price of waiting
@@ -52,24 +83,18 @@ impl<'a> SearchLoop<'a> {
         started: Vec<Trial>,
         mut on_end: impl FnMut(&Record),
     ) -> Result<()> {
-        let ended: HashSet<u64> = self.records.iter().map(|record| record.trial.id).collect();
-        let mut waiting: Vec<Trial> = started.into_iter().filter(|trial| !ended.contains(&trial.id)).rev().collect();
-        for trial in &waiting {
-            let place = || format!("trial {}, which was started and has not ended", trial.id);
-            self.searcher.check(trial, ended.len()).with_context(place)?;
-        }
-        // Registered before anything is asked, so that their ids are taken.
-        waiting.iter().rev().for_each(|trial| self.searcher.started(trial.clone()));
+        self.take_over(started)?;
+        let mut waiting: Vec<Trial> = self.running().iter().rev().cloned().collect();
         let mut untold: BTreeMap<u64, Record> = BTreeMap::new();
         let (before, mut running) = (self.records.len(), 0);
         loop {
             while running < executor.capacity() {
                 let first_open = self.searcher.running().iter().map(|trial| trial.id).min();
-                let next_id = self.searcher.peek();
-                let in_turn = !ordered || first_open.is_none_or(|first| next_id < first + executor.capacity() as u64);
+                let last = first_open.map_or(u64::MAX, |first| first + executor.capacity() as u64);
+                let in_turn = !ordered || self.searcher.peek() < last;
                 let next = match waiting.pop() {
                     Some(trial) => Some(trial),
-                    None if next_id < self.num_trials && in_turn => self.searcher.ask(),
+                    None if in_turn => self.ask(),
                     None => None,
                 };
                 let Some(trial) = next else { break };
@@ -93,10 +118,7 @@ impl<'a> SearchLoop<'a> {
                     record
                 }
             };
-            self.store.append(&record)?;
-            self.searcher.tell(&record);
-            on_end(&record);
-            self.records.push(record);
+            on_end(self.tell(record)?);
             give_up(&self.records[before..])?;
         }
     }

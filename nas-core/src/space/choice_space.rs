@@ -29,6 +29,11 @@ pub trait ChoiceSpace: fmt::Debug + Send + Sync {
         }
     }
 
+    /// The architecture that stands for `choices`, one of each decision; none where they make no network.
+    fn standing_for(&self, choices: Vec<u16>) -> Option<Architecture> {
+        Some(Architecture::new(choices)).filter(|arch| self.validate(arch).is_ok())
+    }
+
     /// A valid architecture that differs from `parent` by one elementary change; `parent` where no decision has two choices.
     fn mutate(&self, parent: &Architecture, rng: &mut ChaCha8Rng) -> Architecture {
         let decisions = self.decisions();

@@ -499,25 +499,24 @@ impl Labels {
 
 #[cfg(test)]
 mod tests {
-    use nalgebra::{DMatrix, DVector};
     use rand::Rng;
+    use tch::{Device, Kind, Tensor};
 
     use super::*;
 
-    fn kernels(space: &dyn ChoiceSpace, archs: &[&Architecture]) -> Vec<DMatrix<f64>> {
-        let mut features = Features::default();
-        let mut grams = vec![DMatrix::identity(archs.len(), archs.len()); KERNELS];
+    /// The matrix `[n, n]` of one kernel between all architectures.
+    fn gram(space: &dyn ChoiceSpace, archs: &[Architecture], kernel: usize) -> Tensor {
+        let n = archs.len();
+        let (mut features, mut gram) = (Features::default(), vec![0.0; n * n]);
         for (i, arch) in archs.iter().enumerate() {
             let point = features.of(space, arch);
-            for (kernel, gram) in grams.iter_mut().enumerate() {
-                for (j, value) in features.row(kernel, &point).into_iter().enumerate() {
-                    gram[(i, j)] = value;
-                    gram[(j, i)] = value;
-                }
+            gram[i * n + i] = 1.0;
+            for (j, value) in features.row(kernel, &point).into_iter().enumerate() {
+                (gram[i * n + j], gram[j * n + i]) = (value, value);
             }
             features.push(point);
         }
-        grams
+        Tensor::from_slice(&gram).view([n as i64, n as i64])
     }
 
     fn chain(labels: &[u16]) -> Graph {
@@ -550,18 +549,20 @@ mod tests {
         let mut grown = Surrogate::fit(&space, Aspect::Value, first.iter().map(trial).collect(), 20);
         assert!(rest.iter().all(|arch| grown.push(&space, &trial(arch))));
         grown.weigh();
-        let gram = kernels(&space, &archs.iter().collect::<Vec<_>>()).remove(grown.kernel);
-        let mut covariance = gram.view((0, 0), (60, 60)).into_owned();
-        (0..60).for_each(|i| covariance[(i, i)] += grown.noise);
-        let cholesky = covariance.cholesky().unwrap();
-        let scores = scores(grown.fitness.iter());
-        let weights = cholesky.solve(&DVector::from_column_slice(&scores));
-        assert!(weights.iter().zip(&grown.weights).all(|(a, b)| (a - b).abs() < 1e-8));
-        let variance = DVector::from_column_slice(&scores).dot(&weights) / 60.0;
+        let gram = gram(&space, &archs, grown.kernel);
+        let covariance =
+            gram.narrow(0, 0, 60).narrow(1, 0, 60) + Tensor::eye(60, (Kind::Double, Device::Cpu)) * grown.noise;
+        let factor = covariance.linalg_cholesky(false);
+        let solve = |ys: &Tensor| ys.unsqueeze(1).cholesky_solve(&factor, false).squeeze_dim(1);
+        let scores = Tensor::from_slice(&scores(grown.fitness.iter()));
+        let weights = solve(&scores);
+        assert!(weights.allclose(&Tensor::from_slice(&grown.weights), 0.0, 1e-8, false));
+        let dot = |a: &Tensor, b: &Tensor| a.dot(b).double_value(&[]);
+        let variance = dot(&scores, &weights) / 60.0;
         let improvement = |i: usize| {
-            let row = gram.view((0, i), (60, 1)).into_owned();
-            let left: f64 = 1.0 - row.dot(&cholesky.solve(&row));
-            expected_improvement(row.dot(&weights), (variance * left.max(1e-9)).sqrt(), grown.best.unwrap())
+            let row = gram.narrow(0, 0, 60).select(1, i as i64);
+            let left: f64 = 1.0 - dot(&row, &solve(&row));
+            expected_improvement(dot(&row, &weights), (variance * left.max(1e-9)).sqrt(), grown.best.unwrap())
         };
         let mut order: Vec<usize> = (60..80).collect();
         order.sort_by(|a, b| improvement(*b).total_cmp(&improvement(*a)));

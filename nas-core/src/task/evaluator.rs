@@ -23,6 +23,7 @@ use crate::run::cli::Compute;
 use crate::run::config;
 use crate::run::run_dir::{RunDir, last_weights, read_classes, write_atomic_with};
 use crate::run::tensor_file::write_tensors_about;
+use crate::run::words;
 use crate::search::goals::Goals;
 use crate::search::log as trial_log;
 use crate::search::table::Table;
@@ -74,6 +75,11 @@ pub enum EvaluatorConfig {
     },
     /// Scores of the untrained network.
     ZeroCost(ZeroCostConfig),
+    /// None: trials are asked for and told by the commands `ask` and `tell`.
+    Manual {
+        /// Names of the metrics.
+        metrics: Vec<String>,
+    },
 }
 
 fn is_false(value: &bool) -> bool {
@@ -254,6 +260,11 @@ pub enum Evaluator<T: Task> {
         /// Seed of the run.
         seed: u64,
     },
+    /// See [`EvaluatorConfig::Manual`].
+    Manual {
+        /// Names of the metrics.
+        metrics: Vec<String>,
+    },
     /// See [`EvaluatorConfig::ZeroCost`].
     ZeroCost(Box<ZeroCost<T>>),
     /// See [`PredictorSection`].
@@ -293,9 +304,13 @@ impl<T: Task> Evaluator<T> {
                 ensure!(!metrics.is_empty(), "evaluator.metrics is empty; expected the names that the program prints");
                 let recipe = space.recipe.choices()?;
                 let known: Vec<&str> = PLACEHOLDERS.into_iter().chain(recipe.keys().map(String::as_str)).collect();
-                check_placeholders(command, &known)?;
+                words::check_placeholders("evaluator.command", command, &known)?;
                 let space = space.clone();
                 Ok(Self::Command { space, command: command.clone(), metrics: metrics.clone(), seed: *seed })
+            }
+            EvaluatorConfig::Manual { metrics } => {
+                ensure!(!metrics.is_empty(), "evaluator.metrics is empty; expected the names that `tell` will give");
+                Ok(Self::Manual { metrics: metrics.clone() })
             }
             EvaluatorConfig::ZeroCost(config) => {
                 let recipe = &space.recipe.0;
@@ -362,7 +377,7 @@ impl<T: Task> Evaluator<T> {
         let owned = |names: &mut dyn Iterator<Item = &str>| names.map(String::from).collect::<Vec<_>>();
         let mut names = match self {
             Self::Table { table, .. } => table.columns().to_vec(),
-            Self::Command { metrics, .. } => metrics.clone(),
+            Self::Command { metrics, .. } | Self::Manual { metrics } => metrics.clone(),
             Self::ZeroCost(proxies) => proxies.metrics().into_iter().collect(),
             Self::Predicted { inner, .. } => [vec![PREDICTED.to_string()], inner.metrics(&[])].concat(),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.metrics(&[])).collect(),
@@ -381,7 +396,7 @@ impl<T: Task> Evaluator<T> {
                 let value = |column: &usize| table.get(arch, *column).unwrap_or(f64::NAN);
                 cost.iter().map(|column| (table.columns()[*column].clone(), value(column))).collect()
             }
-            Self::Command { .. } => Values::new(),
+            Self::Command { .. } | Self::Manual { .. } => Values::new(),
             Self::ZeroCost(proxies) => proxies.cost(arch).expect("an architecture of the space"),
             Self::Predicted { inner, .. } => inner.cost(arch),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
@@ -394,6 +409,7 @@ impl<T: Task> Evaluator<T> {
         match self {
             Self::Table { table, .. } => table.values(&trial.arch),
             Self::Command { space, command, metrics, seed } => run_program(command, metrics, space, *seed, trial),
+            Self::Manual { .. } => bail!(BY_HAND),
             Self::ZeroCost(proxies) => proxies.evaluate(&trial.arch),
             Self::Predicted { space, predictor, inner } => {
                 let mut values = inner.cost(&trial.arch);
@@ -411,21 +427,13 @@ impl<T: Task> Evaluator<T> {
     }
 }
 
+/// What becomes of a trial of [`EvaluatorConfig::Manual`] that somebody runs.
+pub const BY_HAND: &str =
+    "evaluator.kind = \"manual\": trials are asked for by `ask`, evaluated by hand and told by `tell`";
+
 /// Names in braces that a command knows, besides the keys of `[space.recipe]`.
 const PLACEHOLDERS: [&str; 10] =
     ["arch", "notation", "id", "seed", "epochs", "data", "image", "channels", "cells", "parent"];
-
-/// Says which name in braces looks like a slip of one that is known. Others may be the program's own.
-fn check_placeholders(command: &[String], known: &[&str]) -> Result<()> {
-    for text in command.iter().flat_map(|argument| argument.split('{').skip(1)) {
-        let Some((name, _)) = text.split_once('}') else { continue };
-        let meant = known.iter().find(|known| strsim::osa_distance(name, known) == 1);
-        if let Some(meant) = meant.filter(|_| !known.contains(&name)) {
-            bail!("evaluator.command: {{{name}}} is unknown; did you mean {{{meant}}}?");
-        }
-    }
-    Ok(())
-}
 
 fn run_program<T: Task>(
     command: &[String],
@@ -451,9 +459,8 @@ fn run_program<T: Task>(
     let fixed = PLACEHOLDERS.map(String::from).into_iter().zip(values);
     let recipe = space.overrides(&trial.arch)?.into_iter().map(|(key, value)| (key, plain(&value)));
     let names: Vec<(String, String)> = fixed.chain(recipe).collect();
-    let replaced = |argument: &String| {
-        names.iter().fold(argument.clone(), |argument, (name, value)| argument.replace(&format!("{{{name}}}"), value))
-    };
+    let values = || names.iter().map(|(name, value)| (name.as_str(), value));
+    let replaced = |argument: &String| words::replace_placeholders(argument, values());
     let mut program = Command::new(replaced(&command[0]));
     program.args(command[1..].iter().map(replaced));
     executor::run_program(program, metrics)
@@ -671,7 +678,10 @@ fn text(names: &[String]) -> Vec<&str> {
 
 fn check_fidelity<T: Task>(strategy: &StrategyConfig, experiment: &SearchExperiment<T>) -> Result<()> {
     let info = strategy.info();
-    let trains = matches!(experiment.evaluator, EvaluatorConfig::Command { .. } | EvaluatorConfig::Train { .. });
+    let trains = matches!(
+        experiment.evaluator,
+        EvaluatorConfig::Command { .. } | EvaluatorConfig::Train { .. } | EvaluatorConfig::Manual { .. }
+    );
     let fixed = !trains || experiment.predictor.is_some();
     ensure!(
         !(info.multi_fidelity && fixed),

@@ -22,6 +22,7 @@ use tch::{Tensor, nn::VarStore};
 
 use crate::estimator::inheritance::Lineage;
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
+use crate::optim::Named;
 use crate::run::cli::Compute;
 use crate::run::confusion::Confusion;
 use crate::run::run_dir::RunDir;
@@ -256,6 +257,16 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Loss of a pass over a batch.
     fn loss(pass: Pass<Self>, loss: &Self::Loss, batch: &BatchOf<Self>, mode: Mode) -> Result<Losses>;
 
+    /// [`Task::loss`] and the logits that it is of, `[B, K, ...]`; none where a network's outputs are no classes.
+    fn loss_and_logits(
+        pass: Pass<Self>,
+        loss: &Self::Loss,
+        batch: &BatchOf<Self>,
+        mode: Mode,
+    ) -> Result<(Losses, Option<Tensor>)> {
+        Ok((Self::loss(pass, loss, batch, mode)?, None))
+    }
+
     /// A fraction that is better when larger, of a pass over a batch with batch statistics.
     fn score(pass: Pass<Self>, batch: &BatchOf<Self>, num_classes: usize, mode: Mode) -> Result<f64>;
 
@@ -360,6 +371,12 @@ pub trait TaskSpace<T: Task>: Section {
     /// Whether [`Task::inherit`] takes the weights of a network out of its supernet's run.
     fn inherits(&self) -> bool {
         false
+    }
+
+    /// The weights and statistics of a path of the supernet `net`, by the names of its network on its own; `None` where a
+    /// network is another one than its path.
+    fn path_weights(&self, _net: &T::Net, _arch: &Architecture) -> Result<Option<Vec<Named>>> {
+        Ok(None)
     }
 
     /// What an architecture alone decides, for images of `input`: by default parameters and multiply-adds of its network.

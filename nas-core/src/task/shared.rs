@@ -162,6 +162,17 @@ impl<T: Task> Candidates<'_, T> {
         );
         Ok(values)
     }
+
+    /// The weights of `arch`'s network with statistics of its own, where its path is that network.
+    pub fn weights(&self, arch: &Architecture) -> Result<Option<Vec<Named>>> {
+        let supernet = &self.shared.supernet;
+        let forward = |xs: &Tensor, mode: Mode| T::run(supernet.pass(Mixture::Path(arch)), xs, mode);
+        let copy = |(name, tensor): Named| (name, tensor.detach().copy());
+        self.evaluator.evaluate(forward, || {
+            let weights = supernet.space.path_weights(&supernet.net, arch)?;
+            Ok(weights.map(|weights| weights.into_iter().map(copy).collect()))
+        })
+    }
 }
 
 /// Name of a metric by the weights of a supernet.
@@ -219,13 +230,17 @@ impl<T: Task> Objective for Supernet<T> {
     }
 
     fn loss(&self, part: Part, mixture: Mixture, at: At) -> Tensor {
+        self.loss_and_logits(part, mixture, at).0
+    }
+
+    fn loss_and_logits(&self, part: Part, mixture: Mixture, at: At) -> (Tensor, Option<Tensor>) {
         let mode = Mode::train(at.progress());
-        let losses = T::loss(self.pass(mixture), &self.loss, self.batch(part), mode);
-        let losses = losses.expect("a batch of the loader fits the network");
+        let losses = T::loss_and_logits(self.pass(mixture), &self.loss, self.batch(part), mode);
+        let (losses, logits) = losses.expect("a batch of the loader fits the network");
         if part == Part::Weights {
             self.parts.borrow_mut().add(&losses);
         }
-        losses.total
+        (losses.total, logits)
     }
 
     fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {

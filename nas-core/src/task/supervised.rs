@@ -15,7 +15,7 @@ use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
 use super::{BatchOf, Losses, Pass, Scores, Task};
 use crate::estimator::learning_curve::{Curve, Stopped};
 use crate::nn::{Cost, Mode, Shape, VarBuilder, build_on};
-use crate::one_shot::{descend_along, scaled_gradients};
+use crate::one_shot::{added, descend_along, scaled_gradients};
 use crate::optim::{GradScaler, Named, Optimizer, Schedule, move_averages, named_parameters};
 use crate::run::cli::Compute;
 use crate::run::config::Growth;
@@ -290,16 +290,6 @@ fn unsettled_norms(momentum: f64, steps: usize) -> Option<String> {
              expected {needed:.0} steps or more, or a larger momentum (0.1 is common)"
         )
     })
-}
-
-/// Sums of gradients, of which one may be missing.
-fn added(sums: Vec<Tensor>, grads: &[Tensor]) -> Vec<Tensor> {
-    let add = |(sum, grad): (Tensor, &Tensor)| match (sum.defined(), grad.defined()) {
-        (true, true) => sum + grad,
-        (true, false) => sum,
-        (false, _) => grad.shallow_clone(),
-    };
-    sums.into_iter().zip(grads).map(add).collect()
 }
 
 /// The metrics of scores, as an epoch's line or a trial's record holds them.

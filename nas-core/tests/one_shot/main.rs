@@ -7,10 +7,11 @@ mod toy;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
+use nas_core::nn::Shape;
 use nas_core::one_shot::{
-    AsngConfig, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig, GdasConfig,
-    MdenasConfig, OneShotConfig, Order, PDartsConfig, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig, SnasConfig,
-    SposConfig,
+    AsngConfig, BignasConfig, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig,
+    GdasConfig, MdenasConfig, OneShotConfig, Order, PDartsConfig, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig,
+    SnasConfig, SposConfig, extremes,
 };
 use nas_core::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::space::Architecture;
@@ -72,6 +73,7 @@ fn quick(method: OneShotConfig) -> OneShotConfig {
         Ddpnas(_) => Ddpnas(quick!(DdpnasConfig { arch_start_epoch: 20, rounds: 20 })),
         Asng(_) => Asng(quick!(AsngConfig { arch_start_epoch: 10 })),
         Spos(_) => Spos(quick!(SposConfig { num_trials: 200 })),
+        Bignas(_) => Bignas(quick!(BignasConfig { num_trials: 200 })),
         RandomNasWs(_) => RandomNasWs(quick!(RandomNasWsConfig { num_trials: 3000 })),
     }
 }
@@ -113,6 +115,32 @@ fn every_method_finds_the_best_operators_on_nine_of_ten_seeds() {
         failed.extend((found < 9).then(|| format!("{kind}: {found} of 10")));
     }
     assert!(failed.is_empty(), "{}", failed.join(", "));
+}
+
+#[test]
+fn the_sandwich_is_made_of_the_networks_of_fewest_and_most_multiply_adds() {
+    let toy = toy::Toy { connections: false };
+    let [smallest, largest] = extremes(&toy, Shape::new(1, 1, 1)).unwrap();
+    assert_eq!(smallest, Architecture::new(vec![0; toy::EDGES]));
+    assert_eq!(largest, Architecture::new(vec![toy::OPS as u16 - 1; toy::EDGES]));
+}
+
+/// By FairNAS every operator of every edge is trained in every step; by uniform paths one is.
+#[test]
+fn fair_paths_train_every_operator_in_every_step() {
+    let _alone = alone();
+    let touched = |fair: bool| {
+        let config = OneShotConfig::Spos(quick!(SposConfig { fair: fair }));
+        let mut search = Search::new(&config, false, 5);
+        let scales = |search: &Search| all_variables(&search.vs)[0].1.detach().copy();
+        let before = scales(&search);
+        search.run(0, 1, 1);
+        let moved = (scales(&search) - before).ne(0.0).to_kind(tch::Kind::Int64);
+        Vec::<i64>::try_from(moved.sum_dim_intlist(-1, false, tch::Kind::Int64)).unwrap()
+    };
+    // All but the operator that is zero, which has no gradient.
+    assert_eq!(touched(true), vec![toy::OPS as i64 - 1; toy::EDGES]);
+    assert!(touched(false).iter().all(|operators| *operators <= 1));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use nas_core::nn::{Init, Mode, Shape, VarBuilder};
+use nas_core::nn::{Cost, Init, Mode, Shape, VarBuilder};
 use nas_core::one_shot::{Objective, OneShot, OneShotConfig, Part, Problem, SecondStage};
 use nas_core::optim::{Named, named_parameters};
 use nas_core::search::goals::Goals;
@@ -54,6 +54,11 @@ impl SearchSpace for Toy {
     fn build(&self, _: &VarBuilder, arch: &Architecture) -> Result<Box<dyn Backbone>, InvalidArchitecture> {
         let reason = "the toy has no networks of its own".to_string();
         Err(InvalidArchitecture { space: "toy".into(), arch: arch.to_string(), reason })
+    }
+
+    /// Operator `k` of any edge costs `100 k`.
+    fn cost(&self, arch: &Architecture, _: Shape) -> Result<Cost, InvalidArchitecture> {
+        Ok(Cost { params: 0, macs: arch.choices().iter().map(|op| 100 * u64::from(*op)).sum() })
     }
 }
 

@@ -5,7 +5,7 @@
 //! are left out ([`MobileSegSpace::encode`]).
 
 use anyhow::{Context as _, Result, ensure};
-use nas_core::nn::{Activation, BnConfig, Cost, VarBuilder};
+use nas_core::nn::{Activation, BnConfig, Cost, Shape, VarBuilder};
 use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::{Architecture, Backbone, ChoiceSpace, InvalidArchitecture, SearchSpace};
 use rand::Rng;
@@ -621,6 +621,10 @@ impl ChoiceSpace for MobileSegSpace {
         self.encode(&config).expect("drawn from the space")
     }
 
+    fn standing_for(&self, choices: Vec<u16>) -> Option<Architecture> {
+        self.decode_checked(&choices).ok().and_then(|config| self.encode(&config))
+    }
+
     /// One decision is drawn anew. Decisions that this one wakes, such as operators of a block that was not there, are drawn
     /// too.
     fn mutate(&self, parent: &Architecture, rng: &mut ChaCha8Rng) -> Architecture {
@@ -636,8 +640,7 @@ impl ChoiceSpace for MobileSegSpace {
                     choices[void] = rng.random_range(0..decisions[void]);
                 }
             }
-            let child = self.decode_checked(&choices).ok().and_then(|config| self.encode(&config));
-            if let Some(child) = child.filter(|child| child != parent) {
+            if let Some(child) = self.standing_for(choices).filter(|child| child != parent) {
                 return child;
             }
         }
@@ -694,6 +697,12 @@ impl SearchSpace for MobileSegSpace {
     /// The body alone; [`MobileSegSpace::decode`] gives the network with its head.
     fn build(&self, vb: &VarBuilder, arch: &Architecture) -> Result<Box<dyn Backbone>, InvalidArchitecture> {
         Ok(Box::new(Trunk::new(vb, &self.decode(arch)?)))
+    }
+
+    /// With its head, which has choices too, for one class.
+    fn cost(&self, arch: &Architecture, input: Shape) -> Result<Cost, InvalidArchitecture> {
+        let invalid = |reason| InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason };
+        self.network_cost(arch, 1, input.size()).map_err(|error| invalid(format!("{error:#}")))
     }
 }
 

@@ -166,6 +166,7 @@ impl WeightSharing for MobileSegSpace {
 
 #[cfg(test)]
 mod tests {
+    use nas_core::space::SearchSpace;
     use nas_core::train::{all_variables, copy_into};
     use nas_datasets::rng;
     use tch::Kind;
@@ -276,6 +277,22 @@ mod tests {
         let gradient = weights["stem.0.weight"].grad();
         let norms = [(0, 4), (4, 4)].map(|(start, len)| gradient.narrow(0, start, len).norm().double_value(&[]));
         assert!(norms[0] > 0.0 && norms[1] == 0.0, "{norms:?}");
+    }
+
+    #[test]
+    fn the_largest_path_is_as_wide_and_deep_as_can_be_and_the_smallest_as_little() {
+        let space = small();
+        let input = nas_core::nn::Shape::new(3, 64, 96);
+        let [smallest, largest] = nas_core::one_shot::extremes(&space, input).unwrap();
+        let mut rng = rng::stream(3, "supernet", 0);
+        let macs = |arch: &Architecture| space.cost(arch, input).unwrap().macs;
+        for _ in 0..200 {
+            let arch = space.sample(&mut rng);
+            assert!((macs(&smallest)..=macs(&largest)).contains(&macs(&arch)), "{arch}");
+        }
+        let config = space.decode(&largest).unwrap();
+        assert_eq!((config.stem, config.blocks().len(), config.output_stride()), (8, 6, 8));
+        assert!(config.stages.iter().map(|stage| stage.channels).eq([8, 12, 16]));
     }
 
     #[test]

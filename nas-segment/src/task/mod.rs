@@ -354,12 +354,21 @@ impl Task for Segmentation {
     }
 
     fn loss(pass: Pass<Self>, loss: &LossConfig, batch: &Batch, mode: Mode) -> Result<Losses> {
+        Ok(Self::loss_and_logits(pass, loss, batch, mode)?.0)
+    }
+
+    fn loss_and_logits(
+        pass: Pass<Self>,
+        loss: &LossConfig,
+        batch: &Batch,
+        mode: Mode,
+    ) -> Result<(Losses, Option<Tensor>)> {
         let logits = pass.autocast(|| pass.net.forward(&batch.images, pass.mixture, mode));
         let weights = (!loss.class_weights.is_empty()).then(|| {
             let weights = Tensor::from_slice(&loss.class_weights).to_kind(Kind::Float);
             weights.to_device(pass.compute.device)
         });
-        Ok(cross_entropy(&logits, &batch.labels, weights.as_ref()).into())
+        Ok((cross_entropy(&logits, &batch.labels, weights.as_ref()).into(), Some(logits)))
     }
 
     fn score(pass: Pass<Self>, batch: &Batch, num_classes: usize, mode: Mode) -> Result<f64> {

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nas_core::nn::VarBuilder;
+use nas_core::optim::Named;
 use nas_core::search::analysis::vocabulary::{Decision, numbered};
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::TaskSpace;
@@ -74,6 +75,13 @@ impl TaskSpace<Segmentation> for SpaceConfig {
         match self {
             Self::AutoDeeplab(space) => Ok(Net::AutoDeeplab(SearchNet::new(vb, space, num_classes as i64))),
             Self::MobileSeg(space) => Ok(Net::MobileSeg(MobileSegSupernet::new(vb, space, num_classes as i64))),
+        }
+    }
+
+    fn path_weights(&self, net: &Net, arch: &Architecture) -> Result<Option<Vec<Named>>> {
+        match net {
+            Net::MobileSeg(supernet) => Ok(Some(supernet.weights_of(arch)?)),
+            _ => Ok(None),
         }
     }
 

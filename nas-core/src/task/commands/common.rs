@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use super::analyse::{self, AnalyseArgs, Spaces};
+use super::ask::{self, AskArgs, TellArgs};
 use super::bench::{self, BenchArgs};
 use super::compare::{self, CompareArgs};
 use super::import::{self, ImportArgs};
@@ -22,6 +23,12 @@ pub enum Common {
     Search(SearchArgs),
     #[command(hide = true)]
     Trial(TrialArgs),
+    #[command(
+        after_help = "Example:\n  PROGRAM ask --config search.toml --run runs/search\n  PROGRAM tell --run runs/search 0 miou=0.41"
+    )]
+    Ask(AskArgs),
+    #[command(after_help = "Example:\n  PROGRAM tell --run runs/search 0 miou=0.41")]
+    Tell(TellArgs),
     Train(TrainArgs),
     Compare(CompareArgs),
     #[command(after_help = "Example:\n  PROGRAM report runs/derived")]
@@ -45,6 +52,8 @@ impl Common {
         match self {
             Self::Search(args) => search::run::<T>(args),
             Self::Trial(args) => trial::run::<T>(args),
+            Self::Ask(args) => ask::ask::<T>(args),
+            Self::Tell(args) => ask::tell::<T>(args),
             Self::Train(args) => train::run::<T>(args),
             Self::Compare(args) => compare::run::<T>(args),
             Self::Report(args) => report::run::<T>(args),

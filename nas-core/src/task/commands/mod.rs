@@ -1,6 +1,7 @@
 //! Commands that all tasks share.
 
 pub mod analyse;
+pub mod ask;
 pub mod bench;
 pub mod common;
 pub mod compare;

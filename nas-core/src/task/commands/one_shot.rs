@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use nas_datasets::{Split, rng};
@@ -57,6 +58,9 @@ pub struct OneShotResult {
     pub metrics: Metrics,
     /// Seconds in search steps of the supernet's training.
     pub search_secs: f64,
+    /// Its network as it is in the supernet: what scores it without training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub untrained: Option<String>,
     /// What trains the architecture: from random weights and, where the space can, from the supernet's.
     pub train: Vec<String>,
     /// The run folder.
@@ -75,6 +79,7 @@ impl fmt::Display for OneShotResult {
         self.num_trials.iter().try_for_each(|trials| write!(f, "{trials} candidates; "))?;
         writeln!(f, "supernet trained in {:.0} s", self.search_secs)?;
         self.honesty.iter().try_for_each(|report| writeln!(f, "{report}"))?;
+        self.untrained.iter().try_for_each(|command| writeln!(f, "as it is: {command}"))?;
         self.train.iter().try_for_each(|command| writeln!(f, "train it: {command}"))?;
         write!(f, "everything is in {}", self.run)
     }
@@ -149,14 +154,22 @@ impl<'a, T: Task> Search<'a, T> {
         let settings = LoopConfig::new(experiment.one_shot.epochs, experiment.seed);
         let summary = train::run(&mut shared, "search", dir, settings)?;
         draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
+        let mut weights = None;
         let (architecture, candidate, num_trials) = match experiment.one_shot.method.second_stage() {
             None => (shared.derive().context("the method has found no architecture")?, None, None),
             Some(stage) => {
                 let (records, best) = self.candidates(dir, &stage, &shared, &restricted)?;
                 let Outcome::Metrics(metrics) = best.outcome else { unreachable!("the best trial has metrics") };
+                weights = shared.candidates(stage.recalibration_batches)?.weights(&best.trial.arch)?;
                 (best.trial.arch, Some(metrics), Some(records.len()))
             }
         };
+        let network = weights.map(|weights| {
+            let path = std::path::absolute(dir.path("network.safetensors"))?;
+            write_tensors(&path, weights)?;
+            Ok::<_, anyhow::Error>(path)
+        });
+        let network = network.transpose()?;
         let honesty = self.honesty(dir, &restricted, &shared, compute)?;
         let parameters = shared.arch_parameters();
         if !parameters.is_empty() {
@@ -169,7 +182,11 @@ impl<'a, T: Task> Search<'a, T> {
             method: experiment.one_shot.method.info().kind.to_string(),
             notation: experiment.space.notation(&architecture)?,
             cost: (self.costs)(&architecture)?,
-            train: self.write_trainings(dir, &architecture)?,
+            train: self.write_trainings(dir, &architecture, network.as_deref())?,
+            untrained: network.map(|path| {
+                let train = dir.path("train.toml");
+                format!("{} eval --model {} --weights {}", T::PROGRAM, train.display(), path.display())
+            }),
             architecture,
             candidate,
             num_trials,
@@ -239,11 +256,11 @@ impl<'a, T: Task> Search<'a, T> {
     }
 
     /// Writes the experiments of trainings of `arch`; returns their commands.
-    fn write_trainings(&self, dir: &RunDir, arch: &Architecture) -> Result<Vec<String>> {
+    fn write_trainings(&self, dir: &RunDir, arch: &Architecture, network: Option<&Path>) -> Result<Vec<String>> {
         let root = std::path::absolute(dir.root())?;
         let mut kinds = vec![("train.toml", None)];
-        if self.experiment.space.inherits() {
-            kinds.push(("train_inherited.toml", Some(root)));
+        if let Some(init) = network.map(Path::to_path_buf).or(self.experiment.space.inherits().then_some(root)) {
+            kinds.push(("train_inherited.toml", Some(init)));
         }
         let write = |(name, init)| {
             let path = dir.path(name);

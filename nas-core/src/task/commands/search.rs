@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::one_shot;
 use crate::estimator::honesty::HonestyReport;
-use crate::executor::{Executor, ExecutorConfig, InProcess, Processes, trial_folder};
+use crate::executor::{self, Executor, ExecutorConfig, InProcess, Processes, Slurm, trial_folder};
 use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
@@ -28,7 +28,7 @@ use crate::space::Architecture;
 use crate::space::trial::{Budget, Outcome, Record, Trial, Values};
 use crate::strategy::{RandomConfig, StrategyConfig};
 use crate::task::Task;
-use crate::task::evaluator::{self, Evaluator, EvaluatorConfig, HonestyConfig, SearchPart, Searched};
+use crate::task::evaluator::{self, BY_HAND, Evaluator, EvaluatorConfig, HonestyConfig, SearchPart, Searched};
 use crate::task::experiment::{self, Kind, SearchExperiment};
 
 /// Search an architecture by trials, or on the shared weights of a supernet
@@ -141,7 +141,7 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
         experiment.start.open(&space, &experiment.goals(SearchPart::Search), parse)?;
     }
     drop(evaluator);
-    let executor = experiment.executor.with_workers(args.workers);
+    let executor = experiment.executor.clone().with_workers(args.workers);
     experiment.limits.check(&executor).with_context(|| config.display().to_string())?;
     // The best of more predictions would be others than those that were verified.
     let grows = experiment.predictor.is_none().then_some("num_trials");
@@ -156,6 +156,29 @@ struct Job<'a, T: Task> {
     experiment: &'a SearchExperiment<T>,
     executor: ExecutorConfig,
     compute: Compute,
+}
+
+/// A part of a search over `space` in the run folder `dir`, where its log ended.
+pub(super) fn open_part<'s, T: Task>(
+    dir: &RunDir,
+    experiment: &SearchExperiment<T>,
+    part: SearchPart,
+    (strategy, seed, num_trials): (&StrategyConfig, u64, u64),
+    space: &'s Restricted,
+) -> Result<SearchLoop<'s>> {
+    let folder = dir.path(part.folder());
+    fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+    let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
+    let goals = experiment.goals(part);
+    let mut searcher = Searcher::new(space, strategy, goals.clone(), experiment.budget, seed);
+    if part == SearchPart::Search && experiment.start != StartConfig::default() {
+        let parse = |text: &str| experiment.space.parse(text);
+        searcher = searcher.starting_from(&experiment.start.open_once(&dir.path(START), space, &goals, parse)?);
+    }
+    if experiment.evaluator.inherits() && part != SearchPart::Honesty {
+        searcher = searcher.inheriting();
+    }
+    SearchLoop::new(searcher, store, records, num_trials)
 }
 
 impl<T: Task> Job<'_, T> {
@@ -253,51 +276,46 @@ impl<T: Task> Job<'_, T> {
         num_trials: u64,
         given: Vec<Trial>,
     ) -> Result<Vec<Record>> {
-        let Self { dir, experiment, executor, compute } = *self;
+        let Self { dir, experiment, ref executor, compute } = *self;
         let evaluator = Evaluator::<T>::of_part(experiment, part, dir.root())?;
         let folder = dir.path(part.folder());
-        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let cost = |arch: &Architecture| evaluator.cost(arch);
         let space = experiment.space.choices()?;
         let space = Restricted::new(&*space, &experiment.constraints, &cost)?;
-        let (store, records) = TrialStore::open(folder.join("trials.jsonl"))?;
-        let name = strategy.info().kind;
+        let mut search = open_part(dir, experiment, part, (strategy, seed, num_trials), &space)?;
         let goals = experiment.goals(part);
-        let mut searcher = Searcher::new(&space, strategy, goals.clone(), experiment.budget, seed);
-        if part == SearchPart::Search && experiment.start != StartConfig::default() {
-            let parse = |text: &str| experiment.space.parse(text);
-            searcher = searcher.starting_from(&experiment.start.open_once(&dir.path(START), &space, &goals, parse)?);
-        }
-        if experiment.evaluator.inherits() && part != SearchPart::Honesty {
-            searcher = searcher.inheriting();
-        }
-        let label = if part == SearchPart::Search { name } else { part.folder() };
-        let mut progress = Progress::new(label, num_trials as usize, records.len(), Some(&dir.path("run.log")))?;
+        let ended = search.records();
+        let by_hand = matches!(evaluator, Evaluator::Manual { .. }) && (ended.len() as u64) < num_trials;
+        ensure!(!by_hand, "{BY_HAND}; {} of {num_trials} have ended", ended.len());
+        let label = if part == SearchPart::Search { strategy.info().kind } else { part.folder() };
+        let mut progress = Progress::new(label, num_trials as usize, ended.len(), Some(&dir.path("run.log")))?;
         let mut times = Stopwatch::open(&folder)?;
         let board = dir.tensorboard().map(|board| board.join(part.folder()));
         let names = experiment.space.names()?;
-        let mut board = board.map(|board| TrialBoard::open(&board, &folder, names, &goals, &records)).transpose()?;
+        let mut board = board.map(|board| TrialBoard::open(&board, &folder, names, &goals, ended)).transpose()?;
         let on_end = |record: &Record| {
             progress.trial(record);
             times.mark(record.trial.id);
             board.iter_mut().for_each(|board| board.trial(record));
         };
-        let mut search = SearchLoop::new(searcher, store, records, num_trials)?;
-        match executor {
-            ExecutorConfig::InProcess => {
-                let trials = folder.join("trials");
-                let evaluate = |trial: &Trial| evaluator.evaluate(trial, &trial_folder(&trials, trial.id), compute);
-                search.run(&mut InProcess::new(evaluate), true, given, on_end)?
+        let trials = folder.join("trials");
+        let evaluate = |trial: &Trial| evaluator.evaluate(trial, &trial_folder(&trials, trial.id), compute);
+        let limits = experiment.limits;
+        let processes =
+            |workers| Ok::<_, anyhow::Error>(Processes::new(trials.clone(), workers, limits)?.computing(compute));
+        let mut running: Box<dyn Executor + '_> = match executor {
+            ExecutorConfig::InProcess => Box::new(InProcess::new(evaluate)),
+            ExecutorConfig::Processes { workers, .. } => Box::new(processes(*workers)?),
+            ExecutorConfig::Command { workers, command, .. } => {
+                Box::new(processes(*workers)?.launched_by(command.clone()))
             }
-            ExecutorConfig::Processes { workers, ordered } => {
-                let limits = experiment.limits;
-                let mut processes = Processes::new(folder.join("trials"), workers, limits)?.computing(compute);
-                let mut started = processes.started()?;
-                started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
-                let executor: &mut dyn Executor = &mut processes;
-                search.run(executor, ordered, started, on_end)?;
+            ExecutorConfig::Slurm { workers, options, .. } => {
+                Box::new(Slurm::new(trials.clone(), *workers, options.clone(), compute)?)
             }
-        }
+        };
+        let mut started = executor::started(&trials)?;
+        started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
+        search.run(&mut *running, executor.is_ordered(), started, on_end)?;
         Ok(search.records().to_vec())
     }
 

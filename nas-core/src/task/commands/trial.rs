@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::executor::{outcome_of, read_trial, write_record};
 use crate::run::cli::ComputeArgs;
-use crate::space::trial::Record;
+use crate::run::interrupt::{self, Interrupted};
+use crate::space::trial::{Outcome, Record};
 use crate::task::Task;
 use crate::task::evaluator::Evaluator;
 
@@ -27,5 +28,9 @@ pub fn run<T: Task>(args: &TrialArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
     let trial = read_trial(&args.folder)?;
     let outcome = outcome_of(|| Evaluator::<T>::of_trial(&args.folder)?.evaluate(&trial, &args.folder, compute));
+    // A trial that a signal ended has not failed: whoever started it starts it again.
+    if interrupt::requested() && matches!(outcome, Outcome::Failed(_)) {
+        return Err(Interrupted.into());
+    }
     write_record(&args.folder, &Record { trial, outcome })
 }

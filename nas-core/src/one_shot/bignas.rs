@@ -1,0 +1,190 @@
+//! BigNAS (Yu et al. 2020, arXiv 2003.11142): a supernet whose networks are good as they are. Every step trains the largest
+//! network, the smallest and some random ones (the sandwich rule of Yu and Huang 2019, arXiv 1903.05134); all but the largest
+//! learn what the largest one says of the same images. Afterwards a strategy searches over it as in SPOS, and what it finds may
+//! be used without training.
+
+use std::collections::HashMap;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use super::config::{OneShotDef, OneShotInfo};
+use super::paths::{Paths, paths_config};
+use super::spos::SposConfig;
+use super::{Chosen, Objective, OneShot, Part, Problem, SecondStage};
+use crate::nn::Shape;
+use crate::optim::{Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::{Architecture, Mixture, WeightSharing};
+use crate::strategy::{RegularizedEvolutionConfig, StrategyConfig};
+use crate::train::{At, Step, scalar};
+
+paths_config! {
+    /// Parameters of BigNAS. Two random networks a step and a rate that ends at a twentieth are its authors'; their optimizer
+    /// (RMSProp at batches of 4096) and coarse-to-fine grid are not: SGD at small batches, and any strategy.
+    BignasConfig {
+        /// Random networks of a step, beside the largest and the smallest.
+        random_paths: usize,
+        /// All but the largest learn its predictions in the place of the labels, where predictions are classes.
+        distillation: bool,
+        /// What searches over the trained supernet.
+        strategy: StrategyConfig,
+        /// Candidates of that search.
+        num_trials: u64,
+        /// Batches that a candidate's batch-norm statistics are computed from; 0 leaves the supernet's.
+        recalibration_batches: usize,
+    }
+}
+
+impl Default for BignasConfig {
+    fn default() -> Self {
+        Self {
+            random_paths: 2,
+            distillation: true,
+            strategy: StrategyConfig::RegularizedEvolution(RegularizedEvolutionConfig::default()),
+            num_trials: 1000,
+            recalibration_batches: 20,
+            weights: OptimizerConfig::Sgd(SgdConfig { lr: 0.05, weight_decay: 1e-5, ..SgdConfig::default() }),
+            schedule: Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.0025 } },
+            grad_clip: 1.0,
+        }
+    }
+}
+
+impl BignasConfig {
+    /// The part that is SPOS's.
+    fn spos(&self) -> SposConfig {
+        let Self { strategy, num_trials, recalibration_batches, .. } = self.clone();
+        SposConfig { strategy, num_trials, recalibration_batches, ..SposConfig::default() }
+    }
+}
+
+impl OneShotDef for BignasConfig {
+    fn info(&self) -> OneShotInfo {
+        OneShotInfo { kind: "bignas", paper: "Yu et al. 2020, arXiv 2003.11142" }
+    }
+
+    fn check(&self, space: &dyn WeightSharing, input: Shape) -> Result<()> {
+        ensure!(self.random_paths <= 64, "method.random_paths = {}; expected 0 to 64", self.random_paths);
+        self.spos().check(space, input)
+    }
+
+    fn runs_paths(&self) -> bool {
+        true
+    }
+
+    fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {
+        let [smallest, largest] = extremes(&*problem.space, problem.input)?;
+        let Self { random_paths, distillation, .. } = *self;
+        Ok(Box::new(Sandwich {
+            paths: Paths::new(self.recipe(), problem),
+            smallest,
+            largest,
+            random_paths,
+            distillation,
+        }))
+    }
+
+    fn second_stage(&self) -> Option<SecondStage> {
+        self.spos().second_stage()
+    }
+}
+
+/// The architectures of fewest and of most multiply-adds on an image of `input` that changes of one decision lead to, each the
+/// one that saves or adds most, from one that is drawn.
+pub fn extremes(space: &dyn WeightSharing, input: Shape) -> Result<[Architecture; 2]> {
+    let start = space.sample(&mut nas_datasets::rng::stream(0, "extremes", 0));
+    let climb = |sign: f64| {
+        let height = |arch: &Architecture| Ok::<f64, anyhow::Error>(sign * space.cost(arch, input)?.macs as f64);
+        let mut best = (height(&start)?, start.clone());
+        loop {
+            let mut higher = None;
+            for neighbor in space.neighbors(&best.1) {
+                let reached = height(&neighbor)?;
+                if reached > higher.as_ref().map_or(best.0, |(reached, _)| *reached) {
+                    higher = Some((reached, neighbor));
+                }
+            }
+            match higher {
+                Some(higher) => best = higher,
+                None => return Ok::<_, anyhow::Error>(best.1),
+            }
+        }
+    };
+    Ok([climb(-1.0)?, climb(1.0)?])
+}
+
+/// Trains by the sandwich rule.
+struct Sandwich {
+    paths: Paths,
+    smallest: Architecture,
+    largest: Architecture,
+    random_paths: usize,
+    distillation: bool,
+}
+
+impl OneShot for Sandwich {
+    /// The loss that is reported is the largest network's.
+    fn step(&mut self, at: At, objective: &mut dyn Objective) -> Result<Step> {
+        let images = objective.next(Part::Weights)?;
+        let (loss, logits) = objective.loss_and_logits(Part::Weights, Mixture::Path(&self.largest), at);
+        let teacher = logits.filter(|_| self.distillation).map(|logits| logits.detach());
+        let shown = scalar(&loss);
+        let random = self.paths.several(self.random_paths, at);
+        let of = |arch: &Architecture| {
+            let (loss, logits) = objective.loss_and_logits(Part::Weights, Mixture::Path(arch), at);
+            teacher.as_ref().zip(logits).map_or(loss, |(teacher, student)| distillation(teacher, &student))
+        };
+        let others = [&self.smallest].into_iter().chain(&random).map(of);
+        self.paths.training.descend_all([loss].into_iter().chain(others), at);
+        Ok(Step { loss: shown, images, lr: self.paths.training.lr(at) })
+    }
+
+    fn arch_start_epoch(&self) -> Option<usize> {
+        None
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        None
+    }
+
+    fn derive(&self) -> Option<Architecture> {
+        None
+    }
+
+    fn state(&self) -> (Vec<Named>, Value) {
+        self.paths.state()
+    }
+
+    fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
+        self.paths.load_state(tensors, &mut json)
+    }
+}
+
+/// Mean over images and pixels of the cross entropy between the classes that `teacher` and `student` predict, logits
+/// `[B, K, ...]`.
+fn distillation(teacher: &Tensor, student: &Tensor) -> Tensor {
+    let expected = teacher.softmax(1, Kind::Float);
+    -(expected * student.log_softmax(1, Kind::Float)).sum_dim_intlist(1, false, None::<Kind>).mean(None::<Kind>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distillation_is_least_where_both_say_the_same() {
+        let teacher = Tensor::from_slice(&[2.0f32, -1.0, 0.5, 0.0, 1.0, 3.0]).view([2, 3, 1, 1]);
+        let entropy = |logits: &[f64]| {
+            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            logits.iter().map(|logit| logit.exp() / total * (total.ln() - logit)).sum::<f64>()
+        };
+        let expected = (entropy(&[2.0, -1.0, 0.5]) + entropy(&[0.0, 1.0, 3.0])) / 2.0;
+        let same = distillation(&teacher, &(&teacher + 7.0));
+        assert!((scalar(&same) - expected).abs() < 1e-6, "{same:?}");
+        let student = teacher.shallow_clone().set_requires_grad(true);
+        distillation(&teacher, &student).backward();
+        assert!(student.grad().abs().max().double_value(&[]) < 1e-7, "no gradient where nothing is left to learn");
+        assert!(scalar(&distillation(&teacher, &(&teacher * 0.5))) > expected);
+    }
+}
