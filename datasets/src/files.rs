@@ -144,12 +144,16 @@ impl Stems {
     }
 }
 
-/// The image files among `paths`: files as they are, and what folders hold of PNG and JPEG files.
+/// The image files among `paths`: files as they are, what folders hold of PNG and JPEG files, and what patterns such as
+/// `photos/*.jpg` match, which a shell has left as they are.
 pub fn image_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
-            files.push(path.clone());
+            match path.to_str().filter(|text| !path.exists() && text.contains(['*', '?', '['])) {
+                Some(pattern) => files.extend(matching(path, pattern)?),
+                None => files.push(path.clone()),
+            }
             continue;
         }
         let before = files.len();
@@ -162,9 +166,33 @@ pub fn image_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
+fn matching(path: &Path, pattern: &str) -> Result<Vec<PathBuf>, DataError> {
+    let wrong = |found: String| Problem::new(path, found, "a pattern such as photos/*.jpg");
+    let found = glob::glob(pattern).map_err(|error| wrong(error.to_string()))?;
+    let files: Vec<PathBuf> = found.filter_map(Result::ok).filter(|file| file.is_file()).collect();
+    match files.is_empty() {
+        true => Err(wrong("no file of this pattern".into()).into()),
+        false => Ok(files),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn images_are_files_folders_and_patterns() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        ["a.jpg", "b.JPG", "c.png", "d.txt", "[e].png"].iter().for_each(|name| fs::write(at(name), "x").unwrap());
+        let found = |name: &str| image_files(&[at(name)]).map_err(|error| error.to_string());
+        assert_eq!(found("a.jpg"), Ok(vec![at("a.jpg")]));
+        assert_eq!(found("*.png"), Ok(vec![at("[e].png"), at("c.png")]));
+        assert_eq!(found("[e].png"), Ok(vec![at("[e].png")]), "a file of this name is no pattern");
+        assert_eq!(found("").unwrap().len(), 4);
+        assert!(found("*.gif").unwrap_err().contains("no file of this pattern"));
+        assert!(found("a**b").unwrap_err().contains("expected: a pattern such as") || found("a**b").is_err());
+    }
 
     #[test]
     fn marks_are_no_text_and_utf_16_is_named() {

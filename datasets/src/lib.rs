@@ -41,7 +41,7 @@ pub use seg::cityscapes::cityscapes_label_ids;
 pub use seg::config::DataConfig;
 pub use seg::loader::{Batch, EvalSample, eval_samples};
 pub use seg::transform::{EvalTransform, TrainTransform};
-pub use seg::{Classes, IGNORE, Sample, SegDataset, check, synth};
+pub use seg::{Classes, IGNORE, Sample, SegDataset, check, synth, unlabelled};
 pub use size::Size;
 pub use split::Split;
 pub use subset::Subset;

@@ -61,7 +61,7 @@ fn what_was_trained_is_scored_predicted_and_reported() {
     assert_eq!(fs::read(format!("{split}/results.json")).unwrap(), fs::read(&results).unwrap());
     assert_eq!(fs::read_dir(format!("{split}/pictures")).unwrap().count(), 6);
     let image = format!("{data}/val2017/000002.png");
-    let predicted = json(&[&["predict", "--run", &run, "--images", &image, "--out", &files][..], &compute].concat());
+    let predicted = json(&[&["predict", "--run", &run, &image, "--out", &files][..], &compute].concat());
     assert_eq!(predicted["images"], 1);
     let of_image: Vec<Value> = serde_json::from_slice(&fs::read(format!("{files}/results.json")).unwrap()).unwrap();
     let all: Vec<Value> = serde_json::from_slice(&fs::read(&results).unwrap()).unwrap();
@@ -71,7 +71,7 @@ fn what_was_trained_is_scored_predicted_and_reported() {
     assert_eq!(boxes(&of_image, 1), boxes(&all, 2));
     assert!(DETECT.succeed(&["report", &run]).contains("best ap"));
 
-    let error = DETECT.fail(&["predict", "--run", &run, "--images", &path("none.png"), "--out", &files]);
+    let error = DETECT.fail(&["predict", "--run", &run, &path("none.png"), "--out", &files]);
     assert!(error.contains("none.png"), "{error}");
     let error = DETECT.fail(&["eval", "--run", &run, "--set", "model.neck.channels=24"]);
     assert!(error.contains("other network"), "{error}");

@@ -1,10 +1,11 @@
-//! mIOU against torchmetrics and cityscapesScripts; numbers and maps by tests/golden/miou/generate.py.
+//! mIOU against torchmetrics and cityscapesScripts, numbers and maps by tests/golden/miou/generate.py; predictions without a run.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::GrayImage;
-use nas_tests::{SEGMENT, root};
+use nas_core::train::read_tensors;
+use nas_tests::{SEGMENT, assert_same_file, data, root};
 use serde_json::Value;
 
 fn golden() -> (PathBuf, Value) {
@@ -65,4 +66,41 @@ fn files_that_cannot_be_scored_are_named() {
     assert!(run().contains("gt/a.png: id 7 found, expected 0..=2 or the ignored 255"));
     fs::write(path("gt/a.png"), b"no image").unwrap();
     assert!(run().contains("gt/a.png"));
+}
+
+/// The weights that come with the program are those of its authors, and need neither a run nor a data set.
+#[test]
+fn a_street_segmenter_is_there_from_the_start() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    SEGMENT.succeed(&["data", "synth", "--out", &at("streets"), "--images", "2", "--size", "64x128"]);
+    let photos = at("streets/leftImg8bit/val");
+    let photo = walk(Path::new(&photos)).into_iter().next().unwrap();
+    fs::create_dir(at("photos")).unwrap();
+    fs::copy(&photo, at("photos/my street.png")).unwrap();
+    let model = ["predict", "--model", "squeezenas_mac_small", "--threads", "1", "--format", "json"];
+    for (given, out) in [(at("photos"), "a"), (at("photos/my*.png"), "b"), (at("photos/my street.png"), "c")] {
+        let said = SEGMENT.succeed(&[&model[..], &[&given, "--out", &at(out)]].concat());
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert!(said["predictions"][0]["image"].as_str().unwrap().ends_with("my street.png"), "{said}");
+        let parts = said["predictions"][0]["classes"].as_object().unwrap();
+        assert!((parts.values().map(|part| part.as_f64().unwrap()).sum::<f64>() - 1.0).abs() < 1e-9, "{said}");
+        assert!(Path::new(&at(&format!("{out}/overlays/my street.png"))).exists());
+        assert_same_file(&temp.path().join("a/labels"), &temp.path().join(format!("{out}/labels")), "my street.png");
+    }
+    let error = SEGMENT.fail(&["predict", "--model", "squeezenas_lat_small", &at("photos"), "--out", &at("d")]);
+    assert!(error.contains("no weights come with it; expected --weights FILE"), "{error}");
+    let error = SEGMENT.fail(&[&model[..], &[&at("photos"), "--split", "val", "--out", &at("e")]].concat());
+    assert!(error.contains("cannot be used with"), "{error}");
+
+    SEGMENT.succeed(&["export", "--model", "squeezenas_mac_small", "--out", &at("w.safetensors"), "--size", "64x128"]);
+    let Some(published) = data("squeezenas/mac_small.safetensors") else { return };
+    let [shipped, published] = [Path::new(&at("w.safetensors")), &published].map(|file| read_tensors(file).unwrap());
+    assert_eq!(shipped.len(), published.len());
+    assert!(published.iter().all(|(name, tensor)| shipped[name] == *tensor));
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

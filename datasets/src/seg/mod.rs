@@ -11,7 +11,7 @@ pub mod transform;
 mod file_set;
 mod palette;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
@@ -89,6 +89,36 @@ pub trait SegDataset: Send + Sync {
     fn image_path(&self, _i: usize) -> Option<&Path> {
         None
     }
+}
+
+impl Classes {
+    /// Classes of which the names alone are known: with Cityscapes' or CamVid's colours and ids where the names are theirs.
+    pub fn named(names: &[String]) -> Self {
+        let known = [palette::cityscapes(), palette::camvid()].into_iter().find(|classes| classes.names == names);
+        known.unwrap_or_else(|| Self {
+            names: names.to_vec(),
+            colors: (0..names.len()).map(palette::distinct).collect(),
+            file_ids: (0..names.len()).map(|id| id as u8).collect(),
+        })
+    }
+
+    /// Cityscapes' 19 classes.
+    pub fn cityscapes() -> Self {
+        palette::cityscapes()
+    }
+}
+
+/// Image files without labels.
+///
+/// # Errors
+/// If there is none.
+pub fn unlabelled(classes: Classes, images: &[PathBuf]) -> Result<impl SegDataset + use<>, DataError> {
+    if images.is_empty() {
+        return Err(Problem::new("images".as_ref(), "none", "at least one").into());
+    }
+    let name = |image: &Path| image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let pair = |image: &PathBuf| file_set::Pair { name: name(image), image: image.clone(), label: None };
+    Ok(file_set::FileSet::new(classes, images.iter().map(pair).collect(), Vec::new()))
 }
 
 /// Reads every sample and lists what is wrong, in the set's order, on all cores of rayon's global pool.

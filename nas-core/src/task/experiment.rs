@@ -1,5 +1,6 @@
 //! What the experiment files of all tasks have in common: how images are read, presets, architectures found by searches.
 
+use std::io::Write;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -621,8 +622,43 @@ fn check_all<E: Experiment>(experiment: &E) -> Result<()> {
     ranges::check(experiment)
 }
 
+/// The weights of a network without a run: a file that is named, or those that come with the program.
+pub enum Weights {
+    /// A file.
+    Named(PathBuf),
+    /// A file of what came with the program, which goes with this value.
+    Shipped(tempfile::NamedTempFile),
+}
+
+impl Weights {
+    /// Of the network called `model`, where `named` is the file that was given.
+    ///
+    /// # Errors
+    /// If no file was given and none comes with the program.
+    pub fn of_model<T: Task>(model: &str, named: Option<&Path>) -> Result<Self> {
+        if let Some(file) = named {
+            return Ok(Self::Named(file.to_path_buf()));
+        }
+        let bytes = T::shipped_weights(model);
+        let bytes =
+            bytes.with_context(|| format!("--model {model}: no weights come with it; expected --weights FILE"))?;
+        let mut file = tempfile::Builder::new().suffix(".safetensors").tempfile().context("a file for weights")?;
+        file.write_all(bytes).context("a file for weights")?;
+        Ok(Self::Shipped(file))
+    }
+
+    /// Where they are.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Named(path) => path,
+            Self::Shipped(file) => file.path(),
+        }
+    }
+}
+
 /// The experiment of a network without a run: `name` is a preset, whose other sections are those of `sets`, or an experiment
-/// file of kind `train`.
+/// file of kind `train`. A preset whose classes are known ([`Task::preset_classes`]) needs no data; then those of the
+/// experiment stand for none.
 pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<T>> {
     let model = match T::preset(name) {
         Err(_) if Path::new(name).is_file() => return load(Path::new(name), sets),
@@ -633,6 +669,10 @@ pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<
         ("model".to_string(), Value::try_from(model)?),
     ]);
     config::apply_all(&mut table, sets)?;
+    if let Some((_, data)) = T::layouts(Path::new(".")).first().filter(|_| T::preset_classes(name).is_some()) {
+        let data = Value::try_from(data)?;
+        table.entry("data").or_insert(data);
+    }
     ensure!(table.contains_key("data"), "{name}: no samples; expected --set data.kind=KIND and --set data.root=DIR");
     resolve(&mut table, &|name: &str| named_model(name, T::preset))?;
     let experiment: TrainExperiment<T> = config::from_table(table, name)?;

@@ -160,6 +160,16 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// The network of a published name.
     fn preset(name: &str) -> Result<Self::Model>;
 
+    /// Names of the classes that the published weights of a preset know.
+    fn preset_classes(_name: &str) -> Option<Vec<String>> {
+        None
+    }
+
+    /// Trained weights of a published network that come with the program, as a safetensors file.
+    fn shipped_weights(_name: &str) -> Option<&'static [u8]> {
+        None
+    }
+
     /// A split of the data.
     fn open(data: &Self::Data, split: Split) -> Result<Self::Set>;
 

@@ -10,8 +10,8 @@ use nas_core::run::cli::{self, Format, print};
 use nas_core::run::picture::write_png;
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::{open_output, write_atomic};
-use nas_datasets::Split;
-use nas_datasets::det::unlabelled;
+use nas_datasets::det::{DetClasses, DetDataset, unlabelled};
+use nas_datasets::{Split, image_files};
 use serde::Serialize;
 
 use super::eval::{Trained, open};
@@ -20,19 +20,19 @@ use crate::task::evaluation::{evaluate, results};
 
 /// Write pictures with boxes, and results.json that pycocotools reads
 #[derive(Clone, Debug, Args)]
-#[command(after_help = "Images that --images names get the ids 1, 2, ... in results.json, in this order.
+#[command(after_help = "Images that are named get the ids 1, 2, ... in results.json, in this order.
 
 Examples:
   nas-detect predict --run runs/shapes --out predictions
-  nas-detect predict --run runs/bccd --images blood/*.jpg --out predictions --min-score 0.5")]
+  nas-detect predict --run runs/bccd blood/*.jpg --out predictions --min-score 0.5")]
 pub struct PredictArgs {
     #[command(flatten)]
     trained: cli::TrainedArgs,
     /// Split to look at: train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     split: Split,
-    /// Images to look at, in the place of a split
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "split")]
+    /// Image files, folders of them, or patterns, in the place of a split
+    #[arg(value_name = "IMAGE", conflicts_with = "split")]
     images: Vec<PathBuf>,
     /// Folder to write to
     #[arg(long, value_name = "DIR")]
@@ -51,6 +51,9 @@ pub struct PredictArgs {
 #[derive(Serialize)]
 struct PredictReport {
     images: usize,
+    /// Image files by their id in the results, where they have one of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    files: Vec<PathBuf>,
     detections: usize,
     results: PathBuf,
     pictures: Option<PathBuf>,
@@ -66,11 +69,20 @@ impl fmt::Display for PredictReport {
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
     let (experiment, compute) = open(&args.trained)?;
-    let mut dataset = experiment.data.open(args.split)?;
-    args.trained.require_classes(&experiment.data.place(args.split), dataset.classes().names())?;
-    if !args.images.is_empty() {
-        dataset = Arc::new(unlabelled(dataset.classes().clone(), &args.images)?);
-    }
+    let named = image_files(&args.images)?;
+    let of_data = experiment.data.open(args.split);
+    let dataset: Arc<dyn DetDataset> = match of_data {
+        // Category ids are the data set's; where it is not here they are 1, 2, ...
+        Err(_) if !named.is_empty() => Arc::new(unlabelled(DetClasses::numbered(args.trained.classes()?), &named)?),
+        of_data => {
+            let dataset = of_data?;
+            args.trained.require_classes(&experiment.data.place(args.split), dataset.classes().names())?;
+            match named.is_empty() {
+                true => dataset,
+                false => Arc::new(unlabelled(dataset.classes().clone(), &named)?),
+            }
+        }
+    };
     let Trained { net, reading } =
         Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
     open_output(&args.out, &cli::job())?;
@@ -89,5 +101,5 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     let path = args.out.join("results.json");
     write_atomic(&path, &serde_json::to_vec(&results(&files))?)?;
     let (images, detections) = (dataset.len(), files.detections.len());
-    print(&PredictReport { images, detections, results: path, pictures }, args.format)
+    print(&PredictReport { images, files: named, detections, results: path, pictures }, args.format)
 }

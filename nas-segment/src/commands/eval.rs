@@ -9,8 +9,8 @@ use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::read_classes;
 use nas_core::task::Task;
-use nas_core::task::experiment::{self, TrainExperiment};
-use nas_datasets::{EvalTransform, SegDataset, Split, check, require_same_classes};
+use nas_core::task::experiment::{self, TrainExperiment, Weights};
+use nas_datasets::{Classes, EvalTransform, SegDataset, Split, check, require_same_classes, unlabelled};
 use tch::Tensor;
 
 use crate::task::evaluation::evaluate;
@@ -20,7 +20,7 @@ use crate::task::{EvalConfig, Net, Segmentation, trained};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   nas-segment eval --run runs/derived
-  nas-segment eval --model squeezenas_mac_small --weights mac_small.safetensors --set data.kind=cityscapes --set data.root=DIR
+  nas-segment eval --model squeezenas_mac_small --set data.kind=cityscapes --set data.root=DIR
   nas-segment eval --run runs/derived --set eval.scales=[0.75,1.0,1.25] --set eval.flip=true --format json")]
 pub struct EvalArgs {
     #[command(flatten)]
@@ -37,9 +37,10 @@ pub struct TrainedArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "model")]
     run: Option<PathBuf>,
     /// In the place of a run: a preset, or an experiment file of kind train
-    #[arg(long, value_name = "NAME", conflicts_with = "run", requires = "weights")]
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
     model: Option<String>,
-    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
+    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation, or those that
+    /// come with the program]
     #[arg(long, value_name = "FILE|last")]
     weights: Option<PathBuf>,
     /// Replace a key of the config (data.root, eval.resize, ...); may be repeated
@@ -65,16 +66,30 @@ pub struct Trained {
 }
 
 impl TrainedArgs {
-    /// Loads the network and opens the split.
-    pub fn load(&self) -> Result<(Trained, Compute)> {
+    /// Loads the network and opens the split, or `images` where there are some: those need no data set.
+    pub fn load(&self, images: &[PathBuf]) -> Result<(Trained, Compute)> {
         let compute = self.compute.resolve()?;
         let experiment = self.experiment()?;
-        let dataset = experiment.data.open(self.split)?;
-        if let Some(run) = &self.run {
-            let place = experiment.data.place();
-            require_same_classes("the run", &read_classes(run)?, &place, &dataset.classes().names)?;
+        let known = match (&self.run, &self.model) {
+            (Some(run), _) => Some(read_classes(run)?),
+            (None, model) => model.as_deref().and_then(Segmentation::preset_classes),
+        };
+        let dataset: Arc<dyn SegDataset> = match (&known, images.is_empty()) {
+            (Some(names), false) => Arc::new(unlabelled(Classes::named(names), images)?),
+            (None, false) => Arc::new(unlabelled(experiment.data.open(self.split)?.classes().clone(), images)?),
+            (_, true) => experiment.data.open(self.split)?,
+        };
+        if let Some(names) = &known {
+            let owner = self.model.as_deref().unwrap_or("the run");
+            require_same_classes(owner, names, &experiment.data.place(), &dataset.classes().names)?;
         }
-        let net = trained(&experiment.model, dataset.classes().len(), &self.weights(), compute)?;
+        let weights = match (&self.run, &self.model) {
+            (Some(run), _) => Weights::Named(cli::weights_of(run, self.weights.as_deref())),
+            (None, model) => {
+                Weights::of_model::<Segmentation>(model.as_deref().unwrap_or_default(), self.weights.as_deref())?
+            }
+        };
+        let net = trained(&experiment.model, dataset.classes().len(), weights.path(), compute)?;
         let transform = EvalTransform::like(&experiment.augment, experiment.eval.resize);
         Ok((Trained { net, dataset, transform, eval: experiment.eval }, compute))
     }
@@ -86,18 +101,11 @@ impl TrainedArgs {
             (None, None) => bail!("expected --run or --model"),
         }
     }
-
-    fn weights(&self) -> PathBuf {
-        match &self.run {
-            Some(run) => cli::weights_of(run, self.weights.as_deref()),
-            None => self.weights.clone().unwrap_or_default(),
-        }
-    }
 }
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let (trained, compute) = args.trained.load()?;
+    let (trained, compute) = args.trained.load(&[])?;
     let Trained { net, dataset, transform, eval, .. } = &trained;
     cli::require_sound(&check(&**dataset), dataset.len(), args.trained.split.as_str(), Segmentation::PROGRAM)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;

@@ -26,6 +26,8 @@ const DEEPLABV3PLUS: &str = "DeepLabv3+ (arXiv 1802.02611)";
 const SQUEEZENAS: &str = "SqueezeNAS (arXiv 1908.01748)";
 const SQUEEZENAS_WEIGHTS: &str = "github.com/ashaw596/squeezenas, MIT (`import`)";
 
+const SHIPPED: &str = "come with the program; github.com/ashaw596/squeezenas, MIT";
+
 const MOBILENET_V2: &str =
     "of the backbone, torchvision's MobileNetV2, BSD 3-Clause (`train.init`, `train.init_prefix = \"backbone.\"`)";
 
@@ -47,7 +49,7 @@ fn facts(name: &str) -> Option<Facts> {
             Facts::new(DEEPLABV3PLUS, "").own("57.04 ± 0.25 % CamVid (docs/results/camvid.md)").weights(MOBILENET_V2)
         }
         "mobile_seg_hand_a" | "mobile_seg_hand_c" => Facts::new("made here by hand", ""),
-        "squeezenas_mac_small" => squeezenas("66.77 % Cityscapes"),
+        "squeezenas_mac_small" => squeezenas("66.77 % Cityscapes").weights(SHIPPED),
         "squeezenas_mac_large" => squeezenas("72.40 % Cityscapes"),
         "squeezenas_mac_xlarge" => squeezenas("74.62 % Cityscapes"),
         "squeezenas_lat_small" => squeezenas("68.01 % Cityscapes"),

@@ -21,7 +21,7 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
-    Batch, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader,
+    Batch, Classes, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader,
     TrainTransform, eval_samples,
 };
 use serde::{Deserialize, Serialize};
@@ -210,6 +210,15 @@ impl Task for Segmentation {
 
     fn preset(name: &str) -> Result<ModelConfig> {
         ModelConfig::preset(name)
+    }
+
+    fn preset_classes(name: &str) -> Option<Vec<String>> {
+        name.starts_with("squeezenas_").then(|| Classes::cityscapes().names)
+    }
+
+    /// Of SqueezeNAS' smallest network, which its authors trained on Cityscapes (MIT licence, `weights/LICENSE.squeezenas`).
+    fn shipped_weights(name: &str) -> Option<&'static [u8]> {
+        (name == "squeezenas_mac_small").then_some(include_bytes!("../../weights/squeezenas_mac_small.safetensors"))
     }
 
     fn slowest_momentum(model: &ModelConfig) -> Option<f64> {

@@ -14,6 +14,7 @@ use super::search::{self, SearchArgs};
 use super::strategies::{self, StrategiesArgs};
 use super::train::{self, TrainArgs};
 use super::trial::{self, TrialArgs};
+use super::watch::{self, WatchArgs};
 use crate::task::Task;
 
 /// See the module.
@@ -33,6 +34,8 @@ pub enum Common {
     Compare(CompareArgs),
     #[command(after_help = "Example:\n  PROGRAM report runs/derived")]
     Report(ReportArgs),
+    #[command(after_help = "Example:\n  PROGRAM watch runs/search")]
+    Watch(WatchArgs),
     #[command(after_help = "Example:\n  PROGRAM init --data photos --out experiments")]
     Init(InitArgs),
     Import(ImportArgs),
@@ -57,6 +60,7 @@ impl Common {
             Self::Train(args) => train::run::<T>(args),
             Self::Compare(args) => compare::run::<T>(args),
             Self::Report(args) => report::run::<T>(args),
+            Self::Watch(args) => watch::run::<T>(args),
             Self::Init(args) => init::run::<T>(args),
             Self::Import(args) => import::run(args),
             Self::Analyse(args) => analyse::run(args, spaces),

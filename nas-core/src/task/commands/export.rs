@@ -13,7 +13,7 @@ use crate::run::cli::{ComputeArgs, Format, parse_size, print, weights_of};
 use crate::run::export::{FileFormat, Network, Written, write};
 use crate::run::run_dir::read_classes;
 use crate::task::Task;
-use crate::task::experiment::{self, TrainExperiment};
+use crate::task::experiment::{self, TrainExperiment, Weights};
 use crate::task::supervised::trained_network;
 
 /// Write a trained network as ONNX, TorchScript, PyTorch source or safetensors
@@ -26,9 +26,9 @@ pub struct ExportArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "model")]
     run: Option<PathBuf>,
     /// In the place of a run: a preset, or an experiment file of kind train
-    #[arg(long, value_name = "NAME", conflicts_with = "run", requires = "weights")]
+    #[arg(long, value_name = "NAME", conflicts_with = "run")]
     model: Option<String>,
-    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
+    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation, or those that come with the program]
     #[arg(long, value_name = "FILE|last")]
     weights: Option<PathBuf>,
     /// Replace a key of the config; may be repeated
@@ -68,16 +68,17 @@ impl ExportArgs {
             (Some(run), _) => (experiment::load(&run.join("config.toml"), &self.sets)?, read_classes(run)?),
             (None, Some(model)) => {
                 let experiment: TrainExperiment<T> = experiment::of_model(model, &self.sets)?;
-                let classes = T::classes(&T::open(&experiment.data, Split::Val)?);
+                let of_data = || Ok::<_, anyhow::Error>(T::classes(&T::open(&experiment.data, Split::Val)?));
+                let classes = T::preset_classes(model).map_or_else(of_data, Ok)?;
                 (experiment, classes)
             }
             (None, None) => bail!("expected --run or --model"),
         };
-        let weights = match &self.run {
-            Some(run) => weights_of(run, self.weights.as_deref()),
-            None => self.weights.clone().unwrap_or_default(),
+        let weights = match (&self.run, &self.model) {
+            (Some(run), _) => Weights::Named(weights_of(run, self.weights.as_deref())),
+            (None, model) => Weights::of_model::<T>(model.as_deref().unwrap_or_default(), self.weights.as_deref())?,
         };
-        let (vs, net) = trained_network::<T>(&experiment.model, classes.len(), &weights, compute)?;
+        let (vs, net) = trained_network::<T>(&experiment.model, classes.len(), weights.path(), compute)?;
         Ok(Trained { experiment, classes, vs, net })
     }
 

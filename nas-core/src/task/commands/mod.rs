@@ -19,3 +19,4 @@ pub mod strategies;
 pub mod train;
 pub mod trainings;
 pub mod trial;
+pub mod watch;

@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-use self::pages::Page;
+pub(super) use self::pages::{Page, Part, Run};
 use crate::run::cli::{Format, print, warn};
 use crate::run::page::page;
 use crate::run::plot::{Series, curves};

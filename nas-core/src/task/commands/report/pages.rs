@@ -1,6 +1,7 @@
 //! What a page shows of runs: everything that their folders hold, as one value.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -98,6 +99,17 @@ pub struct Fact {
     unit: Option<&'static str>,
 }
 
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match (self.unit, self.value.as_f64()) {
+            (Some("fraction"), Some(value)) => write!(f, "{}: {:.2} %", self.label, 100.0 * value),
+            (Some("secs"), Some(value)) => write!(f, "{}: {value:.0} s", self.label),
+            (_, Some(value)) => write!(f, "{}: {value}", self.label),
+            (_, None) => write!(f, "{}: {}", self.label, self.value.as_str().unwrap_or_default()),
+        }
+    }
+}
+
 /// Rows of cells below headings.
 #[derive(Debug, Serialize)]
 pub struct Table {
@@ -126,31 +138,31 @@ pub struct Picture {
 #[derive(Debug, Serialize)]
 pub struct Part {
     /// `search`, `baseline`, ...
-    pub(super) name: &'static str,
+    pub(in crate::task::commands) name: &'static str,
     /// Who proposed the trials.
-    pub(super) strategy: String,
-    pub(super) objectives: Vec<Objective>,
-    pub(super) constraints: Vec<Constraint>,
+    pub(in crate::task::commands) strategy: String,
+    pub(in crate::task::commands) objectives: Vec<Objective>,
+    pub(in crate::task::commands) constraints: Vec<Constraint>,
     /// The metric that the main objective stands for, of a part that measures it.
     truth: Option<String>,
     /// Names of all metrics.
     metrics: Vec<String>,
-    pub(super) decisions: Vec<Choices>,
-    pub(super) trials: Vec<TrialRow>,
+    pub(in crate::task::commands) decisions: Vec<Choices>,
+    pub(in crate::task::commands) trials: Vec<TrialRow>,
     /// SVG of some architectures.
     drawings: Vec<String>,
 }
 
 /// A decision.
 #[derive(Debug, Serialize)]
-pub(super) struct Choices {
+pub(in crate::task::commands) struct Choices {
     pub name: String,
     pub choices: Vec<String>,
 }
 
 /// A trial.
 #[derive(Debug, Serialize)]
-pub(super) struct TrialRow {
+pub(in crate::task::commands) struct TrialRow {
     pub id: u64,
     pub arch: Vec<u16>,
     pub notation: String,
