@@ -50,3 +50,48 @@ fn mobilenet_v2_of_torchvision_starts_the_backbone_of_a_segmenter_and_the_rest_i
     let text = SEGMENT.fail(&[&args[..], &["--set", "train.init_prefix=body."]].concat());
     assert!(text.contains("train.init_prefix without train.init"), "{text}");
 }
+
+/// `[model] init` says the same in every kind of experiment; what fits of a supernet is taken and reported.
+#[test]
+fn a_supernet_and_a_model_start_from_a_run_by_one_key() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    fs::write(at("train.toml"), TRAIN).unwrap();
+    let train = |out: &str, sets: &[&str]| {
+        let fixed = ["train", "--config", &at("train.toml"), "--out", &at(out), "--device", "cpu"].map(String::from);
+        fixed.into_iter().chain(sets.iter().map(|set| set.to_string())).collect::<Vec<_>>()
+    };
+    let run = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = SEGMENT.command(&args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    run(&train("first", &[]));
+    let from = format!("model.init={}", at("first"));
+    let said = run(&train("second", &["--set", &from, "--set", "model.init_prefix="]));
+    assert!(said.contains("backbone tensors") && !said.contains("new"), "{said}");
+    let config = fs::read_to_string(at("second/config.toml")).unwrap();
+    assert!(config.contains("init_prefix = \"\"") && config.find("[train]").unwrap() < config.find("init = ").unwrap());
+
+    let data = &TRAIN[TRAIN.find("[data]").unwrap()..];
+    let search = "kind = 'one_shot'\n[space]\nkind = 'auto_deeplab'\nlayers = 2\nblocks = 1\nfilters = 2\nstem = [4, 4, 4]\n\
+                  [one_shot]\nepochs = 1\nbatch_size = 1\n[one_shot.method]\nkind = 'darts'\narch_start_epoch = 0\n";
+    fs::write(at("search.toml"), format!("{search}{data}")).unwrap();
+    let search = |out: &str, sets: &[&str]| {
+        let fixed = ["search", "--config", &at("search.toml"), "--out", &at(out), "--device", "cpu"].map(String::from);
+        fixed.into_iter().chain(sets.iter().map(|set| set.to_string())).collect::<Vec<_>>()
+    };
+    run(&search("supernet", &[]));
+    let from = format!("model.init={}", at("supernet"));
+    let said = run(&search("again", &["--set", &from]));
+    assert!(said.contains(" tensors") && !said.contains("new"), "{said}");
+    let other = format!("model.init={}", at("first"));
+    let args = search("other", &["--set", &other]);
+    let error = SEGMENT.fail(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("one_shot.init") && error.contains("fits"), "{error}");
+    let both = ["--set", &from, "--set", "one_shot.init=x"];
+    let args = search("both", &both);
+    let error = SEGMENT.fail(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(error.contains("model.init and one_shot.init: expected one of them"), "{error}");
+}

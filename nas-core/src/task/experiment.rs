@@ -414,6 +414,12 @@ pub struct OneShotSection {
     /// Part of the train split that the weights do not see; absent: one of two random halves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<HeldOut>,
+    /// Weights that the supernet starts from, as far as names and shapes fit: a run folder or a file, also of PyTorch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// Put before every name of `init`'s tensors, such as `backbone.`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_prefix: Option<String>,
 }
 
 fn default_one_shot_epochs() -> usize {
@@ -443,10 +449,14 @@ impl<T: Task> Experiment for OneShotExperiment<T> {
     const KIND: Kind = Kind::OneShot;
 
     fn check(&self) -> Result<()> {
-        let OneShotSection { method, epochs, batch_size, held_out, .. } = &self.one_shot;
+        let OneShotSection { method, epochs, batch_size, held_out, init, init_prefix, .. } = &self.one_shot;
         ensure!(*epochs > 0, "one_shot.epochs = 0; expected at least 1");
         ensure!(*batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
         held_out.map_or(Ok(()), |held_out| held_out.check("one_shot.held_out"))?;
+        ensure!(
+            init.is_some() || init_prefix.is_none(),
+            "one_shot.init_prefix without one_shot.init; expected weights to start from"
+        );
         ensure!(self.retrain.init.is_none(), "retrain.init: the search itself says what its trainings start from");
         self.retrain.check("retrain", &self.eval)?;
         T::check(&self.setting())?;
@@ -611,6 +621,7 @@ pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
         Some(kind) => bail!("{origin}: kind = {:?}; this command takes kind = {expected:?}", kind.name()),
     }
     resolve(&mut table, &|name: &str| named_model(name, E::Task::preset))?;
+    move_init(&mut table, E::KIND).with_context(|| origin.clone())?;
     let experiment: E = config::from_table(table, &origin)?;
     check_all(&experiment).with_context(|| origin)?;
     Ok(experiment)
@@ -696,6 +707,28 @@ pub fn load_section<S: DeserializeOwned>(path: &Path, sets: &[String], name: &st
     let mut table = config::read_table(path, sets)?;
     absolute_paths(&mut table)?;
     Ok(config::section(table, name, &path.display().to_string())?)
+}
+
+/// `init` and `init_prefix` may stand in `[model]` too: they move to the section of the recipe, or of the supernet.
+fn move_init(table: &mut Table, kind: Kind) -> Result<()> {
+    let section = if kind == Kind::OneShot { "one_shot" } else { "train" };
+    for key in ["init", "init_prefix"] {
+        let Some(value) = table.get_mut("model").and_then(|model| model.as_table_mut()?.remove(key)) else { continue };
+        let place = table.entry(section).or_insert_with(|| Value::Table(Table::new())).as_table_mut();
+        let place = place.with_context(|| format!("{section}: expected a section"))?;
+        ensure!(!place.contains_key(key), "model.{key} and {section}.{key}: expected one of them");
+        place.insert(key.into(), value);
+    }
+    if table.get("model").and_then(Value::as_table).is_some_and(Table::is_empty) {
+        table.remove("model");
+    }
+    for entry in table.get_mut("models").and_then(Value::as_array_mut).into_iter().flatten() {
+        let Some(entry) = entry.as_table_mut() else { continue };
+        let Some(init) = entry.get_mut("model").and_then(|model| model.as_table_mut()?.remove("init")) else { continue };
+        ensure!(!entry.contains_key("init"), "models.model.init and models.init: expected one of them");
+        entry.insert("init".into(), init);
+    }
+    Ok(())
 }
 
 fn resolve<M: Serialize>(table: &mut Table, preset: &impl Fn(&str) -> Result<M>) -> Result<()> {

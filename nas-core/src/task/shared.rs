@@ -16,8 +16,9 @@ use crate::estimator::supernet::SupernetEvaluator;
 use crate::nn::{Mode, Shape, VarBuilder, build_on};
 use crate::one_shot::{self, Chosen, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use crate::optim::{Named, named_parameters};
-use crate::run::cli::Compute;
+use crate::run::cli::{Compute, warn};
 use crate::run::device::expect_fixed_shapes;
+use crate::run::import::init_from;
 use crate::space::trial::Values;
 use crate::space::{Architecture, Mixture, WeightSharing};
 use crate::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -67,6 +68,10 @@ impl<T: Task> Shared<T> {
         let mut wanted = all_variables(&supernet.weights);
         wanted.retain(|(name, _)| pretrained.contains_key(name));
         copy_into(&wanted, pretrained).context("pretrain")?;
+        if let Some(from) = &section.init {
+            let prefix = section.init_prefix.as_deref().unwrap_or_default();
+            warn(init_from(&supernet.weights, from, prefix).context("one_shot.init")?.to_string());
+        }
         let weights = named_parameters(&supernet.weights);
         let problem_space = space.clone();
         let method = section
