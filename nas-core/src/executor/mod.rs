@@ -1,9 +1,13 @@
 //! Where trials run: in this process, or each in a child process of its own. The one place that turns a panic, a limit or a
 //! death into a failed trial.
 
+mod jobs;
+mod ray;
 mod slurm;
 pub mod supervised;
 
+pub use jobs::Jobs;
+pub use ray::Ray;
 pub use slurm::Slurm;
 
 use std::collections::VecDeque;
@@ -211,6 +215,7 @@ impl Limits {
         let in_process = matches!(executor, ExecutorConfig::InProcess);
         let slurm = matches!(executor, ExecutorConfig::Slurm { .. });
         ensure!(!(limited && slurm), "limits: Slurm keeps them; expected --time and --mem in executor.options");
+        ensure!(!(limited && matches!(executor, ExecutorConfig::Ray { .. })), "limits: jobs of Ray have none");
         ensure!(!(limited && in_process), "limits: trials run in this process; limits need --workers N");
         if let Some(secs) = self.time_secs {
             ensure!(secs > 0.0 && secs.is_finite(), "limits.time_secs = {secs}; expected more than 0");
@@ -263,6 +268,24 @@ pub enum ExecutorConfig {
         #[serde(default)]
         options: Vec<String>,
     },
+    /// As jobs of a Ray cluster, which go on while the search is not running. The run folder is on a file system that all nodes
+    /// share.
+    Ray {
+        /// Jobs that wait or run at a time.
+        workers: usize,
+        /// As for processes.
+        #[serde(default = "ordered")]
+        ordered: bool,
+        /// The dashboard of the cluster's head.
+        #[serde(default = "ray_address")]
+        address: String,
+        /// Processors of a job.
+        #[serde(default = "one")]
+        cpus: f64,
+        /// Cards of a job.
+        #[serde(default)]
+        gpus: f64,
+    },
 }
 
 /// Names in braces of [`ExecutorConfig::Command`].
@@ -272,33 +295,53 @@ fn ordered() -> bool {
     true
 }
 
+fn ray_address() -> String {
+    "http://127.0.0.1:8265".into()
+}
+
+fn one() -> f64 {
+    1.0
+}
+
 impl ExecutorConfig {
     /// With `workers` in the place of its own, where they are given.
-    pub fn with_workers(self, workers: Option<usize>) -> Self {
-        match (workers, self) {
-            (None, config) => config,
-            (Some(workers), Self::InProcess) => Self::Processes { workers, ordered: true },
-            (Some(workers), Self::Processes { ordered, .. }) => Self::Processes { workers, ordered },
-            (Some(workers), Self::Command { ordered, command, .. }) => Self::Command { workers, ordered, command },
-            (Some(workers), Self::Slurm { ordered, options, .. }) => Self::Slurm { workers, ordered, options },
+    pub fn with_workers(mut self, given: Option<usize>) -> Self {
+        let Some(given) = given else { return self };
+        match &mut self {
+            Self::InProcess => return Self::Processes { workers: given, ordered: true },
+            Self::Processes { workers, .. }
+            | Self::Command { workers, .. }
+            | Self::Slurm { workers, .. }
+            | Self::Ray { workers, .. } => *workers = given,
         }
+        self
     }
 
     /// Whether results are taken in the order of the trials.
     pub fn is_ordered(&self) -> bool {
         match self {
             Self::InProcess => true,
-            Self::Processes { ordered, .. } | Self::Command { ordered, .. } | Self::Slurm { ordered, .. } => *ordered,
+            Self::Processes { ordered, .. }
+            | Self::Command { ordered, .. }
+            | Self::Slurm { ordered, .. }
+            | Self::Ray { ordered, .. } => *ordered,
         }
     }
 
     /// Says which value makes no sense.
     pub fn check(&self) -> Result<()> {
-        let (Self::Processes { workers, .. } | Self::Command { workers, .. } | Self::Slurm { workers, .. }) = self
+        let (Self::Processes { workers, .. }
+        | Self::Command { workers, .. }
+        | Self::Slurm { workers, .. }
+        | Self::Ray { workers, .. }) = self
         else {
             return Ok(());
         };
         ensure!(*workers > 0, "executor.workers = 0; expected at least 1");
+        if let Self::Ray { cpus, gpus, .. } = self {
+            let sound = [cpus, gpus].iter().all(|number| (0.0..=1024.0).contains(*number));
+            ensure!(sound, "executor: cpus = {cpus}, gpus = {gpus}; expected 0 to 1024");
+        }
         let Self::Command { command, .. } = self else { return Ok(()) };
         ensure!(!command.is_empty(), "executor.command is empty; expected a program and its arguments");
         words::check_placeholders("executor.command", command, &PLACEHOLDERS)?;

@@ -724,7 +724,9 @@ fn move_init(table: &mut Table, kind: Kind) -> Result<()> {
     }
     for entry in table.get_mut("models").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(entry) = entry.as_table_mut() else { continue };
-        let Some(init) = entry.get_mut("model").and_then(|model| model.as_table_mut()?.remove("init")) else { continue };
+        let Some(init) = entry.get_mut("model").and_then(|model| model.as_table_mut()?.remove("init")) else {
+            continue;
+        };
         ensure!(!entry.contains_key("init"), "models.model.init and models.init: expected one of them");
         entry.insert("init".into(), init);
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::one_shot;
 use crate::estimator::honesty::HonestyReport;
-use crate::executor::{self, Executor, ExecutorConfig, InProcess, Processes, Slurm, trial_folder};
+use crate::executor::{self, Executor, ExecutorConfig, InProcess, Jobs, Processes, Ray, Slurm, trial_folder};
 use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
@@ -310,7 +310,11 @@ impl<T: Task> Job<'_, T> {
                 Box::new(processes(*workers)?.launched_by(command.clone()))
             }
             ExecutorConfig::Slurm { workers, options, .. } => {
-                Box::new(Slurm::new(trials.clone(), *workers, options.clone(), compute)?)
+                Box::new(Jobs::new(Slurm { options: options.clone() }, &trials, *workers, compute)?)
+            }
+            ExecutorConfig::Ray { workers, address, cpus, gpus, .. } => {
+                let ray = Ray { address: address.clone(), cpus: *cpus, gpus: *gpus };
+                Box::new(Jobs::new(ray, &trials, *workers, compute)?)
             }
         };
         let mut started = executor::started(&trials)?;
