@@ -1,9 +1,13 @@
-//! Trials as jobs of a real Slurm of two nodes and four pretended cards (`tests/slurm/cluster.sh`).
+//! Trials as jobs of clusters: of a real Slurm of two nodes and four pretended cards (`tests/slurm/cluster.sh`), and of what answers as
+//! Ray does.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use nas_core::search::log as trial_log;
 use nas_core::space::trial::{Outcome, Record};
@@ -109,6 +113,103 @@ fn what_happens_to_jobs_fails_their_trials_alone() {
             (_, outcome) => assert!(matches!(outcome, Outcome::Metrics(_)), "{outcome:?}"),
         }
     }
+}
+
+/// What stands for a Ray head: its jobs are processes of this machine.
+struct Head {
+    address: String,
+    submitted: Arc<Mutex<Vec<(String, Child)>>>,
+}
+
+impl Head {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let submitted: Arc<Mutex<Vec<(String, Child)>>> = Arc::default();
+        let jobs = submitted.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = answer(stream.unwrap(), &jobs);
+            }
+        });
+        Self { address, submitted }
+    }
+}
+
+fn answer(stream: TcpStream, jobs: &Mutex<Vec<(String, Child)>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut head = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if line.trim().is_empty() {
+            break;
+        }
+        head.push(line.trim().to_string());
+    }
+    let length = head.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    let mut jobs = jobs.lock().unwrap();
+    let describe = |(id, child): &mut (String, Child)| {
+        let status = match child.try_wait().unwrap() {
+            None => "RUNNING",
+            Some(status) if status.success() => "SUCCEEDED",
+            Some(_) => "FAILED",
+        };
+        serde_json::json!({ "submission_id": id, "status": status, "message": "Job is what its status says." })
+    };
+    let request = head.first().cloned().unwrap_or_default();
+    let found = match request.split(' ').collect::<Vec<_>>()[..] {
+        ["POST", "/api/jobs/", _] => {
+            let job: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(
+                (job["entrypoint_num_cpus"].as_f64(), job["entrypoint_num_gpus"].as_f64()),
+                (Some(1.0), Some(0.5))
+            );
+            let (id, command) = (job["submission_id"].as_str().unwrap(), job["entrypoint"].as_str().unwrap());
+            let child = Command::new("sh").args(["-c", command]).env("OMP_NUM_THREADS", "1").spawn().unwrap();
+            jobs.push((id.to_string(), child));
+            serde_json::json!({ "submission_id": id })
+        }
+        ["GET", "/api/jobs/", _] => jobs.iter_mut().map(describe).collect(),
+        ["GET", path, _] => {
+            let job = jobs.iter_mut().find(|(id, _)| path.ends_with(id.as_str()));
+            job.map_or(serde_json::Value::Null, describe)
+        }
+        _ => serde_json::Value::Null,
+    };
+    let text = found.to_string();
+    write!(&stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
+}
+
+#[test]
+fn a_search_by_rays_jobs_is_killed_goes_on_and_writes_the_log_of_processes() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let script = "case {id} in 7) exit 4;; esac; sleep 0.5; echo \"{\\\"valid\\\": 0.$(echo {arch} | tr -d -)}\"";
+    write_config(folder, "own.toml", 10, script, "");
+    let head = Head::start();
+    let ray = format!("[executor]\nkind = 'ray'\nworkers = 3\ngpus = 0.5\naddress = '{}'\n", head.address);
+    write_config(folder, "ray.toml", 10, script, &ray);
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_string();
+    let args = |config: &str, out: &str| -> Vec<String> {
+        ["search", "--config", &path(config), "--out", &path(out), "--resume", "--threads", "1"]
+            .map(String::from)
+            .into()
+    };
+    let own = [args("own.toml", "own"), vec!["--workers".into(), "3".into()]].concat();
+    CLASSIFY.succeed(&own.iter().map(String::as_str).collect::<Vec<_>>());
+    let of_ray = args("ray.toml", "run");
+    let of_ray: Vec<&str> = of_ray.iter().map(String::as_str).collect();
+    CLASSIFY.kill_when(&of_ray, || head.submitted.lock().unwrap().len() >= 4);
+    CLASSIFY.succeed(&of_ray);
+    assert_same_file(&folder.join("own"), &folder.join("run"), "trials.jsonl");
+    assert_eq!(head.submitted.lock().unwrap().len(), 10, "no trial was started twice");
+    let nobody = ["--set", "executor.address=http://127.0.0.1:9"];
+    let none = args("ray.toml", "none");
+    let error = CLASSIFY.fail(&[&none.iter().map(String::as_str).collect::<Vec<_>>()[..], &nobody].concat());
+    assert!(error.contains("http://127.0.0.1:9/api/jobs/: cannot ask Ray"), "{error}");
 }
 
 #[test]

@@ -5,10 +5,12 @@ mod jobs;
 mod ray;
 mod slurm;
 pub mod supervised;
+mod threads;
 
 pub use jobs::Jobs;
 pub use ray::Ray;
 pub use slurm::Slurm;
+pub use threads::{Evaluate, Threads};
 
 use std::collections::VecDeque;
 use std::fs;
@@ -61,13 +63,13 @@ fn failed(reason: &str) -> Outcome {
 }
 
 /// Runs the program of a trial and takes the numbers `metrics` from the JSON object that is the last line it prints. Other
-/// numbers there are kept too, whatever else there is does not matter.
+/// numbers there are kept too, whatever else there is does not matter. What it says on stderr goes to `log`, or this process's.
 ///
 /// # Errors
 /// If the program cannot be started, fails, or does not print these numbers.
-pub fn run_program(program: Command, metrics: &[String]) -> Result<Values> {
+pub fn run_program(program: Command, metrics: &[String], log: Option<fs::File>) -> Result<Values> {
     let name = program.get_program().to_string_lossy().into_owned();
-    let output = supervised::output(program)?;
+    let output = supervised::output(program, log)?;
     if !output.status.success() {
         let said =
             output.stderr.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing was printed on stderr");
@@ -599,7 +601,8 @@ mod tests {
     #[test]
     fn a_program_is_asked_for_its_metrics_alone() {
         let asked = ["v".to_string()];
-        let run = |line: &str| run_program(sh(&format!("echo '{line}'")), &asked).map_err(|error| format!("{error:#}"));
+        let run =
+            |line: &str| run_program(sh(&format!("echo '{line}'")), &asked, None).map_err(|error| format!("{error:#}"));
         for line in [
             "{\"v\": 0.5, \"x\": NaN}",
             "{\"v\": 0.5, \"x\": [1], \"y\": \"NaN, -Infinity\"}",
@@ -612,7 +615,7 @@ mod tests {
         assert!(run("{\"w\": 1}").unwrap_err().contains("it printed no v"));
         assert!(run("{\"v\": \"high\"}").unwrap_err().contains("v: \"high\" found, expected a number"));
         assert!(run("done").unwrap_err().contains("\"done\" found, expected a JSON object of numbers"));
-        let error = format!("{:#}", run_program(sh("echo why >&2; exit 3"), &asked).unwrap_err());
+        let error = format!("{:#}", run_program(sh("echo why >&2; exit 3"), &asked, None).unwrap_err());
         assert!(error.contains("exit status: 3: why"), "{error}");
     }
 

@@ -6,8 +6,8 @@
 //! until nothing is. Outside Linux the program leads a process group, which is killed instead.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Read};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -107,18 +107,20 @@ pub struct Output {
 }
 
 /// Runs a program to its end. What it prints is kept up to [`KEPT_BYTES`] of each end, and the last line of stdout whole. The
-/// same of its stderr goes to this process's, the beginning at once.
+/// same of its stderr goes to the file `log`, or this process's stderr, the beginning at once.
 ///
 /// # Errors
 /// If the program cannot be started ([`CannotStart`]), or a signal to this process ends it ([`Interrupted`]).
-pub fn output(mut command: Command) -> Result<Output> {
+pub fn output(mut command: Command, log: Option<File>) -> Result<Output> {
     const POLL: Duration = Duration::from_millis(5);
     let name = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut program = Supervised::spawn(command).map_err(|source| CannotStart { name: name.clone(), source })?;
     let (stdout, stderr) = (program.child().stdout.take(), program.child().stderr.take());
-    let (stdout, stderr) =
-        (collect(stdout.context("a piped stdout")?, false), collect(stderr.context("a piped stderr")?, true));
+    let (stdout, stderr) = (
+        collect(stdout.context("a piped stdout")?, None),
+        collect(stderr.context("a piped stderr")?, Some(sink(&log)?)),
+    );
     let status = loop {
         if interrupt::requested() {
             program.kill();
@@ -131,7 +133,8 @@ pub fn output(mut command: Command) -> Result<Output> {
     };
     let (stdout, stderr) = (ended(stdout), ended(stderr));
     if stderr.length > KEPT_BYTES {
-        eprintln!("{}", words::text(&stderr.rest()));
+        // A log that cannot be written is missing, and no reason to fail a trial.
+        let _ = writeln!(sink(&log)?, "{}", words::text(&stderr.rest()));
     }
     Ok(Output { status, last_line: stdout.last_line(), stdout: stdout.text(), stderr: stderr.text() })
 }
@@ -188,17 +191,24 @@ impl Ends {
     }
 }
 
-/// Reads a pipe on a thread of its own, so that the program never waits for a reader. With `echo` its head is passed on.
-fn collect(mut pipe: impl Read + Send + 'static, echo: bool) -> Receiver<Ends> {
+fn sink(log: &Option<File>) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match log {
+        Some(file) => Box::new(file.try_clone()?),
+        None => Box::new(io::stderr()),
+    })
+}
+
+/// Reads a pipe on a thread of its own, so that the program never waits for a reader. Its head is passed on to `echo`.
+fn collect(mut pipe: impl Read + Send + 'static, mut echo: Option<Box<dyn Write + Send>>) -> Receiver<Ends> {
     let (sender, receiver) = channel();
     // It ends with the pipe, or when nobody wants what it reads.
     thread::spawn(move || {
         let mut buffer = vec![0; 64 << 10];
         let mut ends = Ends::default();
         while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-            if echo {
+            if let Some(echo) = &mut echo {
                 let head = &buffer[..length.min(KEPT_BYTES.saturating_sub(ends.length))];
-                eprint!("{}", words::text(&String::from_utf8_lossy(head)));
+                let _ = write!(echo, "{}", words::text(&String::from_utf8_lossy(head)));
             }
             ends.push(&buffer[..length]);
         }
@@ -409,11 +419,11 @@ mod tests {
 
     #[test]
     fn exit_codes_signals_and_the_last_line_come_through() {
-        let ended = output(sh("echo first; echo '{\"a\": 1}'; echo; exit 3")).unwrap();
+        let ended = output(sh("echo first; echo '{\"a\": 1}'; echo; exit 3"), None).unwrap();
         assert_eq!((ended.status.code(), &*ended.last_line), (Some(3), "{\"a\": 1}"));
-        let ended = output(sh("kill -9 $$")).unwrap();
+        let ended = output(sh("kill -9 $$"), None).unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(9));
-        let error = output(Command::new("/no/such/program")).unwrap_err();
+        let error = output(Command::new("/no/such/program"), None).unwrap_err();
         assert!(error.downcast_ref::<CannotStart>().is_some(), "{error:#}");
         assert!(format!("{error:#}").contains("cannot start /no/such/program: No such file"), "{error:#}");
     }
@@ -421,7 +431,8 @@ mod tests {
     #[test]
     fn what_is_left_of_a_program_ends_with_it_and_holds_nobody_up() {
         let started = Instant::now();
-        let ended = output(sh("setsid sh -c 'echo $$; exec sleep 1001' & sleep 0.2; echo '{\"v\": 0.5}'")).unwrap();
+        let ended =
+            output(sh("setsid sh -c 'echo $$; exec sleep 1001' & sleep 0.2; echo '{\"v\": 0.5}'"), None).unwrap();
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
         assert_eq!(ended.last_line, "{\"v\": 0.5}");
         let id = ended.stdout.lines().next().unwrap().parse().unwrap();
@@ -449,11 +460,12 @@ mod tests {
 
     #[test]
     fn what_a_program_prints_is_kept_at_both_ends() {
-        let ended = output(sh("yes abcdefg | head -c 30000000; echo; echo end; yes err | head -c 100000 >&2")).unwrap();
+        let ended =
+            output(sh("yes abcdefg | head -c 30000000; echo; echo end; yes err | head -c 100000 >&2"), None).unwrap();
         assert_eq!(ended.last_line, "end");
         assert!(ended.stdout.len() < 3 * KEPT_BYTES && ended.stderr.len() < 3 * KEPT_BYTES);
         assert!(ended.stdout.contains("bytes ...]") && ended.stdout.trim_end().ends_with("end"));
-        let ended = output(sh("head -c 60000000 /dev/zero | tr '\\0' a")).unwrap();
+        let ended = output(sh("head -c 60000000 /dev/zero | tr '\\0' a"), None).unwrap();
         assert_eq!(ended.last_line, "");
     }
 }

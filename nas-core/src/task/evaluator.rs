@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_datasets::{SampleSet, Split, rng};
@@ -21,7 +22,7 @@ use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
 use crate::run::cli::Compute;
 use crate::run::config;
-use crate::run::run_dir::{RunDir, last_weights, read_classes, write_atomic_with};
+use crate::run::run_dir::{RunDir, last_weights, open_to_append, read_classes, write_atomic_with};
 use crate::run::tensor_file::write_tensors_about;
 use crate::run::words;
 use crate::search::goals::Goals;
@@ -404,11 +405,29 @@ impl<T: Task> Evaluator<T> {
         }
     }
 
+    /// What runs trials on threads of this process, where they need no process of their own.
+    pub fn on_threads(&self) -> Option<executor::Evaluate> {
+        match self {
+            Self::Table { table, .. } => {
+                let table = table.clone();
+                Some(Arc::new(move |trial, _| table.values(&trial.arch)))
+            }
+            Self::Command { space, command, metrics, seed } => {
+                let (space, command, metrics, seed) = (space.clone(), command.clone(), metrics.clone(), *seed);
+                Some(Arc::new(move |trial, folder| {
+                    let log = open_to_append(&folder.join("run.log"))?;
+                    run_program(&command, &metrics, &space, seed, trial, Some(log))
+                }))
+            }
+            _ => None,
+        }
+    }
+
     /// Runs a trial, whose own folder is `folder`.
     pub fn evaluate(&self, trial: &Trial, folder: &Path, compute: Compute) -> Result<Values> {
         match self {
             Self::Table { table, .. } => table.values(&trial.arch),
-            Self::Command { space, command, metrics, seed } => run_program(command, metrics, space, *seed, trial),
+            Self::Command { space, command, metrics, seed } => run_program(command, metrics, space, *seed, trial, None),
             Self::Manual { .. } => bail!(BY_HAND),
             Self::ZeroCost(proxies) => proxies.evaluate(&trial.arch),
             Self::Predicted { space, predictor, inner } => {
@@ -441,6 +460,7 @@ fn run_program<T: Task>(
     space: &SearchedSpace<T>,
     seed: u64,
     trial: &Trial,
+    log: Option<fs::File>,
 ) -> Result<Values> {
     let Budget { epochs, data, image, channels, cells } = trial.budget;
     let optional = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
@@ -463,7 +483,7 @@ fn run_program<T: Task>(
     let replaced = |argument: &String| words::replace_placeholders(argument, values());
     let mut program = Command::new(replaced(&command[0]));
     program.args(command[1..].iter().map(replaced));
-    executor::run_program(program, metrics)
+    executor::run_program(program, metrics, log)
 }
 
 /// A value as a program's argument: text without its quotes.

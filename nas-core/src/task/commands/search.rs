@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::one_shot;
 use crate::estimator::honesty::HonestyReport;
-use crate::executor::{self, Executor, ExecutorConfig, InProcess, Jobs, Processes, Ray, Slurm, trial_folder};
+use crate::executor::{
+    self, Executor, ExecutorConfig, InProcess, Jobs, Limits, Processes, Ray, Slurm, Threads, trial_folder,
+};
 use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
@@ -305,7 +307,13 @@ impl<T: Task> Job<'_, T> {
             |workers| Ok::<_, anyhow::Error>(Processes::new(trials.clone(), workers, limits)?.computing(compute));
         let mut running: Box<dyn Executor + '_> = match executor {
             ExecutorConfig::InProcess => Box::new(InProcess::new(evaluate)),
-            ExecutorConfig::Processes { workers, .. } => Box::new(processes(*workers)?),
+            // Limits are kept on processes.
+            ExecutorConfig::Processes { workers, .. } => {
+                match evaluator.on_threads().filter(|_| limits == Limits::default()) {
+                    Some(evaluate) => Box::new(Threads::new(trials.clone(), *workers, evaluate)),
+                    None => Box::new(processes(*workers)?),
+                }
+            }
             ExecutorConfig::Command { workers, command, .. } => {
                 Box::new(processes(*workers)?.launched_by(command.clone()))
             }
