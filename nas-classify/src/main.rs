@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use nas_classify::commands;
 use nas_classify::task::Classification;
 use nas_core::run::cli;
@@ -69,7 +69,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 fn main() -> ExitCode {
     let command = cli::parse::<Cli>(EXAMPLES).command;
     cli::run(move || match &command {
-        Command::Common(args) => args.run::<Classification>(Cli::command, &commands::analyse::ClassifySpaces),
+        Command::Common(args) => args.run::<Classification>(|| cli::command::<Cli>(EXAMPLES), &commands::analyse::ClassifySpaces),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::NoNames;
 use nas_core::task::commands::common::Common;
@@ -74,7 +74,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 fn main() -> ExitCode {
     let command = cli::parse::<Cli>(EXAMPLES).command;
     cli::run(move || match &command {
-        Command::Common(args) => args.run::<Segmentation>(Cli::command, &NoNames),
+        Command::Common(args) => args.run::<Segmentation>(|| cli::command::<Cli>(EXAMPLES), &NoNames),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),

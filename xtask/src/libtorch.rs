@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 /// The version that tch 0.26 is made for.
-const VERSION: &str = "2.13.0";
+pub const VERSION: &str = "2.13.0";
 
 /// What the CPU needs of torch's dependencies: the CPU library itself refers to CUDA's runtime and profiler.
 const LIGHT: [&str; 2] = ["nvidia-cuda-runtime==13.0.*", "nvidia-cuda-cupti==13.0.*"];

@@ -1,5 +1,6 @@
-//! Developer commands: `cargo xtask setup | demo | test | gpu-check | gpu-bundle`. Depends on no libtorch, so that it can fetch it.
+//! Developer commands: `cargo xtask setup | demo | test | dist | gpu-check | gpu-bundle`. Depends on no libtorch, so that it can fetch it.
 
+mod dist;
 mod libtorch;
 mod python;
 
@@ -28,6 +29,8 @@ enum TaskCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Make target/dist: the programs for machines without Rust, as a tarball and as a Python wheel
+    Dist,
     /// Set up and prove the GPU path of the three programs, where there is a GPU
     GpuCheck,
     /// Make .gpu: the three programs for a machine with a card and torch 2.11, without Rust and network (15 minutes the first time)
@@ -55,6 +58,7 @@ fn run(task: TaskCommand) -> Result<()> {
         TaskCommand::Setup => Ok(()),
         TaskCommand::Demo => demo(root),
         TaskCommand::Test { args } => test(root, &args),
+        TaskCommand::Dist => dist::dist(root),
         TaskCommand::GpuCheck => {
             PROGRAMS.iter().try_for_each(|program| build(root, program))?;
             PROGRAMS.iter().try_for_each(|program| tool(root, program, &["gpu-check"]))

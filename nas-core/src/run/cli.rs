@@ -292,19 +292,23 @@ pub enum Format {
 /// Reads the command line. `examples` end the help of the commands that they name, in which `PROGRAM` stands for the program's
 /// name. Ends the process where there is nothing to do: with 0 after `--help`, with 1 after a mistake.
 pub fn parse<C: clap::Parser>(examples: &[(&str, &'static str)]) -> C {
+    let read = command::<C>(examples).try_get_matches().and_then(|read| C::from_arg_matches(&read));
+    read.unwrap_or_else(|error| {
+        // Nobody can be told that the terminal is gone.
+        let _ = error.print();
+        std::process::exit(error.exit_code().min(1))
+    })
+}
+
+/// The command line that [`parse`] reads.
+pub fn command<C: clap::Parser>(examples: &[(&str, &'static str)]) -> clap::Command {
     let program = C::command();
     let name = program.get_name().to_string();
     let with_example = |command: clap::Command| {
         let example = examples.iter().find(|(of, _)| *of == command.get_name());
         example.map(|(_, text)| *text).into_iter().fold(command, clap::Command::after_help)
     };
-    let program = of_program(program.mut_subcommands(with_example), &name);
-    let read = program.try_get_matches().and_then(|read| C::from_arg_matches(&read));
-    read.unwrap_or_else(|error| {
-        // Nobody can be told that the terminal is gone.
-        let _ = error.print();
-        std::process::exit(error.exit_code().min(1))
-    })
+    of_program(program.mut_subcommands(with_example), &name)
 }
 
 fn of_program(command: clap::Command, name: &str) -> clap::Command {

@@ -1,6 +1,8 @@
 //! The commands that are the same in the programs of all tasks.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use super::analyse::{self, AnalyseArgs, Spaces};
@@ -47,10 +49,16 @@ pub enum Common {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write manual pages, one per command
+    #[command(hide = true)]
+    Man {
+        /// Folder to write to
+        folder: PathBuf,
+    },
 }
 
 impl Common {
-    /// Runs the command. `program` is what completions are for, `spaces` what tables without a space are read by.
+    /// Runs the command. `program` is what completions and manual pages are for, `spaces` what tables without a space are read by.
     pub fn run<T: Task>(&self, program: fn() -> clap::Command, spaces: &dyn Spaces) -> Result<()> {
         match self {
             Self::Search(args) => search::run::<T>(args),
@@ -69,6 +77,10 @@ impl Common {
             Self::Completions { shell } => {
                 clap_complete::generate(*shell, &mut program(), T::PROGRAM, &mut std::io::stdout());
                 Ok(())
+            }
+            Self::Man { folder } => {
+                let write = || std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program(), folder));
+                write().with_context(|| format!("{}: cannot write manual pages", folder.display()))
             }
         }
     }
