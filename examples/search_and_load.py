@@ -35,6 +35,7 @@ constraints = [{{ metric = "macs", upper = 25e6 }}]
 
 [space]
 kind = "mobile_seg"
+bn = {{ momentum = 0.3 }}
 
 [strategy]
 kind = "regularized_evolution"
@@ -98,7 +99,8 @@ if plt:
 # %%
 call("nas-segment", "train", "--config", folder / "search/train.toml", "--set", "train.epochs=10", "--out", folder / "trained", "--resume")
 trained = load_run(folder / "trained")
-print(trained.curves)
+for row in trained.epochs():  # `trained.curves` is the same as a DataFrame
+    print(f"epoch {row['epoch']}: loss {row['loss']:.3f}")
 print("mIOU on the val split:", trained.result["scores"]["miou"])
 
 # %% [markdown]

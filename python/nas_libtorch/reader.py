@@ -141,7 +141,7 @@ class Run:
         if part not in PARTS:
             raise ValueError(f"part = {part!r}; expected {', '.join(PARTS)}")
         folder = self.path if part == "search" else self.path / part
-        secs = {mark["id"]: mark.get("secs") for mark in _lines(folder / "times.jsonl")}
+        secs = {mark.get("id"): mark.get("secs") for mark in _lines(folder / "times.jsonl")}
         path = folder / "trials.jsonl"
         try:
             return [_trial(record, secs) for record in _lines(path)]
@@ -152,14 +152,18 @@ class Run:
 
     @cached_property
     def curves(self) -> Table:
-        """One row per epoch of a training, or of a supernet's: `epoch`, `loss`, `lr`, the metrics of epochs that were validated,
-        and `secs` and `images` since the start where they are known."""
-        marks = {mark["id"]: mark for mark in _lines(self.path / "times.jsonl")}
+        """The epochs of the training, or of a supernet's: see `epochs`."""
+        return _table(self.epochs())
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """One row per epoch, empty where nothing is trained: `epoch`, `loss`, `lr`, the metrics of epochs that were validated, and
+        `secs` and `images` since the start where they are known."""
+        marks = {mark.get("id"): mark for mark in _lines(self.path / "times.jsonl")}
         rows = _lines(self.path / "metrics.jsonl")
         for row in rows:
             mark = marks.get(row.get("epoch"), {})
             row.update({key: mark[key] for key in ("secs", "images") if key in mark})
-        return _table(rows)
+        return rows
 
     @cached_property
     def trainings(self) -> dict[str, Run]:

@@ -83,7 +83,7 @@ def test_a_training_gives_curves_with_times(tmp_path: Path, without_pandas: None
     write_lines(folder / "times.jsonl", [{"id": 2, "secs": 9.0, "images": 64}])
     (folder / "classes.json").write_text('["road", "sky"]')
     run = load_run(folder)
-    assert run.curves == [epochs[0], {**epochs[1], "secs": 9.0, "images": 64}]
+    assert run.curves == run.epochs() == [epochs[0], {**epochs[1], "secs": 9.0, "images": 64}]
     assert (run.architecture, run.classes, run.best) == ("1-1", ["road", "sky"], None)
     assert run.result == {"scores": {"miou": 0.5}}
     assert run.trials == []

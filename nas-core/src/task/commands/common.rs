@@ -79,7 +79,8 @@ impl Common {
                 Ok(())
             }
             Self::Man { folder } => {
-                let write = || std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program(), folder));
+                let write =
+                    || std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program(), folder));
                 write().with_context(|| format!("{}: cannot write manual pages", folder.display()))
             }
         }
