@@ -20,7 +20,7 @@ print("everything is in", folder)
 # %% [markdown]
 # ## Data, and an experiment
 #
-# Networks of inverted residuals of at most 25 million multiply-adds. Trials train for two epochs on four fifths of the train split and
+# Networks of inverted residuals of at most 25 million multiply-adds. Trials train for four epochs on four fifths of the train split and
 # are scored on the rest; the val split stays closed.
 
 # %%
@@ -35,7 +35,7 @@ constraints = [{{ metric = "macs", upper = 25e6 }}]
 
 [space]
 kind = "mobile_seg"
-bn = {{ momentum = 0.3 }}
+bn = {{ momentum = 0.5 }}
 
 [strategy]
 kind = "regularized_evolution"
@@ -46,7 +46,7 @@ sample_size = 2
 kind = "train"
 
 [train]
-epochs = 2
+epochs = 4
 batch_size = 4
 optimizer = {{ kind = "sgd", lr = 0.05, momentum = 0.9, weight_decay = 1e-4 }}
 
