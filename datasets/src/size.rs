@@ -1,12 +1,13 @@
 //! Image sizes, and pixels as tensors.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::images::MAX_PIXELS;
 
 /// A height and a width in pixels, neither of them zero, of at most [`MAX_PIXELS`]; `[height, width]` in files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "[u32; 2]", into = "[u32; 2]")]
 pub struct Size {
     height: u32,

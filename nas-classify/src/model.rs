@@ -5,6 +5,7 @@ use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{ResNet, ResNetConfig, ResNetDepth};
 use nas_core::nn::VarBuilder;
 use nas_core::space::Architecture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cells::{self, CellSpace, StemKind, published};
@@ -16,7 +17,7 @@ use crate::search_net::SpaceConfig;
 pub use crate::classifier::{Classifier, Logits};
 
 /// The section `[model]` of an experiment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelConfig {
     /// A network of NAS-Bench-201.
@@ -32,7 +33,7 @@ pub enum ModelConfig {
 }
 
 /// A published network of inverted residuals.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MobileModel {
     /// Which.
@@ -46,7 +47,7 @@ pub struct MobileModel {
 }
 
 /// A ResNet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetModel {
     /// 18 or 20.
@@ -54,7 +55,7 @@ pub struct ResNetModel {
 }
 
 /// An architecture of a search space.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SearchedModel {
     /// The choices.
@@ -102,7 +103,7 @@ const CIFAR: Reference = Reference { size: (32, 32), num_classes: 10 };
 const IMAGENET: Reference = Reference { size: (224, 224), num_classes: 1000 };
 
 /// A network of NAS-Bench-201.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NasBench201Model {
     /// Operators of the edges 0->1, 0->2, 1->2, 0->3, 1->3, 2->3, such as `3-1-0-4-2-3`.

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nas_core::nn::{Linear, Mode, VarBuilder};
 use nas_core::space::{Mixture, Supernet, WeightSharing};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -13,7 +14,7 @@ use crate::mobile::MobileSpace;
 use crate::nasbench201::NasBench201Nets;
 
 /// A space with a supernet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum SpaceConfig {
     /// NAS-Bench-201.

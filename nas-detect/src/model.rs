@@ -6,6 +6,7 @@ use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo, Mixture, Supernet};
 use nas_datasets::det::DetTarget;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -17,7 +18,7 @@ use crate::head::{
 use crate::neck::{BiFpnConfig, ExtraInput, FpnConfig, Levels, NasFpnConfig, Neck, NeckConfig};
 
 /// The section `[model]` of an experiment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Images to maps.

@@ -10,6 +10,7 @@ use nas_core::nn::{
     dropout, resize_bilinear,
 };
 use nas_core::space::FeatureInfo;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -17,7 +18,7 @@ use crate::separable::SeparableConv;
 
 /// What a [`Head`] consists of. The defaults are those of the published Auto-DeepLab and of DeepLabv3+ with ResNet-101;
 /// DeepLabv3+ with Xception is `separable`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HeadConfig {
     /// Channels of every branch of the pyramid and of its output.
@@ -37,6 +38,7 @@ pub struct HeadConfig {
     pub bn: BnConfig,
     /// Refines the pyramid's output by the low-level features. A config says `decoder = false` for none.
     #[serde(with = "section_or_false")]
+    #[schemars(schema_with = "section_or_false::schema")]
     pub decoder: Option<DecoderConfig>,
 }
 
@@ -75,7 +77,7 @@ impl HeadConfig {
 }
 
 /// What the decoder of a [`Head`] consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecoderConfig {
     /// Channels that the low-level features are reduced to.
@@ -271,6 +273,7 @@ pub(crate) fn conv_3x3(vb: &VarBuilder, channels: (i64, i64), dilation: i64, con
 mod section_or_false {
     use std::fmt;
 
+    use schemars::{Schema, SchemaGenerator, json_schema};
     use serde::de::value::MapAccessDeserializer;
     use serde::de::{MapAccess, Visitor};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -286,6 +289,10 @@ mod section_or_false {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DecoderConfig>, D::Error> {
         from.deserialize_any(SectionVisitor)
+    }
+
+    pub fn schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "boolean" }, generator.subschema_for::<DecoderConfig>()] })
     }
 
     struct SectionVisitor;

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use nas_core::nn::VarBuilder;
 use nas_core::space::Architecture;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::auto_deeplab::AutoDeepLabConfig;
@@ -12,7 +13,7 @@ use crate::mobile_seg::{self, MobileSegConfig};
 pub use crate::seg_net::SegNet;
 
 /// The section `[model]` of an experiment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelConfig {
     /// DeepLabv3+ and, without a decoder, DeepLabv3.

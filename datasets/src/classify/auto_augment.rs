@@ -3,13 +3,14 @@
 
 use image::RgbImage;
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rand_augment::{Level, Op};
 use crate::rng::ChaCha8Rng;
 
 /// Which policy: for which data it was learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AutoAugment {
     /// CIFAR-10.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::synth::Shapes;
@@ -11,7 +12,7 @@ use crate::error::DataError;
 use crate::split::Split;
 
 /// Which data set, and where. Relative roots start at the current folder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ClassifyDataConfig {
     /// CIFAR-10 in the binary layout.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ClassifyDataset;
@@ -12,7 +13,7 @@ use crate::split::Split;
 use crate::subset::Subset;
 
 /// Which part of a set is used. Every class gives the same share of its samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Part {
     /// Share of the train split, in (0, 1].

@@ -3,6 +3,7 @@
 
 use image::{Rgb, RgbImage};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rng::ChaCha8Rng;
@@ -11,7 +12,7 @@ use crate::rng::ChaCha8Rng;
 const BINS: u32 = 31;
 
 /// How much is done to an image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RandAugment {
     /// Operators one after the other.

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use image::{RgbImage, imageops};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -14,7 +15,7 @@ use crate::rng::ChaCha8Rng;
 use crate::size::{Size, channels_last};
 
 /// How a training image comes to its size.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Crop {
     /// The image, resized where its size differs, in a black frame of `padding` pixels; a part at any place of it.
@@ -27,7 +28,7 @@ pub enum Crop {
 }
 
 /// Bounds of [`Crop::Resized`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResizedCrop {
     /// Smallest and largest share of the image's area.
@@ -43,7 +44,7 @@ impl Default for ResizedCrop {
 }
 
 /// Augmentation of training images, in the order of the fields.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifyTransform {
     /// Height and width of the result.

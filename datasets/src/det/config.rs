@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::shapes::ShapesDataset;
@@ -11,7 +12,7 @@ use crate::error::DataError;
 use crate::split::Split;
 
 /// Which data set, and where. Relative paths start at the current folder.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum DetDataConfig {
     /// COCO 2017 in its official layout: `annotations/instances_SPLIT2017.json`, `SPLIT2017/`.
@@ -46,7 +47,7 @@ pub enum DetDataConfig {
 }
 
 /// One split of a set in COCO's format.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CocoSplit {
     /// Annotation file.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{DetSample, Object};
@@ -16,7 +17,7 @@ use crate::size::Size;
 const MIN_SIDE: f64 = 1.0;
 
 /// Resizing, and random scale, crop, flip and colours of training samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DetTransform {
     /// Pixels of the shorter side after resizing.

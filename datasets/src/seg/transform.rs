@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use image::{GrayImage, RgbImage};
 use rand::Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -14,7 +15,7 @@ use crate::pixels::{self, ColorJitter, IMAGENET_MEAN, IMAGENET_STD, Normalize};
 use crate::size::{Size, channels_last};
 
 /// Random scale, crop, flip and colours of training samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainTransform {
     /// Size of the whole image that scales refer to; absent for the image's own. Pixels are resampled once, from the

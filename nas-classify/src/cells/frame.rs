@@ -9,11 +9,12 @@ use nas_core::nn::{
     VarBuilder, conv_bn, relu,
 };
 use nas_core::space::FeatureInfo;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 /// What comes before the cells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StemKind {
     /// One 3x3 convolution to three times the channels of the first cell.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use nas_core::nn::Op;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Place;
@@ -64,7 +65,7 @@ impl Cell {
 
 /// The cells of a network by name: `normal` and `reduce` when one structure serves everywhere; `normal_1`, `reduce_1`, … when
 /// each stage has its own; `cell_0`, `cell_1`, … when each cell has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(into = "String", try_from = "String")]
 pub struct Genotype {
     /// Names and cells.

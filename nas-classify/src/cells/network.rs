@@ -9,6 +9,7 @@ use nas_core::nn::{
     BnConfig, FactorizedReduce, Linear, Mode, Module, Op, OpConfig, Shape, VarBuilder, drop_path, probe, probe::Site,
 };
 use nas_core::space::{Backbone, FeatureInfo};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -23,7 +24,7 @@ use crate::classifier::{Classifier, Logits};
 const AUX_STAGE: usize = 2;
 
 /// Cells of a network, its sizes and what it does while training. The defaults are DARTS' for CIFAR.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
     /// The cells.

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use nas_core::nn::{Op, VarBuilder};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace, Graph, InvalidArchitecture, SearchSpace};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{FrameConfig, Place, StemKind};
@@ -12,7 +13,7 @@ use super::genotype::{Cell, Edge, Genotype};
 use super::network::{NetworkConfig, Trunk};
 
 /// Whose cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CellForm {
     /// Four nodes with two different inputs each, seven operators; the output has all nodes.
@@ -69,7 +70,7 @@ impl CellForm {
 }
 
 /// How many structures a network has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Share {
     /// One for all normal cells and one for all reductions.
@@ -82,7 +83,7 @@ pub enum Share {
 }
 
 /// A space of cells in the frame of DARTS. The defaults are those of DARTS' search on CIFAR-10.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CellSpace {
     /// Whose cell.

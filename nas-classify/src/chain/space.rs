@@ -6,6 +6,7 @@ use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, Graph, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -19,7 +20,7 @@ const STAGES: usize = 3;
 
 /// Sizes of the space. The defaults are ENAS' for CIFAR-10; channels double where the map is halved, at one and two thirds
 /// of the depth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChainSpace {
     /// Layers.

@@ -1,12 +1,13 @@
 //! Spaces of inverted residuals as the literature has them.
 
 use nas_core::nn::Activation;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::space::{Stage, without};
 
 /// Forms of the literature.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MobilePreset {
     /// ProxylessNAS' for ImageNet: kernels 3, 5, 7, expansions 3 and 6.

@@ -10,12 +10,13 @@
 use nas_core::models::mobilenet_v2::{self, divisible};
 use nas_core::models::{BlockConfig, Gate, Layout, Naming, Taps};
 use nas_core::nn::{Activation, BnConfig, Init};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::Head;
 
 /// Names of published networks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Published {
     /// Sandler et al. 2018 (arXiv 1801.04381), torchvision's variables.

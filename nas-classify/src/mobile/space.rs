@@ -9,6 +9,7 @@ use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -19,7 +20,7 @@ use crate::cells::check_choices;
 pub(super) const BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
 
 /// Layers of equal width; the width is one choice, each layer another.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
     /// Channels of its layers.
@@ -76,7 +77,7 @@ fn relu() -> Vec<Activation> {
 }
 
 /// A space of inverted residuals.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MobileSpace {
     /// The form that `stages` come from where there are none of them.

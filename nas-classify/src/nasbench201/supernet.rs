@@ -7,6 +7,7 @@ use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, FeatureInfo, Graph, InvalidArchitecture, Mixture, SearchSpace,
     Supernet, WeightSharing,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -18,7 +19,7 @@ const SEARCH_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: false }
 const NONE: usize = 0;
 
 /// The cells of NAS-Bench-201 in networks of a given size. The defaults are the benchmark's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NasBench201Nets {
     /// Channels of the first stage.

@@ -22,6 +22,7 @@ use nas_datasets::classify::{
     eval_batches, train_loader,
 };
 use nas_datasets::{LoaderConfig, Size, Split, TrainLoader};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -71,7 +72,7 @@ impl Net {
 }
 
 /// `[loss]`: cross entropy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
     /// Share of each target that is spread over all classes.
@@ -87,7 +88,7 @@ impl Default for LossConfig {
 }
 
 /// `[eval]`: how accuracy is measured.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
     /// Epochs between validations; the last epoch always has one. 0: only the last.
@@ -190,6 +191,10 @@ impl Task for Classification {
 
     fn preset(name: &str) -> Result<ModelConfig> {
         ModelConfig::preset(name)
+    }
+
+    fn presets() -> Vec<&'static str> {
+        crate::model::presets().into_iter().map(|(name, _)| name).collect()
     }
 
     fn open(data: &ClassifyDataConfig, split: Split) -> Result<Set> {

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use forust_ml::objective::ObjectiveType;
 use forust_ml::{GradientBooster, Matrix};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::graf::{Graf, Scale};
@@ -19,7 +20,7 @@ use crate::strategy::gaussian_process::Surrogate;
 use crate::strategy::mlp::Mlp;
 
 /// The section `[predictor]`'s kinds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PredictorConfig {
     /// The mean of several small networks on the path encoding, as in BANANAS (arXiv 1910.11858).
@@ -52,7 +53,7 @@ pub enum PredictorConfig {
 }
 
 /// What a predictor sees of an architecture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Features {
     /// Its choices and paths, each a column.

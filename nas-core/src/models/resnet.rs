@@ -2,6 +2,7 @@
 //! the paper's for CIFAR; DeepLab's (arXiv 1706.05587) with a root of three convolutions, the stride in a stage's last unit
 //! and atrous rates 1, 2, 4 in the last stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -13,8 +14,9 @@ use crate::nn::{
 use crate::space::{Backbone, FeatureInfo};
 
 /// A published depth for ImageNet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u8", into = "u8")]
+#[schemars(extend("enum" = [18, 50]))]
 pub enum ResNetDepth {
     /// 18 layers: two 3x3 convolutions per unit.
     R18,

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -11,7 +12,7 @@ use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
 use crate::nn::Cost;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BnConfig {
     /// Share of the new batch in the running statistics; TF's decay `d` is `1 - d` here.

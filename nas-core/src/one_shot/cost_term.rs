@@ -1,6 +1,7 @@
 //! The expected cost of a relaxed architecture as a part of its loss.
 
 use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -8,7 +9,7 @@ use super::Problem;
 use crate::space::WeightSharing;
 
 /// How the expected multiply-adds `E` change the loss `L` of the architecture parameters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CostTermConfig {
     /// `L`.

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -17,7 +18,7 @@ use crate::space::{Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
 
 /// Which gradient the architecture parameters follow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// With the weights held fixed.

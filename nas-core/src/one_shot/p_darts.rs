@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Kind, Tensor};
@@ -21,7 +22,7 @@ use crate::train::{At, Step, scalar};
 
 /// Parameters of P-DARTS; the defaults are its authors' on CIFAR-10 (`train_search.py`, batches of 96). Stages are equal
 /// parts of the steps: 75 epochs make three of the authors' 25.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PDartsConfig {
     /// Layers of the supernet of each stage.

@@ -16,6 +16,7 @@ pub use sgd::{Sgd, SgdConfig};
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
@@ -32,7 +33,7 @@ pub fn named_parameters(vs: &VarStore) -> Vec<Named> {
 }
 
 /// Which update rule to use.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum OptimizerConfig {
     /// Stochastic gradient descent with momentum.

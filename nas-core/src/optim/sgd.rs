@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -9,7 +10,7 @@ use super::{Named, Optimizer, decays, like};
 use crate::nn::torch::{SgdStep, sgd_step};
 
 /// Constants of [`Sgd`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SgdConfig {
     /// Initial learning rate.

@@ -321,12 +321,16 @@ pub fn warn(warning: impl Display) {
     eprintln!("warning: {}", words::text(&warning.to_string()));
 }
 
-/// Prints a report on stdout. A closed pipe (`| head`) is not an error.
+/// Prints a report on stdout.
 pub fn print<R: Display + Serialize>(report: &R, format: Format) -> Result<()> {
-    let text = match format {
+    print_text(&match format {
         Format::Text => words::text(&report.to_string()).into_owned() + "\n",
         Format::Json => serde_json::to_string(report)? + "\n",
-    };
+    })
+}
+
+/// Prints on stdout. A closed pipe (`| head`) is not an error.
+pub fn print_text(text: &str) -> Result<()> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -1,6 +1,7 @@
 //! The range of every number of an experiment file, by its key: a key means the same in every section that has it. Sections
 //! whose numbers depend on one another say so themselves; this is what no value may leave.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Result, bail};
@@ -25,6 +26,12 @@ impl Range {
 
     const fn above(from: f64, to: f64) -> Self {
         Self { from, open: true, to }
+    }
+
+    /// The range that holds both.
+    fn or(self, other: Self) -> Self {
+        let open = [self, other].into_iter().all(|range| range.open || range.from > self.from.min(other.from));
+        Self { from: self.from.min(other.from), open, to: self.to.max(other.to) }
     }
 
     /// Whether `value` is one of the range; NaN is of none.
@@ -136,6 +143,60 @@ fn walk<'a>(value: &'a Value, keys: &mut Vec<&'a str>) -> Result<()> {
         bail!("{} = {value}; expected {range}", keys.join("."));
     }
     Ok(())
+}
+
+/// Writes the ranges of all numbers into the schema of an experiment file. A section that stands in several places has the widest of
+/// its ranges there.
+pub fn annotate(schema: &mut serde_json::Value) {
+    let mut found = BTreeMap::new();
+    collect(schema, schema, String::new(), &mut Vec::new(), &mut found);
+    for (place, range) in found {
+        let Some(number) = schema.pointer_mut(&place).and_then(serde_json::Value::as_object_mut) else { continue };
+        let least = number.get("minimum").and_then(serde_json::Value::as_f64);
+        let lower = if range.open { "exclusiveMinimum" } else { "minimum" };
+        if least.is_none_or(|least| least <= range.from) && range.from > ANY.from {
+            number.shift_remove("minimum");
+            number.insert(lower.into(), written(range.from));
+        }
+        if range.to < ANY.to {
+            number.insert("maximum".into(), written(range.to));
+        }
+    }
+}
+
+/// Whole numbers without a point.
+fn written(bound: f64) -> serde_json::Value {
+    if bound.fract() == 0.0 && bound.abs() < 1e15 { (bound as i64).into() } else { bound.into() }
+}
+
+/// The range of every number below `schema`, which stands at `keys`, by the JSON pointer `place` of its type.
+fn collect<'a>(
+    root: &'a serde_json::Value,
+    schema: &'a serde_json::Value,
+    place: String,
+    keys: &mut Vec<&'a str>,
+    found: &mut BTreeMap<String, Range>,
+) {
+    if let Some(name) = schema["$ref"].as_str().and_then(|to| to.strip_prefix("#/$defs/")) {
+        collect(root, &root["$defs"][name], format!("/$defs/{name}"), keys, found);
+    }
+    if ["integer", "number"].map(Some).contains(&schema["type"].as_str()) && schema.get("enum").is_none() {
+        let range = range_of(keys);
+        found.entry(place.clone()).and_modify(|known| *known = known.or(range)).or_insert(range);
+    }
+    for (key, value) in schema["properties"].as_object().into_iter().flatten() {
+        keys.push(key);
+        collect(root, value, format!("{place}/properties/{key}"), keys, found);
+        keys.pop();
+    }
+    for list in ["oneOf", "anyOf", "prefixItems"] {
+        for (i, value) in schema[list].as_array().into_iter().flatten().enumerate() {
+            collect(root, value, format!("{place}/{list}/{i}"), keys, found);
+        }
+    }
+    if let Some(items) = schema.get("items") {
+        collect(root, items, format!("{place}/items"), keys, found);
+    }
 }
 
 #[cfg(test)]

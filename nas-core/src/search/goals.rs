@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::space::Architecture;
@@ -10,7 +11,7 @@ use crate::space::{ChoiceSpace, Graph, InvalidArchitecture, Observation, Origin}
 use crate::strategy::{StrategyConfig, StrategyInfo};
 
 /// Which way a metric is better.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
     /// Larger is better.
@@ -21,12 +22,14 @@ pub enum Goal {
 }
 
 /// A metric to be made better.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "WrittenObjective")]
+#[schemars(!try_from, deny_unknown_fields)]
 pub struct Objective {
     /// Name of the metric.
     pub metric: String,
     /// Which way is better. It may be left out where the name is not that of a cost.
+    #[schemars(with = "Option<Goal>")]
     pub goal: Goal,
 }
 
@@ -54,7 +57,7 @@ impl TryFrom<WrittenObjective> for Objective {
 }
 
 /// Bounds of a metric.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Constraint {
     /// Name of the metric, such as `params`, `macs`, `latency_millis`.

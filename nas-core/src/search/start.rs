@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::run::run_dir::{read_json, write_atomic};
@@ -15,7 +16,7 @@ use crate::space::trial::Record;
 use crate::space::{Architecture, ChoiceSpace, Observation, Origin};
 
 /// Where a search begins.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StartConfig {
     /// Architectures that are tried first: choices such as `3-0-1`, or what the space names.

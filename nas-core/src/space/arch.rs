@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One choice per decision of a search space. Prints and parses as `3-0-1`.
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(arch.choices(), [3, 0, 1]);
 /// assert_eq!(arch.to_string(), "3-0-1");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(into = "String", try_from = "String")]
 pub struct Architecture(Vec<u16>);
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::hyperband::HyperbandConfig;
@@ -15,7 +16,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of asynchronous successive halving.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct AshaConfig(pub HyperbandConfig);
 

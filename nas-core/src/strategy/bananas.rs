@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::history::{History, scores};
@@ -20,7 +21,7 @@ use crate::space::{ChoiceSpace, Graph, Observation};
 use crate::stats::normal_quantile;
 
 /// Parameters of BANANAS; the defaults are the authors' but for the depth of the networks (theirs is 10).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BananasConfig {
     /// Random trials at the start.

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -18,7 +19,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
 
 /// How a controller learns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ControllerUpdate {
     /// One gradient step per batch.
@@ -28,7 +29,7 @@ pub enum ControllerUpdate {
 }
 
 /// Parameters of the recurrent controller.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ControllerConfig {
     /// How it learns.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::history::{History, scores};
@@ -19,7 +20,7 @@ use crate::space::{ChoiceSpace, Graph, Observation};
 use crate::stats::{expected_improvement, normal_cdf};
 
 /// Parameters of Bayesian optimisation with a Gaussian process; the defaults are NAS-BOWL's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaussianProcessConfig {
     /// Random trials at the start.

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::registry::{at_least, part};
@@ -16,7 +17,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of the genetic algorithm; the defaults are SPOS's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GeneticConfig {
     /// Trials of a generation.

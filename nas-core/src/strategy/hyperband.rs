@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::registry::{at_least, part};
@@ -17,7 +18,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of successive halving and Hyperband.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HyperbandConfig {
     /// Epochs of the cheapest trial.
@@ -59,12 +60,12 @@ impl HyperbandConfig {
 }
 
 /// Parameters of successive halving: those of Hyperband's longest bracket.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct SuccessiveHalvingConfig(pub HyperbandConfig);
 
 /// Parameters of BOHB; the defaults are HpBandSter's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BohbConfig {
     /// Epochs of the cheapest trial.

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Asking, Fitness, SearchStrategy, StrategyDef, StrategyInfo, fitness};
@@ -13,7 +14,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Local search has no parameters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalSearchConfig {}
 

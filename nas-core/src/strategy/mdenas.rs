@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::{Distribution, largest, mode_of};
@@ -14,7 +15,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of multinomial distribution learning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MdenasConfig {
     /// Probability that moves between two choices in one update.

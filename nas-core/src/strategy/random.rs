@@ -1,6 +1,7 @@
 //! Random search (Li and Talwalkar, arXiv 1902.07638): every architecture is drawn anew.
 
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Asking, SearchStrategy, StrategyDef, StrategyInfo};
@@ -8,7 +9,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
 
 /// Random search has no parameters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RandomConfig {}
 

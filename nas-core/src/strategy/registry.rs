@@ -77,7 +77,7 @@ macro_rules! registry {
         $(pub use $module::$config;)+
 
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
         #[serde(tag = "kind", rename_all = "snake_case")]
         pub enum $name {
             $($(#[$doc])* $variant($config),)+

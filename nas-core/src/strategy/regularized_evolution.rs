@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::registry::at_least;
@@ -15,7 +16,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of regularized evolution.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RegularizedEvolutionConfig {
     /// Members of the population; as many random trials come first.

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
@@ -14,7 +15,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of REINFORCE.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReinforceConfig {
     /// Learning rate of Adam.

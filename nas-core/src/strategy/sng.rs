@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::Distribution;
@@ -13,7 +14,7 @@ use crate::space::trial::Proposal;
 use crate::space::{ChoiceSpace, Observation};
 
 /// Parameters of (adaptive) stochastic natural gradient.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SngConfig {
     /// Trials per update.

@@ -4,6 +4,7 @@
 use anyhow::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::distribution::draw;
@@ -14,7 +15,7 @@ use crate::space::trial::{Proposal, Trial};
 use crate::space::{ChoiceSpace, Observation, Origin};
 
 /// Parameters of TPE; the defaults are optuna's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TpeConfig {
     /// Random trials at the start.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_datasets::{SampleSet, Split, rng};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
@@ -38,7 +39,7 @@ use crate::train::{all_variables, read_tensors};
 const INHERITED: &str = "inherited.safetensors";
 
 /// `[evaluator]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum EvaluatorConfig {
     /// Trains the architecture's network by `[train]` at the trial's budget, on a part of the train split, and scores it on the
@@ -95,7 +96,7 @@ impl EvaluatorConfig {
 }
 
 /// One file, or a list of them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a path or a list of paths")]
 pub enum Files {
     /// One.
@@ -115,7 +116,7 @@ impl Files {
 }
 
 /// `[honesty]`: the main objective against a full evaluation on random architectures.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HonestyConfig {
     /// The metric that the objective stands for; larger is better.
@@ -151,7 +152,7 @@ impl HonestyConfig {
 
 /// `[predictor]`: `samples` random architectures are evaluated, the search looks for the best by a predictor that has learned
 /// from them, and the `verify` best that it finds are evaluated.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PredictorSection {
     /// The predictor.

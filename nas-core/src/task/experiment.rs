@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nas_datasets::{LoaderConfig, SampleSet, Split, shared_images};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
@@ -28,7 +29,7 @@ use crate::space::trial::Budget;
 use crate::strategy::StrategyConfig;
 
 /// The section `[loader]`: how images are read. None of it changes what is computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoaderSection {
     /// Batches that are made ahead of the one in use.
@@ -51,7 +52,7 @@ impl LoaderSection {
 }
 
 /// What an experiment file is for: its key `kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// One training.
@@ -65,7 +66,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
             Self::Compare => "compare",
@@ -128,8 +129,9 @@ impl<T: Task> Setting<T> {
 }
 
 /// `[train]`: a training recipe. Defaults are the task's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, bound = "T: Task")]
+#[schemars(rename = "Recipe", bound = "T: Task")]
 pub struct Recipe<T: Task> {
     /// Passes over the train split.
     pub epochs: usize,
@@ -218,8 +220,9 @@ impl<T: Task> Recipe<T> {
 }
 
 /// `kind = "train"`: one network, one recipe, one seed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, bound = "T: Task")]
+#[schemars(rename = "Train", bound = "T: Task")]
 pub struct TrainExperiment<T: Task> {
     /// `train`.
     pub kind: Kind,
@@ -272,8 +275,9 @@ impl<T: Task> Experiment for TrainExperiment<T> {
 }
 
 /// `kind = "compare"`: several models, one recipe, several seeds.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, bound = "T: Task")]
+#[schemars(rename = "Compare", bound = "T: Task")]
 pub struct CompareExperiment<T: Task> {
     /// `compare`.
     pub kind: Kind,
@@ -308,8 +312,9 @@ fn default_pictures() -> usize {
 }
 
 /// A model of a comparison.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "NamedModel")]
 pub struct NamedModel<M> {
     /// Name in the table and in file names.
     pub name: String,
@@ -350,8 +355,9 @@ impl<T: Task> Experiment for CompareExperiment<T> {
 }
 
 /// `kind = "one_shot"`: a search on the shared weights of a supernet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, bound = "T: Task")]
+#[schemars(rename = "OneShot", bound = "T: Task")]
 pub struct OneShotExperiment<T: Task> {
     /// `one_shot`.
     pub kind: Kind,
@@ -397,7 +403,7 @@ pub struct OneShotExperiment<T: Task> {
 }
 
 /// `[one_shot]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OneShotSection {
     /// The method and its parameters.
@@ -466,8 +472,9 @@ impl<T: Task> Experiment for OneShotExperiment<T> {
 }
 
 /// `kind = "search"`: a search by trials.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, bound = "T: Task")]
+#[schemars(rename = "Search", bound = "T: Task")]
 pub struct SearchExperiment<T: Task> {
     /// `search`.
     pub kind: Kind,

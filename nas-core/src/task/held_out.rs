@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use nas_datasets::{SampleSet, hold_out};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Task;
 use super::experiment::check_part;
 
 /// `held_out`: which samples of the train split.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a part of the train split such as 0.2, or { end_of_sequences = 0.2 }")]
 pub enum HeldOut {
     /// This part of them, at random.
@@ -20,7 +21,7 @@ pub enum HeldOut {
 }
 
 /// The last samples of every sequence: samples whose names differ in the digits at their end alone, by name.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndOfSequences {
     /// This part of every sequence.

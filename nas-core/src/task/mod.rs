@@ -5,6 +5,7 @@ pub mod commands;
 pub mod evaluator;
 pub mod experiment;
 pub mod held_out;
+pub mod schema;
 pub mod searched;
 pub mod shared;
 pub mod supervised;
@@ -16,6 +17,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use nas_datasets::{LoaderConfig, SampleSet, Source, Split, TrainLoader};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn::VarStore};
@@ -34,9 +36,12 @@ use experiment::{OneShotExperiment, Recipe, Setting};
 use supervised::{cost_of, require_equal_classes};
 
 /// A section of an experiment file: plain data.
-pub trait Section: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {}
+pub trait Section:
+    Clone + Debug + PartialEq + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static
+{
+}
 
-impl<S: Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static> Section for S {}
+impl<S: Clone + Debug + PartialEq + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static> Section for S {}
 
 /// What a validation ends in.
 pub trait Scores: Clone + Debug + Display + Serialize + DeserializeOwned {
@@ -169,6 +174,9 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     fn shipped_weights(_name: &str) -> Option<&'static [u8]> {
         None
     }
+
+    /// Names of all published networks.
+    fn presets() -> Vec<&'static str>;
 
     /// A split of the data.
     fn open(data: &Self::Data, split: Split) -> Result<Self::Set>;
@@ -343,7 +351,8 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 }
 
 /// `[pretrain]` of a task that has none: no value is one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
 pub enum NoPretrain {}
 
 /// Metrics of an architecture that need no trial; an error where its network does not take the input.

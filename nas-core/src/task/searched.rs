@@ -1,11 +1,16 @@
 //! `[space]` of a search by trials: the task's space and, in `[space.recipe]`, keys of the recipe that are choices too.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, Result};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::json;
 use toml::{Table, Value};
 
 use super::experiment::Recipe;
+use super::schema::objects;
 use super::{CostFunction, Task, TaskSpace};
 use crate::nn::Shape;
 use crate::run::config;
@@ -49,6 +54,25 @@ impl<'de, T: Task> Deserialize<'de> for SearchedSpace<T> {
         };
         let space = T::Space::deserialize(Value::Table(table)).map_err(|error| D::Error::custom(error.message()))?;
         Ok(Self { space, recipe })
+    }
+}
+
+impl<T: Task> JsonSchema for SearchedSpace<T> {
+    fn schema_name() -> Cow<'static, str> {
+        "SearchedSpace".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = T::Space::json_schema(generator).to_value();
+        let recipe = json!({
+            "type": "object",
+            "description": "Keys of `[train]` that are choices too, dotted or nested: lists of the values to choose from.",
+            "additionalProperties": { "anyOf": [{ "type": "array", "minItems": 1 }, { "type": "object" }] },
+        });
+        for space in objects(&mut schema) {
+            space["properties"][RECIPE] = recipe.clone();
+        }
+        Schema::try_from(schema).unwrap_or_default()
     }
 }
 

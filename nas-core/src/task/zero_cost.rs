@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use nas_datasets::{SampleSet, Split, rng};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
@@ -56,7 +57,7 @@ impl<T: Task> Model for Candidate<T> {
 }
 
 /// `[evaluator] kind = "zero_cost"`: scores of untrained networks on one batch, the same for every architecture of a run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ZeroCostConfig {
     /// The proxies, which are the metrics of a trial; the costs come by themselves.
@@ -76,7 +77,7 @@ pub struct ZeroCostConfig {
 }
 
 /// What untrained networks are scored on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeBatch {
     /// Normal noise with random labels of ten classes.

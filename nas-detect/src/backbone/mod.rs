@@ -12,12 +12,13 @@ use nas_core::models::resnet::DrawOrder;
 use nas_core::models::{self, MobileNet, ResNet, mobilenet_v2};
 use nas_core::nn::{BnConfig, Cost, NormConfig, VarBuilder};
 use nas_core::space::{Architecture, Backbone};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::detnas::{DetNasConfig, DetNasNet};
 
 /// The section `[model.backbone]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BackboneConfig {
     /// A network of DetNAS' space.
@@ -34,7 +35,7 @@ pub enum BackboneConfig {
 }
 
 /// Which ResNet.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
     /// Its layers.

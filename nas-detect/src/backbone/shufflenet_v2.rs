@@ -6,6 +6,7 @@ use nas_core::nn::{
     max_pool_shape,
 };
 use nas_core::space::{Backbone, FeatureInfo};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -17,7 +18,7 @@ const STEM: i64 = 24;
 const REPEATS: [usize; 3] = [4, 8, 4];
 
 /// A published width.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShuffleNetWidth {
     /// 0.5

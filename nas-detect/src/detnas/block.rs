@@ -5,6 +5,7 @@ use nas_core::nn::{
     Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, chain, chain_cost,
     conv_bn,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -37,7 +38,7 @@ impl BlockOp {
 
 /// Which half of a map's channels a block of stride 1 hands on, which it transforms. Weights trained under one are
 /// meaningless under the other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChannelShuffle {
     /// Even channels pass, odd ones are transformed: the authors' final networks ("method 2").
@@ -68,7 +69,7 @@ pub fn channel_shuffle(xs: &Tensor) -> Tensor {
 }
 
 /// Initial weights of convolutions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightInit {
     /// He et al. 2015, fan-out.

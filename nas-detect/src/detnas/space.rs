@@ -7,6 +7,7 @@ use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -20,7 +21,7 @@ use crate::choices::check_choices;
 pub(super) const STAGES: usize = 4;
 
 /// A named size of the space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DetNasSize {
     /// For tests and small sets: 9 blocks.
     #[serde(rename = "tiny")]
@@ -37,7 +38,7 @@ pub enum DetNasSize {
 }
 
 /// A backbone of the space, or the space itself when `arch` is not used.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetNasConfig {
     /// What the other sizes default to.

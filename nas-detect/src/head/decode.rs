@@ -1,13 +1,14 @@
 //! From scores to detections: threshold, best of every level, suppression of doubles.
 
 use anyhow::{Result, ensure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::nms::nms;
 
 /// What counts as a detection. The section `[model.head.detect]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetectConfig {
     /// The score that a detection must exceed. For average precision it should be low.

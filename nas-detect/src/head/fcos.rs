@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Init, Mode, Module, Shape, VarBuilder, relu};
 use nas_datasets::det::DetTarget;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Reduction, Tensor};
 
@@ -17,7 +18,7 @@ use crate::layers::BiasedConv;
 use crate::neck::Levels;
 
 /// How the four distances to a box's sides, in strides, come out of the last convolution.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Regression {
     /// `relu(x)` with a bias that starts at 1: at 0 a prediction can be dead from the start.
@@ -28,7 +29,7 @@ pub enum Regression {
 }
 
 /// What an [`Fcos`] consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FcosConfig {
     /// Convolutions before the predictors.

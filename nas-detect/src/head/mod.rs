@@ -17,6 +17,7 @@ use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder};
 use nas_datasets::det::DetTarget;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -64,7 +65,7 @@ impl Losses {
 }
 
 /// The section `[model.head]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HeadConfig {
     /// One prediction per pixel, without anchors.

@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Module, Shape, VarBuilder};
 use nas_datasets::det::DetTarget;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -17,7 +18,7 @@ use crate::layers::BiasedConv;
 use crate::neck::Levels;
 
 /// What losses are divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Normalizer {
     /// The positive anchors of the batch.
@@ -28,7 +29,7 @@ pub enum Normalizer {
 }
 
 /// What a [`Retina`] consists of.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RetinaConfig {
     /// Convolutions before the predictors.

@@ -2,13 +2,14 @@
 
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, relu};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::layers::{BiasedConv, GroupNorm};
 
 /// Norms between the convolutions of a head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TowerNorm {
     /// None.

@@ -6,13 +6,14 @@ use nas_core::nn::{
     Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, conv_bn,
     max_pool,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Inputs, Levels, Neck, halved, size_of, upsample};
 
 /// How a node adds its inputs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fusion {
     /// `Σ relu(w_i) x_i / (Σ relu(w_i) + 1e-4)`.
@@ -25,7 +26,7 @@ pub enum Fusion {
 }
 
 /// Which maps a bottom-up node between the ends takes besides the level below.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeInputs {
     /// The cell's input and the top-down node of its level.
@@ -38,7 +39,7 @@ pub enum NodeInputs {
 }
 
 /// One node of a cell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BiFpnNode {
     /// How it adds.
@@ -48,7 +49,7 @@ pub struct BiFpnNode {
 }
 
 /// What a [`BiFpn`] consists of. The defaults are EfficientDet-D0's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BiFpnConfig {
     /// Channels of every level.

@@ -2,13 +2,14 @@
 
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Conv2d, ConvConfig, Init, Mode, Module, Shape, VarBuilder, relu};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Inputs, Levels, Neck, size_of, upsample};
 
 /// What P6 is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExtraInput {
     /// The output P5.
@@ -19,7 +20,7 @@ pub enum ExtraInput {
 }
 
 /// What an [`Fpn`] consists of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct FpnConfig {
     /// Channels of every level.

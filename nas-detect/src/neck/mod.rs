@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder};
 use nas_core::space::FeatureInfo;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -34,7 +35,7 @@ pub trait Neck: fmt::Debug {
 }
 
 /// The section `[model.neck]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum NeckConfig {
     /// Feature pyramid network.
@@ -93,7 +94,7 @@ impl NeckConfig {
 }
 
 /// Which levels a neck gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Levels {
     /// The finest, 2 to 4.

@@ -5,13 +5,14 @@ use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn, relu,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{Inputs, LAST_FEATURE, Levels, Neck, size_of, upsample};
 
 /// How a cell merges its two maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MergeOp {
     /// `a + b`.
@@ -21,7 +22,7 @@ pub enum MergeOp {
 }
 
 /// One merging cell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MergingCell {
     /// The level of its output.
@@ -33,7 +34,7 @@ pub struct MergingCell {
 }
 
 /// Pooling of the gate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GatePool {
     /// The largest value of each channel: the authors' code.
@@ -44,7 +45,7 @@ pub enum GatePool {
 }
 
 /// Which input of an attention cell is the gate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Gate {
     /// The one of the coarser level, of equal ones the first: the authors' code.
@@ -55,7 +56,7 @@ pub enum Gate {
 }
 
 /// What a [`NasFpn`] consists of. The defaults are the published "7 @ 256".
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NasFpnConfig {
     /// Channels of every level.

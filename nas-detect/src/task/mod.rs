@@ -21,6 +21,7 @@ use nas_core::task::{self, Pass, PerClass, Task, supervised};
 use nas_datasets::det::loader::Boxes;
 use nas_datasets::det::{CocoSplit, DetBatch, DetDataConfig, DetDataset, DetTransform, det_train_loader};
 use nas_datasets::{LoaderConfig, SampleSet, Size, Split, TrainLoader, hold_out};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
@@ -93,12 +94,12 @@ impl Net {
 }
 
 /// `[loss]`: the head's own, without settings here.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LossConfig {}
 
 /// `[eval]`: how average precision is measured; always in pixels of the original image.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
     /// Epochs between validations; the last epoch always has one. 0: only the last.
@@ -194,6 +195,10 @@ impl Task for Detection {
 
     fn preset(name: &str) -> Result<ModelConfig> {
         ModelConfig::preset(name)
+    }
+
+    fn presets() -> Vec<&'static str> {
+        crate::model::presets().into_iter().map(|(name, _)| name).collect()
     }
 
     fn open(data: &DetDataConfig, split: Split) -> Result<Set> {

@@ -14,6 +14,7 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe};
 use nas_core::train::{self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, scalar};
 use nas_datasets::classify::{self, ClassifyBatch, ClassifyDataConfig, ClassifyTransform, Images, train_loader};
 use nas_datasets::{DataError, Split, TrainLoader, rng};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Kind, Reduction, Tensor, nn::VarStore};
@@ -24,7 +25,7 @@ use crate::task::space::SpaceConfig;
 use crate::task::{Detection, EvalConfig, images_on};
 
 /// The section `[pretrain]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
     /// Images and classes.

@@ -5,6 +5,7 @@ use nas_core::nn::{Shape, VarBuilder};
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::supervised::cost_of;
 use nas_core::task::{CostFunction, TaskSpace, sizes};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::BackboneConfig;
@@ -14,7 +15,7 @@ use crate::neck::{BiFpnSpace, Levels, NasFpnConfig, NasFpnSpace, NeckConfig};
 use crate::task::{Detection, Net};
 
 /// What takes the place of a part of `[model]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum SpaceConfig {
     /// The backbone: DetNAS' blocks (Chen et al. 2019, arXiv 1903.10979). Its `arch` is not used.

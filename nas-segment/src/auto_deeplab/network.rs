@@ -5,6 +5,7 @@ use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Mode, Module, OpConfig, Shape, VarBuilder, drop_path, resize_bilinear};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -17,7 +18,7 @@ use crate::seg_net::SegNet;
 const LOW_LEVEL_CELL: usize = 2;
 
 /// How a cell reaches its level.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Wiring {
     /// As TensorFlow's published network: strides lie inside the operators on states 0 and 1; the layer before the last is
@@ -30,7 +31,7 @@ pub enum Wiring {
 }
 
 /// An Auto-DeepLab network. The defaults are those of the published ones, at F = 20.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoDeepLabConfig {
     /// Levels of the layers, then state and operator of both inputs of each block.

@@ -7,6 +7,7 @@ use nas_core::space::{
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -16,7 +17,7 @@ use super::network::{AutoDeepLabConfig, Network};
 use super::supernet::Trellis;
 
 /// Sizes of the space. The defaults are the paper's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AutoDeepLabSpace {
     /// Layers of the trellis.

@@ -4,13 +4,14 @@
 use anyhow::{Result, ensure};
 use nas_core::models::{Layout, MobileNet, Taps, mobilenet_v2};
 use nas_core::nn::{BnConfig, Init, VarBuilder};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Index of the inverted residual whose depthwise output the decoder sees.
 const TAPPED_BLOCK: usize = 2;
 
 /// How wide and how deep a MobileNetV2 is.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MobileNetV2Config {
     /// Factor on the channels of every layer.

@@ -13,6 +13,7 @@ use anyhow::{Result, ensure};
 use nas_core::models::{ResNet, ResNetConfig, StrideBudget};
 use nas_core::nn::{BnConfig, NormConfig, VarBuilder};
 use nas_core::space::Backbone;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::head::{Head, HeadConfig};
@@ -20,7 +21,7 @@ use crate::seg_net::SegNet;
 use xception::{Xception, XceptionDepth};
 
 /// A DeepLabv3+.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeepLabV3PlusConfig {
     /// Input pixels per pixel of the final feature map along one side: 8, 16 or 32. Strides beyond it become atrous rates.
@@ -46,7 +47,7 @@ fn default_bn() -> BnConfig {
 }
 
 /// Backbone of a [`DeepLabV3PlusConfig`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BackboneConfig {
     /// Aligned Xception with 8 units in its middle flow.

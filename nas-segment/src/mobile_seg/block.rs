@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::operator::{Bottleneck, Operator};
 
 /// Whose variable names a network has, so that published weights load. Its initial weights are the same source's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Names {
     /// torchvision's MobileNetV2: `backbone.features.1.conv.0.0.weight`.

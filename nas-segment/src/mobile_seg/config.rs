@@ -6,6 +6,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::BlockParts;
 use nas_core::nn::{Activation, BnConfig, VarBuilder};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::block::{BlockStyle, Names, Place, block_parts};
@@ -18,7 +19,7 @@ use crate::model::SegNet;
 pub const STEM_STRIDE: i64 = 2;
 
 /// A network of the space, or one like it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MobileSegConfig {
     /// Channels of the first convolution.
@@ -53,7 +54,7 @@ pub(super) fn default_dropout() -> f64 {
 }
 
 /// Blocks of equal channels.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StageConfig {
     /// Channels of every block's output.
@@ -75,7 +76,7 @@ fn one() -> i64 {
 }
 
 /// From the maps to logits.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HeadConfig {
     /// Atrous spatial pyramid pooling of depthwise-separable convolutions, with image pooling (DeepLabv3+).
@@ -121,7 +122,7 @@ pub enum HeadConfig {
 }
 
 /// One refinement: the coarse map resized beside a reduced finer one, mixed by separable 3x3 convolutions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecoderStep {
     /// Stride of the finer map.
@@ -143,7 +144,7 @@ fn one_conv() -> usize {
 }
 
 /// A map of a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Tap {
     /// The block's output.

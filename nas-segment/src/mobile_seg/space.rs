@@ -11,6 +11,7 @@ use nas_core::space::{Architecture, Backbone, ChoiceSpace, InvalidArchitecture, 
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::block::{Names, Place};
@@ -23,7 +24,7 @@ use super::operator::Operator;
 use super::presets::{SqueezeSize, presets};
 
 /// The forms of the space that have names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SpacePreset {
     /// MobileNetV2's stages; strides, widths, depths, operators, head and decoder are choices.
@@ -38,8 +39,9 @@ pub enum SpacePreset {
 }
 
 /// A space of inverted residuals for dense prediction. In a config every key that is not given is the preset's.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(from = "Settings")]
+#[schemars(!from, deny_unknown_fields, transform = nothing_required)]
 pub struct MobileSegSpace {
     /// Where keys that a config does not give come from.
     pub preset: SpacePreset,
@@ -65,6 +67,10 @@ pub struct MobileSegSpace {
     pub head: HeadChoices,
 }
 
+fn nothing_required(schema: &mut Schema) {
+    schema.remove("required");
+}
+
 /// The keys of a config.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -83,7 +89,7 @@ struct Settings {
 }
 
 /// What a stage can be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StageChoices {
     /// Channels of its blocks.
@@ -97,7 +103,7 @@ pub struct StageChoices {
 }
 
 /// What a head can be.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum HeadChoices {
     /// One head for all.
@@ -125,7 +131,7 @@ pub enum HeadChoices {
 }
 
 /// A context module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Context {
     /// A separable pyramid of these rates on a map of stride 16.

@@ -24,6 +24,7 @@ use nas_datasets::{
     Batch, Classes, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader,
     TrainTransform, eval_samples,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -91,7 +92,7 @@ impl Net {
 }
 
 /// `[loss]`: pixel cross entropy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
     /// Weight of each class; empty for 1.
@@ -99,7 +100,7 @@ pub struct LossConfig {
 }
 
 /// `[eval]`: how mIOU is measured; always at the label's own resolution.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
     /// Epochs between validations; the last epoch always has one. 0: only the last.
@@ -219,6 +220,10 @@ impl Task for Segmentation {
     /// Of SqueezeNAS' smallest network, which its authors trained on Cityscapes (MIT licence, `weights/LICENSE.squeezenas`).
     fn shipped_weights(name: &str) -> Option<&'static [u8]> {
         (name == "squeezenas_mac_small").then_some(include_bytes!("../../weights/squeezenas_mac_small.safetensors"))
+    }
+
+    fn presets() -> Vec<&'static str> {
+        crate::model::presets().into_iter().map(|(name, _)| name).collect()
     }
 
     fn slowest_momentum(model: &ModelConfig) -> Option<f64> {

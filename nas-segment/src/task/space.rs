@@ -6,6 +6,7 @@ use nas_core::optim::Named;
 use nas_core::search::analysis::vocabulary::{Decision, numbered};
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::TaskSpace;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace, SearchNet};
@@ -14,7 +15,7 @@ use crate::model::ModelConfig;
 use crate::task::{Net, Segmentation};
 
 /// A space of segmentation networks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub enum SpaceConfig {

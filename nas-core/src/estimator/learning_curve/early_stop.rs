@@ -6,6 +6,7 @@ use std::fmt;
 
 use nas_datasets::rng;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{CurveError, Extrapolation, Prediction, check_curve};
@@ -21,7 +22,7 @@ use super::{CurveError, Extrapolation, Prediction, check_curve};
 /// assert!(matches!(decision, Decision::Stop { probability } if probability < 0.05));
 /// # Ok::<(), nas_core::estimator::learning_curve::CurveError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EarlyStop {
     /// Epochs from one look to the next. Every look is another chance to be wrong: a few per run are best.

@@ -20,6 +20,7 @@ pub use training::{Curve, EarlyStopConfig, Stopped};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What is wrong with a curve or with the settings of its extrapolation.
@@ -57,7 +58,7 @@ pub enum CurveError {
 }
 
 /// How a curve is continued.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Extrapolation {
     /// The posterior of a weighted sum of all families with normal noise, by an ensemble sampler (Goodman and Weare 2010).

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Decision, EarlyStop};
 
 /// The section `[train.early_stop]`: ends a training before its end where it will hardly beat the best one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EarlyStopConfig {
     /// The final score that is to be beaten, a fraction. Without it no run is stopped: the trials of a search are given

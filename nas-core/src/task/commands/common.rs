@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use clap_complete::Shell;
 
 use super::analyse::{self, AnalyseArgs, Spaces};
 use super::ask::{self, AskArgs, TellArgs};
@@ -17,7 +18,8 @@ use super::strategies::{self, StrategiesArgs};
 use super::train::{self, TrainArgs};
 use super::trial::{self, TrialArgs};
 use super::watch::{self, WatchArgs};
-use crate::task::Task;
+use crate::run::cli::print_text;
+use crate::task::{Task, schema};
 
 /// See the module.
 #[derive(Debug, Subcommand)]
@@ -44,10 +46,13 @@ pub enum Common {
     Analyse(AnalyseArgs),
     Bench(BenchArgs),
     Strategies(StrategiesArgs),
+    /// Print the JSON schema of the experiment files, for editors and other programs
+    #[command(after_help = "Example:\n  PROGRAM schema > schema.json     # then `#:schema ./schema.json` as a file's first line")]
+    Schema,
     /// Print a completion script for a shell
     Completions {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
     /// Write manual pages, one per command
     #[command(hide = true)]
@@ -74,10 +79,8 @@ impl Common {
             Self::Analyse(args) => analyse::run(args, spaces),
             Self::Bench(args) => bench::run::<T>(args),
             Self::Strategies(args) => strategies::run(args),
-            Self::Completions { shell } => {
-                clap_complete::generate(*shell, &mut program(), T::PROGRAM, &mut std::io::stdout());
-                Ok(())
-            }
+            Self::Schema => print_text(&schema::text::<T>()),
+            Self::Completions { shell } => print_text(&completions(*shell, program(), T::PROGRAM)?),
             Self::Man { folder } => {
                 let write =
                     || std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program(), folder));
@@ -85,4 +88,12 @@ impl Common {
             }
         }
     }
+}
+
+/// The script by which `shell` completes the command line of a program.
+fn completions(shell: Shell, mut program: clap::Command, name: &str) -> Result<String> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut program, name, &mut script);
+    // clap issue 6421: for bash it writes the hyphen of the name in two ways, and nothing below the subcommands is completed.
+    Ok(String::from_utf8(script)?.replace(&name.replace('-', "__subcmd__"), &name.replace('-', "__")))
 }

@@ -13,10 +13,11 @@ use serde::Serialize;
 use crate::run::cli::{Format, print};
 use crate::run::config::to_toml;
 use crate::run::run_dir::write_atomic;
-use crate::task::Task;
 use crate::task::experiment::absolute;
+use crate::task::schema::DIRECTIVE;
+use crate::task::{Task, schema};
 
-/// Look at a folder of data and write search.toml, train.toml and compare.toml for it
+/// Look at a folder of data and write search.toml, train.toml and compare.toml for it, and schema.json for editors
 #[derive(Clone, Debug, Args)]
 pub struct InitArgs {
     /// The data
@@ -120,14 +121,16 @@ impl fmt::Display for Report {
 pub fn run<T: Task>(args: &InitArgs) -> Result<()> {
     ensure!(args.data.is_dir(), "{}: no folder", args.data.display());
     let files = FILES.map(|name| args.out.join(name));
-    if let Some(there) = files.iter().find(|file| file.exists()) {
+    let schema = args.out.join("schema.json");
+    if let Some(there) = files.iter().chain([&schema]).find(|file| file.exists()) {
         bail!("{}: is there already; expected a folder without it (--out DIR)", there.display());
     }
     let facts = look::<T>(&args.data)?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("{}: cannot create", args.out.display()))?;
     for (file, text) in files.iter().zip(T::starters(&facts)) {
-        write_atomic(file, format!("{text}\n{}", facts.section).as_bytes())?;
+        write_atomic(file, format!("{DIRECTIVE}{text}\n{}", facts.section).as_bytes())?;
     }
+    write_atomic(&schema, schema::text::<T>().as_bytes())?;
     print(&Report { data: facts, files: files.into(), program: T::PROGRAM }, args.format)
 }
 
