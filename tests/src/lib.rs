@@ -1,8 +1,9 @@
 //! Harness of the tests that need the binaries: builds them once, runs them, shows what they printed when a test fails; damaged files of
-//! every format.
+//! every format; the reference of experiment files.
 
 pub mod formats;
 pub mod mutation;
+pub mod reference;
 
 use std::fs;
 use std::path::{Path, PathBuf};

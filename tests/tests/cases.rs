@@ -504,3 +504,37 @@ fn folders_and_files_that_commands_write_are_their_own() {
     assert_eq!(fs::read_to_string(case.path("victim.txt")).unwrap(), "precious");
     assert!(!case.path("page.html").is_symlink());
 }
+
+/// In bash nothing was completed behind a command (clap issue 6421).
+#[test]
+fn completions_go_below_the_commands() {
+    let temp = tempfile::tempdir().unwrap();
+    let run = |tool: Tool, line: &str| {
+        let output = tool.shell(temp.path(), &line.replace("NAME", tool.name()));
+        assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let bash = "source <(NAME completions bash)
+        function=$(complete -p NAME); function=${function#*-F }; function=${function%% *}
+        complete_words() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); $function NAME \"${@: -1}\" \"${@: -2:1}\"; echo \"${COMPREPLY[@]}\"; }
+        complete_words NAME search --; complete_words NAME data check --; complete_words NAME gpu-check --; complete_words NAME report --format j";
+    let fish = "for words in 'search --' 'data check --' 'gpu-check --' 'report --format j'
+            NAME completions fish | source
+            complete -C \"NAME $words\" | cut -f1 | string join ' '
+        end";
+    for tool in [SEGMENT, CLASSIFY, DETECT] {
+        let expected = [&["--config", "--workers"][..], &["--set", "--format"], &["--device"], &["json"]];
+        let check = |shell: &str, printed: String| {
+            assert_eq!(printed.lines().count(), expected.len(), "{shell}: {printed}");
+            for (line, expected) in printed.lines().zip(expected) {
+                let offered: Vec<&str> = line.split(' ').collect();
+                assert!(expected.iter().all(|word| offered.contains(word)), "{shell}: {line}");
+            }
+        };
+        check("bash", run(tool, bash));
+        if tool.shell(temp.path(), "fish --version").status.success() {
+            fs::write(temp.path().join("complete.fish"), fish.replace("NAME", tool.name())).unwrap();
+            check("fish", run(tool, "fish complete.fish"));
+        }
+    }
+}

@@ -16,6 +16,9 @@ fn succeeds(tool: Tool, folder: &Path, line: &str) -> String {
 fn go_through(tool: Tool, name: &str, folder: &Path, layout: &str, models: &[&str]) {
     let printed = succeeds(tool, folder, &format!("{name} init --data data --out here"));
     assert!(printed.starts_with(layout), "{printed}");
+    let schema = succeeds(tool, folder, &format!("{name} schema"));
+    assert_eq!(fs::read_to_string(folder.join("here/schema.json")).unwrap(), schema);
+    assert!(fs::read_to_string(folder.join("here/train.toml")).unwrap().starts_with("#:schema ./schema.json\n"));
     let small = "--threads 1 --set train.epochs=1 --set train.batch_size=4";
     for line in printed.lines().filter(|line| line.trim().starts_with(name)) {
         let search = if line.contains(" search ") { "--set num_trials=2 --set retrain.epochs=1" } else { "" };

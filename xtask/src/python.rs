@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 /// TensorBoard needs `pkg_resources`, which newer setuptools do not have. The last ones are for the tests below `python/`.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "onnx==1.23.2",
     "onnxruntime==1.32.0",
     "safetensors",
@@ -16,6 +16,7 @@ const PACKAGES: [&str; 11] = [
     "tensorboard==2.21.0",
     "optuna==5.0.0",
     "setuptools<81",
+    "jsonschema==4.26.0",
     "pytest",
     "pandas",
     "pillow",

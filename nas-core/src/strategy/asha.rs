@@ -18,6 +18,7 @@ use crate::space::{ChoiceSpace, Observation, Origin};
 /// Parameters of asynchronous successive halving.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(with = "HyperbandConfig")]
 pub struct AshaConfig(pub HyperbandConfig);
 
 impl StrategyDef for AshaConfig {

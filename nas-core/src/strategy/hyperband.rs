@@ -62,6 +62,7 @@ impl HyperbandConfig {
 /// Parameters of successive halving: those of Hyperband's longest bracket.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(with = "HyperbandConfig")]
 pub struct SuccessiveHalvingConfig(pub HyperbandConfig);
 
 /// Parameters of BOHB; the defaults are HpBandSter's.

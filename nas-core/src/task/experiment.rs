@@ -54,6 +54,7 @@ impl LoaderSection {
 /// What an experiment file is for: its key `kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(inline)]
 pub enum Kind {
     /// One training.
     Train,

@@ -29,7 +29,7 @@ pub fn schema<T: Task>() -> Value {
 
 /// The schema as a file.
 pub fn text<T: Task>() -> String {
-    format!("{:#}\n", schema::<T>())
+    format!("{}\n", schema::<T>())
 }
 
 /// The schema with its alternatives as `oneOf` of the root and of sections, each with its `kind`.
@@ -84,7 +84,7 @@ fn or_preset(model: &mut Map<String, Value>, presets: &[&str]) {
     if let Some(properties) = model["properties"].as_object_mut() {
         properties.insert("preset".into(), preset);
     }
-    if let Some(required) = model.remove("required") {
+    if let Some(required) = model.shift_remove("required") {
         model.insert("if".into(), json!({ "required": ["preset"] }));
         model.insert("else".into(), json!({ "required": required }));
     }
@@ -94,8 +94,10 @@ fn or_preset(model: &mut Map<String, Value>, presets: &[&str]) {
 fn tidy(schema: &mut Schema) {
     let is_null = |value: &Value| *value == json!("null") || value["type"] == "null";
     let Some(object) = schema.as_object_mut() else { return };
-    object.remove("format");
-    object.retain(|key, value| key != "default" || !value.is_null());
+    object.retain(|key, value| key != "format" && (key != "default" || !value.is_null()));
+    if let Some(default) = object.get_mut("default") {
+        tidy_default(default);
+    }
     for key in ["type", "enum", "anyOf"] {
         let Some(Value::Array(values)) = object.get_mut(key) else { continue };
         values.retain(|value| !value.is_null() && !is_null(value));
@@ -103,7 +105,7 @@ fn tidy(schema: &mut Schema) {
             let only = only.take();
             match (key, only) {
                 ("anyOf", Value::Object(only)) => {
-                    object.remove(key);
+                    object.shift_remove(key);
                     only.into_iter().for_each(|(key, value)| _ = object.entry(key).or_insert(value));
                 }
                 ("type", only) => _ = object.insert(key.into(), only),
@@ -112,26 +114,46 @@ fn tidy(schema: &mut Schema) {
         }
     }
     if let Some(Value::Object(properties)) = object.get_mut("properties") {
-        properties.retain(|_, value| !is_null(value));
+        properties.retain(|_, value| !is_null(value) && value["not"] != json!({}));
     }
     if let Some(Value::String(text)) = object.get_mut("description") {
-        *text = text.replace("[`", "`").replace("`]", "`").replace('\n', " ");
+        let code = text.find("```").unwrap_or(text.len());
+        *text = text[..code].trim().replace("[`", "`").replace("`]", "`").replace('\n', " ");
+    }
+}
+
+/// Leaves out what has no value, and the digits that single precision does not have.
+fn tidy_default(value: &mut Value) {
+    match value {
+        Value::Object(section) => {
+            section.retain(|_, value| !value.is_null());
+            section.values_mut().for_each(tidy_default);
+        }
+        Value::Array(list) => list.iter_mut().for_each(tidy_default),
+        Value::Number(number) => {
+            let single = number.as_f64().filter(|_| number.is_f64()).map(|number| (number, number as f32));
+            if let Some((_, short)) = single.filter(|(number, single)| f64::from(*single) == *number) {
+                *value = short.to_string().parse::<f64>().map_or(Value::Null, Value::from);
+            }
+        }
+        _ => {}
     }
 }
 
 /// Turns alternatives by `kind` into conditions, and puts them into `defs`, their names after `prefix`.
 fn by_kind(prefix: &str, schema: &mut Value, defs: &mut Map<String, Value>) {
     let kind = |variant: &Value| variant["properties"]["kind"]["const"].as_str().map(String::from);
-    let Some(kinds) = schema["oneOf"].as_array().and_then(|all| all.iter().map(kind).collect::<Option<Vec<_>>>()) else {
+    let Some(kinds) = schema["oneOf"].as_array().and_then(|all| all.iter().map(kind).collect::<Option<Vec<_>>>())
+    else {
         return;
     };
     let variants = schema["oneOf"].take();
     let optional = |variant: &Value| !variant["required"].as_array().is_some_and(|keys| keys.contains(&json!("kind")));
     let optional = variants.as_array().is_some_and(|all| all.iter().all(optional));
     let refs: Vec<Value> = kinds.iter().map(|kind| json!({ "$ref": format!("#/$defs/{prefix}{kind}") })).collect();
-    let conditions = kinds.iter().zip(&refs).map(|(kind, of)| {
-        json!({ "if": { "required": ["kind"], "properties": { "kind": { "const": kind } } }, "then": of })
-    });
+    let conditions = kinds.iter().zip(&refs).map(
+        |(kind, of)| json!({ "if": { "required": ["kind"], "properties": { "kind": { "const": kind } } }, "then": of }),
+    );
     let mut conditions: Vec<Value> = conditions.collect();
     if optional {
         conditions.push(json!({ "if": { "required": ["kind"] }, "else": { "anyOf": refs } }));

@@ -78,6 +78,7 @@ fn one() -> i64 {
 /// From the maps to logits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[schemars(rename = "MobileSegHeadConfig")]
 pub enum HeadConfig {
     /// Atrous spatial pyramid pooling of depthwise-separable convolutions, with image pooling (DeepLabv3+).
     SeparableAspp {

@@ -47,7 +47,9 @@ pub enum Common {
     Bench(BenchArgs),
     Strategies(StrategiesArgs),
     /// Print the JSON schema of the experiment files, for editors and other programs
-    #[command(after_help = "Example:\n  PROGRAM schema > schema.json     # then `#:schema ./schema.json` as a file's first line")]
+    #[command(
+        after_help = "Example:\n  PROGRAM schema > schema.json     # then `#:schema ./schema.json` as a file's first line"
+    )]
     Schema,
     /// Print a completion script for a shell
     Completions {
