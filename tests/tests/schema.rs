@@ -48,7 +48,7 @@ fn load<T: Task>(path: &Path) -> Result<(), String> {
         Ok(Some(Kind::Compare)) => experiment::load::<CompareExperiment<T>>(path, &[]).map(drop),
         Ok(Some(Kind::Search)) => experiment::load::<SearchExperiment<T>>(path, &[]).map(drop),
         Ok(Some(Kind::OneShot)) => experiment::load::<OneShotExperiment<T>>(path, &[]).map(drop),
-        Ok(None) => Err("no kind".into()),
+        Ok(None) => Err(anyhow::anyhow!("no kind")),
         Err(error) => Err(error),
     };
     result.map_err(|error| format!("{error:#}"))

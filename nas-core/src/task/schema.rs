@@ -60,7 +60,9 @@ pub fn alternatives<T: Task>() -> Value {
 /// An experiment, whose `kind` is its own, or left out.
 fn experiment<E: Experiment + JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = E::json_schema(generator);
-    schema.pointer_mut("/properties/kind").map(|kind| *kind = json!({ "const": E::KIND.name() }));
+    if let Some(kind) = schema.pointer_mut("/properties/kind") {
+        *kind = json!({ "const": E::KIND.name() });
+    }
     if let Some(Value::Array(required)) = schema.get_mut("required") {
         required.retain(|key| key != "kind");
     }
@@ -165,7 +167,9 @@ fn by_kind(prefix: &str, schema: &mut Value, defs: &mut Map<String, Value>) {
     // Taplo does not look into conditions for what it completes, but into alternatives, the first of which always holds.
     schema["anyOf"] = [json!(true)].into_iter().chain(refs).collect();
     schema["allOf"] = conditions.into();
-    schema.as_object_mut().map(|schema| schema.shift_remove("oneOf"));
+    if let Some(schema) = schema.as_object_mut() {
+        schema.shift_remove("oneOf");
+    }
     let Value::Array(variants) = variants else { return };
     defs.extend(kinds.into_iter().map(|kind| format!("{prefix}{kind}")).zip(variants));
 }

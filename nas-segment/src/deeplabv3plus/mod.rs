@@ -46,7 +46,7 @@ fn default_bn() -> BnConfig {
     BnConfig { momentum: 3e-4, eps: 1e-3, affine: true }
 }
 
-/// Backbone of a [`DeepLabV3PlusConfig`].
+/// Backbone of a DeepLabv3+.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BackboneConfig {

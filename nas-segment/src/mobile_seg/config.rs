@@ -82,7 +82,7 @@ fn one() -> i64 {
 pub enum HeadConfig {
     /// Atrous spatial pyramid pooling of depthwise-separable convolutions, with image pooling (DeepLabv3+).
     SeparableAspp {
-        /// Rates on a map of stride 16, as in [`crate::head::HeadConfig`].
+        /// Rates on a map of stride 16; those that are used follow from the map's own stride.
         rates: [i64; 3],
         /// Channels of every branch and of the output.
         channels: i64,
