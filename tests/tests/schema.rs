@@ -1,6 +1,7 @@
 //! The schema of the experiment files of each tool, as a validator of other people sees it, and what is written from it. The validator
 //! is PyPI's jsonschema in the Python of the variable `NAS_PYTHON` (`cargo xtask test` makes one).
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -84,6 +85,8 @@ struct Changed {
     what: String,
     /// Whether it is wrong for certain.
     wrong: bool,
+    /// What else is the same change: of a key in a section of the same kind.
+    like: String,
 }
 
 fn changes(config: &Table) -> Vec<Changed> {
@@ -95,11 +98,14 @@ fn changes(config: &Table) -> Vec<Changed> {
         let (mut whole, last) = (config.clone(), path.last().unwrap());
         let Value::Table(section) = parent(&mut whole, path) else { continue };
         let value = section[last].clone();
+        let kinds = format!("{} {:?}", config["kind"], section.get("kind"));
         let mut change = |what: String, wrong: bool, edit: &dyn Fn(&mut Table)| {
             let mut whole = whole.clone();
             edit(parent(&mut whole, path).as_table_mut().unwrap());
             let Value::Table(document) = whole else { unreachable!("a config is a table") };
-            changed.push(Changed { document, what: format!("{}: {what}", path.join(".")), wrong });
+            let what = format!("{}: {what}", path.join("."));
+            let like = format!("{kinds} {what}");
+            changed.push(Changed { document, what, wrong, like });
         };
         change("an unknown key".into(), true, &|section| _ = section.insert(format!("{last}_x"), value.clone()));
         change("without".into(), false, &|section| _ = section.remove(last));
@@ -113,7 +119,7 @@ fn changes(config: &Table) -> Vec<Changed> {
                 _ = section.insert(last.clone(), other["value"].clone())
             });
         }
-        change("a date".into(), true, &|section| {
+        change("a list of lists".into(), true, &|section| {
             _ = section.insert(last.clone(), Value::Array(vec![Value::Array(vec![])]))
         });
     }
@@ -138,16 +144,18 @@ fn agree<T: Task>(folder: &str) {
     }
     let temp = tempfile::tempdir().unwrap();
     let file = temp.path().join("changed.toml");
+    let mut seen = HashSet::new();
     let changed: Vec<Changed> = configs
         .iter()
         // Some need the result of a search.
         .filter(|(path, _)| load::<T>(path).is_ok())
         .flat_map(|(_, table)| changes(table))
+        .filter(|changed| seen.insert(changed.like.clone()))
         .collect();
     let documents: Vec<Table> = changed.iter().map(|changed| changed.document.clone()).collect();
     let fits = fit::<T>(&documents).unwrap();
     let mut refused = 0;
-    for (Changed { document, what, wrong }, fits) in changed.iter().zip(fits) {
+    for (Changed { document, what, wrong, .. }, fits) in changed.iter().zip(fits) {
         let text = toml::to_string(document).unwrap();
         fs::write(&file, &text).unwrap();
         let loaded = load::<T>(&file);
