@@ -93,6 +93,7 @@ fn changes(config: &Table) -> Vec<Changed> {
     let config = Value::Table(config.clone());
     let mut paths = Vec::new();
     keys(&config, &[], &mut paths);
+    let unknown = Value::Table("no_such_key = 1".parse().unwrap());
     let mut changed = Vec::new();
     for path in paths.iter().filter(|path| !path.contains(&"recipe".to_string())) {
         let (mut whole, last) = (config.clone(), path.last().unwrap());
@@ -119,9 +120,7 @@ fn changes(config: &Table) -> Vec<Changed> {
                 _ = section.insert(last.clone(), other["value"].clone())
             });
         }
-        change("a list of lists".into(), true, &|section| {
-            _ = section.insert(last.clone(), Value::Array(vec![Value::Array(vec![])]))
-        });
+        change("a section".into(), true, &|section| _ = section.insert(last.clone(), unknown.clone()));
     }
     changed
 }

@@ -77,17 +77,22 @@ pub(super) fn objects(schema: &mut Value) -> Vec<&mut Map<String, Value>> {
     schema["oneOf"].as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut).collect()
 }
 
-/// Adds the key `preset`, besides which no other key is required.
+/// Adds the keys that [`super::experiment::load`] takes out of a model: `preset`, besides which no other key is required, and weights.
 fn or_preset(model: &mut Map<String, Value>, presets: &[&str]) {
+    let Some(properties) = model["properties"].as_object_mut() else { return };
+    let of_weights = ["init", "init_prefix"];
     let preset = json!({
         "description": "A network by name, an experiment file with a section `model`, or a run folder: the keys beside it replace its own.",
         "anyOf": [{ "enum": presets }, { "type": "string" }],
     });
-    if let Some(properties) = model["properties"].as_object_mut() {
-        properties.insert("preset".into(), preset);
+    properties.insert("preset".into(), preset);
+    for key in of_weights {
+        let text = format!("As `{key}` of `[train]`, or of `[one_shot]`.");
+        properties.insert(key.into(), json!({ "type": "string", "description": text }));
     }
     if let Some(required) = model.shift_remove("required") {
-        model.insert("if".into(), json!({ "required": ["preset"] }));
+        let alone = json!([{ "required": ["preset"] }, { "propertyNames": { "enum": of_weights } }]);
+        model.insert("if".into(), json!({ "anyOf": alone }));
         model.insert("else".into(), json!({ "required": required }));
     }
 }
