@@ -142,7 +142,10 @@ fn a_search_that_is_asked_and_told_writes_the_log_of_one_that_runs_its_trials() 
         let error = CLASSIFY.fail(&[&["tell", "--run", run_name], tell].concat());
         assert!(error.contains(expected), "{tell:?}: {error}");
     }
+    let watched = CLASSIFY.succeed(&["watch", run_name]);
+    assert!(watched.contains("12 of 12 trials") && watched.contains("best: trial "), "{watched}");
     CLASSIFY.succeed(&args(by_hand, &run, &[]));
+    assert!(CLASSIFY.succeed(&["watch", run_name, "--once"]).contains(", done"));
     assert_same_file(&straight, &run, "trials.csv");
     assert!(run.join("result.json").exists());
 }

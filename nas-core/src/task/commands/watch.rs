@@ -176,7 +176,9 @@ fn lines_of(part: &Part, folder: &Path) -> Result<Vec<String>> {
     // Of equal ones the first.
     let best = sound.reduce(|best, next| if next.0 > best.0 { next } else { best });
     if let Some((_, trial)) = best {
-        let metrics: Vec<String> = trial.metrics.iter().map(|(name, value)| format!("{name} {value:.6}")).collect();
+        let number = |value: f64| if value.fract() == 0.0 { value.to_string() } else { format!("{value:.4}") };
+        let metrics: Vec<String> =
+            trial.metrics.iter().map(|(name, value)| format!("{name} {}", number(*value))).collect();
         lines.push(format!("best: trial {}, {}", trial.id, metrics.join(", ")));
         lines.push(format!("  {}", trial.notation));
     }
