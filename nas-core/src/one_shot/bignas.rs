@@ -185,7 +185,7 @@ mod tests {
         let expected = (entropy(&[2.0, -1.0, 0.5]) + entropy(&[0.0, 1.0, 3.0])) / 2.0;
         let same = distillation(&teacher, &(&teacher + 7.0));
         assert!((scalar(&same) - expected).abs() < 1e-6, "{same:?}");
-        let student = teacher.shallow_clone().set_requires_grad(true);
+        let student = teacher.copy().set_requires_grad(true);
         distillation(&teacher, &student).backward();
         assert!(student.grad().abs().max().double_value(&[]) < 1e-6, "no gradient where nothing is left to learn");
         assert!(scalar(&distillation(&teacher, &(&teacher * 0.5))) > expected);
