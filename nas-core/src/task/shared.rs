@@ -155,11 +155,10 @@ pub struct Candidates<'a, T: Task> {
 impl<T: Task> Candidates<'_, T> {
     /// Metrics of `arch` on the held-out samples or a few of them, under the names of [`candidate_metric`].
     pub fn scores(&self, arch: &Architecture, images: Images) -> Result<Values> {
-        let Shared { supernet, held_out, .. } = self.shared;
+        let held_out = &self.shared.held_out;
         let set = if images == one_shot::Images::All { held_out } else { &self.quick };
         let path = Mixture::Path(arch);
-        let forward = |xs: &Tensor, mode: Mode| T::run(supernet.pass(path), xs, mode);
-        let scores = self.evaluator.evaluate(forward, || self.shared.scores(set, path))?;
+        let scores = self.evaluate(path, || self.shared.scores(set, path))?;
         let values: Values = metrics_of::<T>(&scores).map(|(name, value)| (candidate_metric(name), value)).collect();
         anyhow::ensure!(
             values.contains_key(&main_candidate_metric::<T>()),
@@ -168,12 +167,19 @@ impl<T: Task> Candidates<'_, T> {
         Ok(values)
     }
 
+    /// Runs `work` on a candidate with statistics of its own. What it drops while they are computed is the same for every
+    /// candidate, whatever was scored before.
+    fn evaluate<R>(&self, path: Mixture, work: impl FnOnce() -> Result<R>) -> Result<R> {
+        tch::manual_seed(rng::torch_seed(self.shared.experiment.seed, "statistics", 0));
+        let forward = |xs: &Tensor, mode: Mode| T::run(self.shared.supernet.pass(path), xs, mode);
+        self.evaluator.evaluate(forward, work)
+    }
+
     /// The weights of `arch`'s network with statistics of its own, where its path is that network.
     pub fn weights(&self, arch: &Architecture) -> Result<Option<Vec<Named>>> {
         let supernet = &self.shared.supernet;
-        let forward = |xs: &Tensor, mode: Mode| T::run(supernet.pass(Mixture::Path(arch)), xs, mode);
         let copy = |(name, tensor): Named| (name, tensor.detach().copy());
-        self.evaluator.evaluate(forward, || {
+        self.evaluate(Mixture::Path(arch), || {
             let weights = supernet.space.path_weights(&supernet.net, arch)?;
             Ok(weights.map(|weights| weights.into_iter().map(copy).collect()))
         })
