@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Executor, end_of, failed, left_record, trial_folder};
+use super::{Executor, end_of, failed, left_record, trial_folder, write_trial};
 use crate::run::cli::Compute;
 use crate::run::interrupt::{self, Interrupted};
-use crate::run::run_dir::{pretty, write_atomic};
 use crate::space::trial::{Record, Trial};
 
 /// Between looks at the files of trials.
@@ -134,8 +133,7 @@ impl<Q: Queue> Executor for Jobs<Q> {
             self.left.push(record);
             return Ok(());
         }
-        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
-        write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
+        write_trial(&folder, &trial)?;
         let id = match self.known.get(&self.name(trial.id)) {
             Some(id) => id.clone(),
             None => self.submit_job(&trial, folder).with_context(|| format!("trial {}", trial.id))?,

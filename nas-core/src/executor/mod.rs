@@ -391,6 +391,12 @@ pub fn read_trial(folder: &Path) -> Result<Trial> {
     read_json(&folder.join("trial.json"))
 }
 
+/// Makes a trial's folder, with what is to be done there.
+fn write_trial(folder: &Path, trial: &Trial) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+    write_atomic(&folder.join("trial.json"), pretty(trial).as_bytes())
+}
+
 /// Leaves the outcome of a trial for the parent process.
 pub fn write_record(folder: &Path, record: &Record) -> Result<()> {
     write_atomic(&folder.join("record.json"), pretty(record).as_bytes())
@@ -510,8 +516,7 @@ impl Executor for Processes {
             self.left.push(record);
             return Ok(());
         }
-        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
-        write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
+        write_trial(&folder, &trial)?;
         let slot = free_slot(self.running.iter().map(|running| running.slot));
         let process = self.spawn(&folder, trial.id, slot).with_context(|| format!("trial {}", trial.id))?;
         self.running.push(Running { trial, process, slot, started: Instant::now() });

@@ -2,17 +2,15 @@
 //! this program would cost half a second of a core to begin with, for libtorch.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::{Executor, outcome_of, trial_folder};
+use super::{Executor, outcome_of, trial_folder, write_trial};
 use crate::run::interrupt::{self, Interrupted};
-use crate::run::run_dir::{pretty, write_atomic};
 use crate::space::trial::{Outcome, Record, Trial, Values};
 
 /// Runs a trial, whose folder is given.
@@ -48,8 +46,7 @@ impl Executor for Threads {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let folder = trial_folder(&self.root, trial.id);
-        fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
-        write_atomic(&folder.join("trial.json"), pretty(&trial).as_bytes())?;
+        write_trial(&folder, &trial)?;
         let (evaluate, sender) = (self.evaluate.clone(), self.sender.clone());
         std::thread::spawn(move || {
             let outcome = outcome_of(|| evaluate(&trial, &folder));

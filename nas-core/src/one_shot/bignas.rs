@@ -3,18 +3,15 @@
 //! learn what the largest one says of the same images. Afterwards a strategy searches over it as in SPOS, and what it finds may
 //! be used without training.
 
-use std::collections::HashMap;
-
 use anyhow::{Result, ensure};
-use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::config::{OneShotDef, OneShotInfo};
-use super::paths::{Paths, paths_config};
+use super::paths::{Paths, leaves_choice, paths_config};
 use super::spos::SposConfig;
-use super::{Chosen, Objective, OneShot, Part, Problem, SecondStage};
+use super::{Objective, OneShot, Part, Problem, SecondStage};
 use crate::nn::Shape;
-use crate::optim::{Decay, Named, OptimizerConfig, Schedule, SgdConfig};
+use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use crate::space::{Architecture, Mixture, WeightSharing};
 use crate::strategy::{RegularizedEvolutionConfig, StrategyConfig};
 use crate::train::{At, Step, scalar};
@@ -143,25 +140,7 @@ impl OneShot for Sandwich {
         Ok(Step { loss: shown, images, lr: self.paths.training.lr(at) })
     }
 
-    fn arch_start_epoch(&self) -> Option<usize> {
-        None
-    }
-
-    fn chosen(&self) -> Option<Chosen> {
-        None
-    }
-
-    fn derive(&self) -> Option<Architecture> {
-        None
-    }
-
-    fn state(&self) -> (Vec<Named>, Value) {
-        self.paths.state()
-    }
-
-    fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
-        self.paths.load_state(tensors, &mut json)
-    }
+    leaves_choice!();
 }
 
 /// Mean over images and pixels of the cross entropy between the classes that `teacher` and `student` predict, logits

@@ -44,6 +44,36 @@ macro_rules! paths_config {
 }
 pub(super) use paths_config;
 
+/// The rest of a `OneShot` with a field `paths` that leaves the choice to a search over the trained supernet.
+macro_rules! leaves_choice {
+    () => {
+        fn arch_start_epoch(&self) -> Option<usize> {
+            None
+        }
+
+        fn chosen(&self) -> Option<$crate::one_shot::Chosen> {
+            None
+        }
+
+        fn derive(&self) -> Option<$crate::space::Architecture> {
+            None
+        }
+
+        fn state(&self) -> (Vec<$crate::optim::Named>, serde_json::Value) {
+            self.paths.state()
+        }
+
+        fn load_state(
+            &mut self,
+            tensors: &std::collections::HashMap<String, tch::Tensor>,
+            mut json: serde_json::Value,
+        ) -> anyhow::Result<()> {
+            self.paths.load_state(tensors, &mut json)
+        }
+    };
+}
+pub(super) use leaves_choice;
+
 /// Weights trained path by path.
 pub(super) struct Paths {
     pub space: Rc<dyn WeightSharing>,

@@ -1,18 +1,14 @@
 //! SPOS (Guo et al. 2019, arXiv 1904.00420): the supernet is trained on paths that are drawn uniformly; afterwards a strategy
 //! searches over it, with batch-norm statistics computed anew for every candidate.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use tch::Tensor;
 
 use super::config::{OneShotDef, OneShotInfo};
-use super::paths::{Paths, paths_config};
-use super::{Chosen, Objective, OneShot, Problem, SecondStage};
+use super::paths::{Paths, leaves_choice, paths_config};
+use super::{Objective, OneShot, Problem, SecondStage};
 use crate::nn::Shape;
-use crate::optim::{Decay, Named, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::{Architecture, WeightSharing};
+use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
+use crate::space::WeightSharing;
 use crate::strategy::{GeneticConfig, StrategyConfig};
 use crate::train::{At, Step};
 
@@ -96,23 +92,5 @@ impl OneShot for Uniform {
         }
     }
 
-    fn arch_start_epoch(&self) -> Option<usize> {
-        None
-    }
-
-    fn chosen(&self) -> Option<Chosen> {
-        None
-    }
-
-    fn derive(&self) -> Option<Architecture> {
-        None
-    }
-
-    fn state(&self) -> (Vec<Named>, Value) {
-        self.paths.state()
-    }
-
-    fn load_state(&mut self, tensors: &HashMap<String, Tensor>, mut json: Value) -> Result<()> {
-        self.paths.load_state(tensors, &mut json)
-    }
+    leaves_choice!();
 }
