@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{DataError, Problem};
+use crate::names;
 
 /// Largest list, table of names or annotation of one image.
 pub const MAX_TEXT_BYTES: u64 = 64 << 20;
@@ -131,10 +132,7 @@ impl Stems {
             // A folder that cannot be read has no files; what is missing is told of each file.
             for path in list(folder, "").unwrap_or_default() {
                 if has_extension(&path, self.extensions) {
-                    files
-                        .entry(path.file_stem().unwrap_or_default().to_string_lossy().into_owned())
-                        .or_default()
-                        .push(path);
+                    files.entry(names::stem(&path)).or_default().push(path);
                 }
             }
             files

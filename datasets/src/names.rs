@@ -33,9 +33,17 @@ pub fn below(folder: &Path, listed: &str) -> Result<PathBuf, String> {
     Ok(if has_backslash { folder.join(listed.replace('\\', "/")) } else { literal })
 }
 
+/// What a sample of this file is called: the file's name without its ending, or with it where no name would be left (`...png`).
+pub fn stem(file: &Path) -> String {
+    let stem = file.file_stem().filter(|stem| !matches!(stem.to_str(), Some("." | "..")));
+    stem.or(file.file_name()).unwrap_or_default().to_string_lossy().into_owned()
+}
+
 /// A listed file name as one component, without its ending.
 pub fn flat(listed: &str) -> String {
-    Path::new(listed).with_extension("").to_string_lossy().replace(['/', '\\'], "_")
+    let listed = listed.replace('\\', "/");
+    let file = Path::new(&listed);
+    file.with_file_name(stem(file)).to_string_lossy().replace('/', "_")
 }
 
 /// The names of a set so far.
@@ -87,6 +95,16 @@ mod tests {
             assert!(below(folder, listed).is_err(), "{listed:?}");
         }
         assert_eq!(below(folder, &"a".repeat(2000)), Err("a name of 2000 bytes".into()));
+    }
+
+    #[test]
+    fn a_name_stays_where_a_stem_would_lead_out() {
+        for (file, name) in
+            [("a/b.c.png", "b.c"), ("..png", "..png"), ("a/...png", "...png"), (".png", ".png"), ("....", "...")]
+        {
+            assert_eq!(stem(Path::new(file)), name);
+        }
+        assert_eq!(["a/b\\c.png", "a.b/c", "...png", "a/...png"].map(flat), ["a_b_c", "a.b_c", "...png", "a_...png"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{ClassifyDataset, InMemory};
 use crate::error::{DataError, Problem};
 use crate::files;
+use crate::names;
 use crate::split::Split;
 
 /// Largest batch file; the official ones have 30 MB (CIFAR-100: 154 MB).
@@ -83,7 +84,7 @@ fn append(layout: &Layout, path: &Path, set: &mut InMemory) -> Result<(), DataEr
         set.labels.push(label.into());
         set.pixels.extend((0..PLANE).flat_map(|i| [planes[i], planes[PLANE + i], planes[2 * PLANE + i]]));
     }
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let stem = names::stem(path);
     set.files.push((stem, bytes.len() / record));
     Ok(())
 }

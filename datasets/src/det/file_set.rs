@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{CocoId, DetClasses, DetDataset, DetSample, Object};
 use crate::error::{DataError, Problem};
 use crate::images;
-use crate::names::Unique;
+use crate::names::{self, Unique};
 use crate::tally::Tally;
 
 /// An image file and what is known about it.
@@ -91,7 +91,7 @@ pub fn unlabelled(classes: DetClasses, images: &[PathBuf]) -> Result<impl DetDat
     let mut items: Vec<Item> = Vec::new();
     let mut places: HashMap<String, &PathBuf> = HashMap::new();
     for (image, image_id) in images.iter().zip(1..) {
-        let name = image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = names::stem(image);
         if let Some(other) = places.insert(name.clone(), image) {
             let expected = format!("another name than {}", other.display());
             return Err(Problem::new(image, format!("a second image called {name}"), expected).into());

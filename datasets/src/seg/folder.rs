@@ -100,7 +100,7 @@ fn sub_folders(
 fn stems(folder: &Path, expected: &str, extensions: &[&str]) -> Result<BTreeMap<String, PathBuf>, DataError> {
     let mut found = BTreeMap::new();
     for path in files::list(folder, expected)?.into_iter().filter(|path| files::has_extension(path, extensions)) {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let stem = names::stem(&path);
         if let Some(twin) = found.insert(stem, path.clone()) {
             return Err(twins(&path, &twin).into());
         }

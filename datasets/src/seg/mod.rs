@@ -17,6 +17,7 @@ use image::{GrayImage, RgbImage};
 use rayon::prelude::*;
 
 use crate::error::{DataError, Problem};
+use crate::names;
 
 /// Label value of pixels that neither train nor score.
 pub const IGNORE: u8 = 255;
@@ -116,8 +117,7 @@ pub fn unlabelled(classes: Classes, images: &[PathBuf]) -> Result<impl SegDatase
     if images.is_empty() {
         return Err(Problem::new("images".as_ref(), "none", "at least one").into());
     }
-    let name = |image: &Path| image.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    let pair = |image: &PathBuf| file_set::Pair { name: name(image), image: image.clone(), label: None };
+    let pair = |image: &PathBuf| file_set::Pair { name: names::stem(image), image: image.clone(), label: None };
     Ok(file_set::FileSet::new(classes, images.iter().map(pair).collect(), Vec::new()))
 }
 
