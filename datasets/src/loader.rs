@@ -6,6 +6,7 @@
 mod assembly;
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rand::seq::SliceRandom;
@@ -63,6 +64,8 @@ pub struct TrainLoader<S: Source> {
     seed: u64,
     /// Name of the random streams.
     purpose: String,
+    /// Samples of a batch, by position, that this loader makes.
+    slots: Range<usize>,
 }
 
 impl<S: Source> TrainLoader<S> {
@@ -89,8 +92,37 @@ impl<S: Source> TrainLoader<S> {
         if indices.len() < config.batch_size {
             return Err(DataError::SmallerThanBatch { samples: indices.len(), batch_size: config.batch_size });
         }
-        let pool = pool(config.threads)?;
-        Ok(Self { source: Arc::new(source), indices, config, pool, seed, purpose: purpose.to_owned() })
+        let (pool, slots) = (pool(config.threads)?, 0..config.batch_size);
+        Ok(Self { source: Arc::new(source), indices, config, pool, seed, purpose: purpose.to_owned(), slots })
+    }
+
+    /// The same loader, which makes the part `index` of `of` equal ones of every batch: those of all parts, one after the other,
+    /// are the batch, but for what [`Source::collate`] draws.
+    ///
+    /// # Errors
+    /// If a batch cannot be divided so.
+    pub fn part(self, index: usize, of: usize) -> Result<Self, DataError> {
+        let len = self.config.batch_size;
+        if !len.is_multiple_of(of) {
+            let found = format!("{len}, of which {of} processes take a part each");
+            return Err(DataError::Setting { key: "batch_size", found, expected: "a multiple of their number" });
+        }
+        Ok(Self { slots: len / of * index..len / of * (index + 1), ..self })
+    }
+
+    /// The loader of whole batches that this one is a part of.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        let Self { source, indices, config, pool, seed, purpose, .. } = self;
+        Self {
+            source: source.clone(),
+            indices: indices.clone(),
+            config: config.clone(),
+            pool: pool.clone(),
+            seed: *seed,
+            purpose: purpose.clone(),
+            slots: 0..config.batch_size,
+        }
     }
 
     /// Batches of an epoch. The samples that do not fill a last batch are left out, other ones in every epoch.
@@ -105,9 +137,11 @@ impl<S: Source> TrainLoader<S> {
         epoch: usize,
         from_batch: usize,
     ) -> impl Iterator<Item = Result<S::Batch, DataError>> + Send + use<S> {
-        let (order, batch_size) = (self.order(epoch), self.config.batch_size);
-        let batches = (from_batch..self.batches_per_epoch())
-            .map(move |batch| (batch * batch_size, order[batch * batch_size..][..batch_size].to_vec()));
+        let (order, batch_size, slots) = (self.order(epoch), self.config.batch_size, self.slots.clone());
+        let batches = (from_batch..self.batches_per_epoch()).map(move |batch| {
+            let first = batch * batch_size;
+            (first, first + slots.start, order[first..][slots.clone()].to_vec())
+        });
         let (seed, purpose) = (self.seed, self.purpose.clone());
         let streams = move |what: &str, id: usize| {
             rng::stream(seed, &format!("{purpose}/{what}"), (epoch as u64) << 32 | id as u64)
@@ -123,18 +157,18 @@ impl<S: Source> TrainLoader<S> {
     }
 }
 
-/// Batches, given as (position of the first sample, samples), put together ahead of their use. `streams` gives the
-/// generator of a sample's transform by its position and of a batch by its first.
+/// Batches, given as (number, position of the first sample, samples), put together ahead of their use. `streams` gives the
+/// generator of a sample's transform by its position and of a batch by its number.
 pub(crate) fn assemble<S: Source>(
     source: Arc<S>,
-    mut batches: impl Iterator<Item = (usize, Vec<usize>)> + Send,
+    mut batches: impl Iterator<Item = (usize, usize, Vec<usize>)> + Send,
     pool: Arc<ThreadPool>,
     prefetch: usize,
     streams: impl Fn(&str, usize) -> ChaCha8Rng + Send + Sync + Clone + 'static,
 ) -> impl Iterator<Item = Result<S::Batch, DataError>> + Send {
     Prefetch::new(pool, prefetch, move |spawner, reply| {
-        let Some((first, indices)) = batches.next() else { return false };
-        let assembly = Assembly::new(source.clone(), indices.clone(), streams("batch", first), reply);
+        let Some((number, first, indices)) = batches.next() else { return false };
+        let assembly = Assembly::new(source.clone(), indices.clone(), streams("batch", number), reply);
         let assembly = Arc::new(assembly);
         for (slot, index) in indices.into_iter().enumerate() {
             let (source, assembly, streams) = (source.clone(), assembly.clone(), streams.clone());

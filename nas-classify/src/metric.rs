@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use nas_core::nn::ranks;
 use nas_core::run::confusion::Confusion;
 use nas_core::run::words;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,12 @@ pub struct ClassScore {
 }
 
 impl ConfusionMatrix {
+    /// Adds up what all processes of the run have counted.
+    pub fn of_all_ranks(&mut self) {
+        ranks::sum_counts(&mut self.counts);
+        ranks::sum_counts(std::slice::from_mut(&mut self.top5));
+    }
+
     /// No image yet.
     pub fn new(num_classes: usize) -> Self {
         Self { num_classes, counts: vec![0; num_classes * num_classes], top5: 0 }

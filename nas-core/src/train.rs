@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
 
+use crate::nn::ranks;
 use crate::optim::Named;
 use crate::run::config;
 use crate::run::interrupt::{self, Interrupted};
@@ -247,6 +248,8 @@ fn train_epoch(
         let at = At { epoch: state.epoch, step: state.step, global_step, total_steps: config.epochs * steps };
         tch::manual_seed(rng::torch_seed(config.seed, "step", global_step as u64));
         let Step { loss, images, lr } = job.step(at)?;
+        let [loss, images, interrupted] = together(loss, images, interrupt::requested());
+        let interrupted = interrupted > 0.0;
         if !loss.is_finite() {
             bail!(
                 "the loss is {loss} at epoch {}, step {}; {}. A lower learning rate, a warm-up or gradient clipping usually \
@@ -258,12 +261,11 @@ fn train_epoch(
         }
         state.step += 1;
         state.loss_sum += loss;
-        state.images += images;
+        state.images += images as usize;
         state.lr = lr;
         state.train_secs += started.elapsed().as_secs_f64();
         let (mean, speed) = (state.loss_sum / state.step as f64, state.images as f64 / state.train_secs);
         progress.step(|| format!("epoch {}/{} loss {mean:.4}, {speed:.1} images/s", at.epoch + 1, config.epochs));
-        let interrupted = interrupt::requested();
         if interrupted || last_save.elapsed() >= config.checkpoint_every {
             save(job, dir, state)?;
             last_save = Instant::now();
@@ -273,6 +275,12 @@ fn train_epoch(
         }
     }
     Ok(())
+}
+
+/// Mean loss, number of images and whether a signal came, of all ranks: they stop after the same step.
+fn together(loss: f64, images: usize, interrupted: bool) -> [f64; 3] {
+    let sums = ranks::sum(&[loss, images as f64, f64::from(u8::from(interrupted))]);
+    [sums[0] / ranks::world() as f64, sums[1], sums[2]]
 }
 
 /// Where the last good state is.
@@ -291,6 +299,8 @@ fn finish_epoch(
     state: &mut LoopState,
     lines: &mut JsonLines,
 ) -> Result<Metrics> {
+    // Running statistics are of each rank's images; the first's are kept.
+    ranks::broadcast(job.model().iter().map(|(_, tensor)| tensor));
     require_finite(&job.model())
         .and_then(|()| require_finite(&job.extra_state().0))
         .with_context(|| format!("after epoch {}; {}", state.epoch + 1, last_good(dir)))?;
@@ -303,7 +313,9 @@ fn finish_epoch(
     let value = metrics.get(job.best_metric()).and_then(Value::as_f64);
     if let Some(value) = value.filter(|value| state.best.is_none_or(|best| *value > best)) {
         state.best = Some(value);
-        write_tensors_about(&dir.path("checkpoints/best.safetensors"), job.model(), Some(&about(job, dir)?))?;
+        if ranks::is_first() {
+            write_tensors_about(&dir.path("checkpoints/best.safetensors"), job.model(), Some(&about(job, dir)?))?;
+        }
     }
     *state = LoopState { epoch: state.epoch + 1, step: 0, loss_sum: 0.0, ..state.clone() };
     save(job, dir, state)?;
@@ -322,6 +334,9 @@ fn about(job: &dyn Job, dir: &RunDir) -> Result<Value> {
 
 /// One file holds all of a checkpoint, so that a kill cannot part its pieces; `state.json` repeats the readable part.
 fn save(job: &dyn Job, dir: &RunDir, state: &LoopState) -> Result<()> {
+    if !ranks::is_first() {
+        return Ok(());
+    }
     let (mut tensors, extra) = job.extra_state();
     tensors.extend(job.model());
     let json = pretty(&json!({ "loop": state, "job": extra }));

@@ -1,5 +1,6 @@
 //! Pixel cross entropy.
 
+use nas_core::nn::ranks;
 use tch::{Kind, Reduction, Tensor};
 
 /// Mean cross entropy of logits `[B, K, H, W]` against labels `[B, H, W]` (i64) over the pixels whose label is not 255,
@@ -12,7 +13,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, class_weights: Option<&Te
         Some(weights) => (weights.take(&labels.where_self(&counted, &labels.zeros_like())) * counted).sum(Kind::Float),
         None => counted.sum(Kind::Float),
     };
-    sum / total.clamp_min(f64::from(f32::MIN_POSITIVE))
+    sum / ranks::mean_of(&total).clamp_min(f64::from(f32::MIN_POSITIVE))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use nas_core::nn::ranks;
 use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,11 @@ pub struct ConfusionMatrix {
 }
 
 impl ConfusionMatrix {
+    /// Adds up what all processes of the run have counted.
+    pub fn of_all_ranks(&mut self) {
+        ranks::sum_counts(&mut self.counts);
+    }
+
     /// An empty matrix for classes `0..num_classes`; ground truth outside is ignored.
     pub fn new(num_classes: usize) -> Self {
         assert!((1..=255).contains(&num_classes), "1 to 255 classes");

@@ -147,7 +147,7 @@ pub fn eval_batches(
     }
     let (len, batch_size) = (dataset.len(), config.batch_size);
     let batches =
-        (0..len).step_by(batch_size).map(move |first| (first, (first..len.min(first + batch_size)).collect()));
+        (0..len).step_by(batch_size).map(move |first| (first, first, (first..len.min(first + batch_size)).collect()));
     // Nothing is drawn.
     let streams = |purpose: &str, id: usize| rng::stream(0, purpose, id as u64);
     let source = Arc::new(InOrder { dataset, transform });

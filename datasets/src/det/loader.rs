@@ -182,7 +182,7 @@ pub fn det_eval_batches(
 ) -> Result<impl Iterator<Item = Result<DetEvalBatch, DataError>> + Send + use<>, DataError> {
     transform.validate()?;
     let (len, size) = (dataset.len(), config.batch_size.max(1));
-    let batches = (0..len).step_by(size).map(move |first| (first, (first..len.min(first + size)).collect()));
+    let batches = (0..len).step_by(size).map(move |first| (first, first, (first..len.min(first + size)).collect()));
     let source = Arc::new(Evaluation { dataset, transform });
     // Nothing is random here.
     let streams = |_: &str, _: usize| rng::stream(0, "eval", 0);

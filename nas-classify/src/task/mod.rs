@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::Lineage;
-use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
+use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::confusion::Confusion;
@@ -21,7 +21,7 @@ use nas_datasets::classify::{
     ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, Part,
     eval_batches, train_loader,
 };
-use nas_datasets::{LoaderConfig, Size, Split, TrainLoader};
+use nas_datasets::{LoaderConfig, SampleSet, Size, Split, TrainLoader};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -325,11 +325,13 @@ impl Task for Classification {
     ) -> Result<ConfusionMatrix> {
         let mut matrix = ConfusionMatrix::new(set.classes().len());
         let config = setting.loading(setting.eval.batch_size, pass.compute);
-        for batch in eval_batches(set.clone(), transform(setting)?, &config)? {
+        let own = set.subset(ranks::part_of(set.len(), config.batch_size.max(1)).collect());
+        for batch in eval_batches(own, transform(setting)?, &config)? {
             let batch = batch?;
             matrix.add(&tch::no_grad(|| logits(pass, &batch.images, Mode::EVAL)), &batch.labels);
             batch.indices.iter().for_each(|_| tick());
         }
+        matrix.of_all_ranks();
         Ok(matrix)
     }
 

@@ -3,12 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
+use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site, ranks};
 use crate::nn::Cost;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
@@ -126,6 +127,13 @@ impl BatchNorm {
     }
 }
 
+static SYNCHRONISED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the statistics of a training batch are those of its parts on all ranks together, in every norm of this process.
+pub fn synchronise_batch_norm(on: bool) {
+    SYNCHRONISED.store(on, Ordering::Relaxed);
+}
+
 impl Module for BatchNorm {
     /// A batch with one value per channel has no variance: it is normalised by the running statistics and does not
     /// update them (image pooling at batch 1 would otherwise write NaN into them).
@@ -147,7 +155,8 @@ impl BatchNorm {
             return scale.map_or_else(|| xs.shallow_clone(), |scale| xs * scale);
         }
         probe::report(Site::PreNorm, xs);
-        let values_per_channel = xs.numel() as i64 / self.channels;
+        let together = mode.train && ranks::are_several() && SYNCHRONISED.load(Ordering::Relaxed);
+        let values_per_channel = xs.numel() as i64 / self.channels * if together { ranks::world() as i64 } else { 1 };
         let train = mode.train && values_per_channel > 1;
         let updates = !(train && probe::is_recording());
         let momentum = if train && updates { self.next_momentum() } else { self.config.momentum };
@@ -162,6 +171,10 @@ impl BatchNorm {
                 (Some(weight), self.bias.as_ref().map(|bias| bias * scale))
             }
         };
+        if together && train {
+            let running = updates.then_some((&self.running_mean, &self.running_var));
+            return normalise_together(xs, [&weight, &bias], running, momentum, self.config.eps);
+        }
         xs.batch_norm(
             weight.as_ref(),
             bias.as_ref(),
@@ -172,5 +185,68 @@ impl BatchNorm {
             self.config.eps,
             true,
         )
+    }
+}
+
+/// Batch norm of `xs` `[B, C, H, W]` by the mean and variance of the parts that all ranks have, of equal size; `running` mean and
+/// variance move towards them by `momentum`.
+fn normalise_together(
+    xs: &Tensor,
+    [weight, bias]: [&Option<Tensor>; 2],
+    running: Option<(&Tensor, &Tensor)>,
+    momentum: f64,
+    eps: f64,
+) -> Tensor {
+    let kind = xs.kind();
+    let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+    let values = xs.to_kind(wide);
+    let (_, channels, _, _) = xs.size4().expect("a batch of maps");
+    let count = (values.numel() as i64 / channels) as f64 * ranks::world() as f64;
+    let over = [0i64, 2, 3];
+    let per_channel = |xs: &Tensor| xs.view([1, channels, 1, 1]);
+    // Two sums, one after the other: the square of a mean is not taken from a mean of squares.
+    let mean = ranks::summed(&values.sum_dim_intlist(&over[..], false, None::<Kind>)) / count;
+    let centred = values - per_channel(&mean);
+    let var = ranks::summed(&centred.square().sum_dim_intlist(&over[..], false, None::<Kind>)) / count;
+    if let Some((running_mean, running_var)) = running {
+        tch::no_grad(|| {
+            // As libtorch: normalised by the variance of the batch, recorded by that of what it is drawn from.
+            let unbiased = &var * (count / (count - 1.0));
+            for (running, new) in [(running_mean, &mean), (running_var, &unbiased)] {
+                let _ = running.shallow_clone().lerp_(&new.to_kind(running.kind()), momentum);
+            }
+        });
+    }
+    let scale = (var + eps).rsqrt();
+    let scale = weight.as_ref().map_or_else(|| scale.shallow_clone(), |weight| &scale * weight.to_kind(wide));
+    let ys = centred * per_channel(&scale);
+    let ys = bias.as_ref().map_or_else(|| ys.shallow_clone(), |bias| &ys + per_channel(&bias.to_kind(wide)));
+    ys.to_kind(kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Tensor};
+
+    #[test]
+    fn norms_of_all_ranks_alone_are_libtorchs() {
+        tch::manual_seed(3);
+        let double = (Kind::Double, Device::Cpu);
+        let xs = (Tensor::randn([4, 3, 5, 2], double) * 2.0 + 7.0).set_requires_grad(true);
+        let [weight, bias] = [0, 1].map(|_| Some(Tensor::rand([3], double).set_requires_grad(true)));
+        let running = || (Tensor::zeros([3], double), Tensor::ones([3], double));
+        let (ours, theirs) = (running(), running());
+        let out = normalise_together(&xs, [&weight, &bias], Some((&ours.0, &ours.1)), 0.1, 1e-5);
+        let (mean, var) = (Some(&theirs.0), Some(&theirs.1));
+        let expected = xs.batch_norm(weight.as_ref(), bias.as_ref(), mean, var, true, 0.1, 1e-5, false);
+        let close = |a: &Tensor, b: &Tensor| assert!(a.allclose(b, 1e-10, 1e-12, false), "{a:?} {b:?}");
+        close(&out, &expected);
+        close(&ours.0, &theirs.0);
+        close(&ours.1, &theirs.1);
+        let inputs = [&xs, weight.as_ref().unwrap(), bias.as_ref().unwrap()];
+        let up = Tensor::randn(out.size(), double);
+        let grads = |ys: &Tensor| Tensor::run_backward(&[(ys * &up).sum(None::<Kind>)], &inputs, false, false);
+        grads(&out).iter().zip(grads(&expected)).for_each(|(a, b)| close(a, &b));
     }
 }

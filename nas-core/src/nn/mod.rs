@@ -13,11 +13,12 @@ mod ops;
 mod precision;
 pub mod probe;
 mod random;
+pub mod ranks;
 mod shared;
 pub(crate) mod torch;
 mod var_builder;
 
-pub use batch_norm::{AverageAll, BatchNorm, BnConfig};
+pub use batch_norm::{AverageAll, BatchNorm, BnConfig, synchronise_batch_norm};
 pub use cell_convs::{FactorizedReduce, ReluConvBn};
 pub use conv::{Activation, Conv2d, ConvConfig, relu};
 pub use conv_norm::{ConvNorm, FrozenBatchNorm, Norm, NormConfig, chain, chain_cost, conv_bn};

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
-use super::{VarBuilder, channels_last};
+use super::{VarBuilder, channels_last, ranks};
 
 /// What `build` makes, its initial weights drawn on the CPU, on `device`; and the store of the weights. On a card kernels lie
 /// channels-last, as the images do: libtorch would turn each one in each pass.
@@ -23,15 +23,25 @@ pub fn build_on<N>(device: Device, build: impl FnOnce(&VarBuilder) -> N) -> (Var
 /// Drops values of `xs`, of any shape, with probability `p` and scales the others by `1 / (1 - p)` while training (Srivastava
 /// et al. 2014).
 pub fn dropout(xs: &Tensor, p: f64, train: bool) -> Tensor {
-    if xs.device() == Device::Cpu || !train || p == 0.0 {
+    if (xs.device() == Device::Cpu && !ranks::are_several()) || !train || p == 0.0 {
         return xs.dropout(p, train);
     }
     tch::no_grad(|| {
         // In the memory order of `xs`, in which values are drawn.
         let strides = xs.empty_like().stride();
-        let mask = Tensor::empty_strided(xs.size(), strides, (Kind::Float, Device::Cpu)).bernoulli_float_(1.0 - p);
+        let mask = of_whole_batch(xs.size()[0], |rows| {
+            let size: Vec<i64> = [rows].into_iter().chain(xs.size()[1..].iter().copied()).collect();
+            Tensor::empty_strided(size, &strides, (Kind::Float, Device::Cpu)).bernoulli_float_(1.0 - p)
+        });
         mask.to_kind(Kind::Int8).to_device(xs.device()).to_kind(xs.kind()) / (1.0 - p)
     }) * xs
+}
+
+/// The rows of this process of what `draw` gives for as many rows as the batch has on all of them, so that a batch sees the same
+/// masks however it is divided. Rows are outermost in memory.
+fn of_whole_batch(rows: i64, draw: impl FnOnce(i64) -> Tensor) -> Tensor {
+    let [rank, world] = [ranks::rank(), ranks::world()].map(|count| count as i64);
+    draw(rows * world).narrow(0, rows * rank, rows)
 }
 
 /// Drops whole samples of `xs` `[B, C, H, W]` with probability `1 - keep` and scales the others by `1 / keep`
@@ -42,7 +52,8 @@ pub fn drop_path(xs: &Tensor, keep: f64) -> Tensor {
     }
     // Half precision would round the probability.
     let kind = if xs.kind() == Kind::Double { Kind::Double } else { Kind::Float };
-    let mask = (Tensor::rand([xs.size()[0], 1, 1, 1], (kind, Device::Cpu)) + keep).floor() / keep;
+    let drawn = of_whole_batch(xs.size()[0], |rows| Tensor::rand([rows, 1, 1, 1], (kind, Device::Cpu)));
+    let mask = (drawn + keep).floor() / keep;
     xs * mask.to_device(xs.device()).to_kind(xs.kind())
 }
 

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 use super::config::{OneShotDef, OneShotInfo, chooses_operators};
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods, share};
 use super::{Objective, OneShot, Part, Problem};
-use crate::nn::Shape;
+use crate::nn::{Shape, ranks};
 use crate::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig, gradients};
 use crate::space::{Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
@@ -109,7 +109,7 @@ impl Darts {
         let Relaxed { parameters, training, arch, .. } = &mut self.relaxed;
         let loss = |part| {
             let loss = objective.loss(part, Mixture::Weights(&parameters.placed_softmax()), at);
-            scalar(&loss).is_finite().then_some(loss)
+            (ranks::are_several() || scalar(&loss).is_finite()).then_some(loss)
         };
         let lr = training.lr(at);
         let mut weights: Vec<Named> = training.optimizer.parameters().iter().map(share).collect();

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::{Device, Tensor};
 
+use crate::nn::ranks;
 use crate::optim::{GradScaler, Named, Optimizer, OptimizerConfig, Schedule, clip_grad_norm, gradients};
 use crate::train::{At, scalar};
 
@@ -129,9 +130,10 @@ pub fn descend_along(
     optimizer.step_unless(overflow.map(|overflow| overflow.to_device(device)).as_ref(), &grads, lr);
 }
 
-/// Whether a loss that can be read without waiting is not finite.
+/// Whether a loss that can be read without waiting is not finite. One of several ranks does not know: it must compute a gradient
+/// wherever another does.
 pub(super) fn is_known_bad(loss: &Tensor) -> bool {
-    loss.device() == Device::Cpu && !scalar(loss).is_finite()
+    loss.device() == Device::Cpu && !ranks::are_several() && !scalar(loss).is_finite()
 }
 
 /// The loss to differentiate.

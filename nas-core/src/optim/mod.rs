@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
-use crate::nn::torch;
+use crate::nn::{ranks, torch};
 
 /// A tensor with the name it is saved under.
 pub type Named = (String, Tensor);
@@ -61,10 +61,13 @@ impl OptimizerConfig {
 }
 
 /// Gradients of the scalar `loss` by each parameter; a parameter that the loss does not depend on has an undefined one.
-/// Only what leads to `parameters` is differentiated: asking for architecture parameters does not pay for weights.
+/// Only what leads to `parameters` is differentiated: asking for architecture parameters does not pay for weights. Of ranks that
+/// share a batch, the mean of all of theirs.
 pub fn gradients(loss: &Tensor, parameters: &[Named]) -> Vec<Tensor> {
     let inputs: Vec<&Tensor> = parameters.iter().map(|(_, tensor)| tensor).collect();
-    Tensor::run_backward(&[loss], &inputs, false, false)
+    let mut grads = Tensor::run_backward(&[loss], &inputs, false, false);
+    ranks::average(&mut grads);
+    grads
 }
 
 /// Scales gradients in place so that their joint Euclidean norm is at most `max_norm`. On a device nothing

@@ -13,9 +13,11 @@ use nas_datasets::require_same_classes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::nn::ranks;
 use crate::run::config::Growth;
 use crate::run::device::{self, DeviceChoice, Numerics};
-use crate::run::interrupt;
+use crate::run::interrupt::{self, Interrupted};
+use crate::run::launch;
 use crate::run::run_dir::{self, RunDir};
 use crate::run::words;
 
@@ -109,14 +111,19 @@ impl ComputeArgs {
 
     /// Finds the device and sets libtorch's threads.
     pub fn resolve(&self) -> Result<Compute> {
-        let device = self.device.resolve()?;
+        // Of processes that share a run each has a card of its own and its part of the cores.
+        let (local_rank, local_world) = launch::local();
+        let device = match self.device.resolve()? {
+            tch::Device::Cuda(own) => tch::Device::Cuda((own + local_rank) % tch::Cuda::device_count().max(1) as usize),
+            device => device,
+        };
         let Self { amp, bf16, tf32, deterministic, .. } = *self;
         for (flag, given) in [("--amp", amp), ("--bf16", bf16), ("--tf32", tf32)] {
             anyhow::ensure!(!given || device.is_cuda(), "{flag} needs a CUDA device; this run is on the CPU");
         }
         Numerics { tf32, bf16, deterministic }.apply();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = self.threads.unwrap_or(cores);
+        let threads = self.threads.unwrap_or((cores / local_world).max(1));
         if threads > 1 {
             patient_threads();
         }
@@ -249,9 +256,20 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     format: Format,
     work: impl FnOnce(&RunDir) -> Result<R>,
 ) -> Result<()> {
-    let dir = open_folder(args, compute, seed, (config, grows))?;
+    launch::join()?;
+    let dir = match ranks::is_first() {
+        true => {
+            let dir = open_folder(args, compute, seed, (config, grows));
+            launch::share(&dir, RunDir::root)?;
+            dir?
+        }
+        false => {
+            let config = crate::run::config::to_toml(config);
+            RunDir::open_growing(&launch::copy_of_first()?, &config, true, &Meta::new(compute), grows)?
+        }
+    };
     let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;
-    print(&result, format)
+    if ranks::is_first() { print(&result, format) } else { Ok(()) }
 }
 
 /// Opens a command's run folder, as [`run_in_folder`] does.
@@ -265,7 +283,7 @@ pub fn open_folder(
     let config = crate::run::config::to_toml(config);
     let dir = RunDir::open_growing(&out, &config, args.resume, &Meta::new(compute), grows)?;
     if let Some(Growth { key, from, to }) = dir.growth() {
-        eprintln!("{}: goes on from {key} = {from} to {to}", out.display());
+        words::tell(format_args!("{}: goes on from {key} = {from} to {to}", out.display()));
     }
     Ok(dir.with_tensorboard(args.tensorboard))
 }
@@ -318,7 +336,9 @@ fn of_program(command: clap::Command, name: &str) -> clap::Command {
 
 /// Says on stderr what looks like a mistake.
 pub fn warn(warning: impl Display) {
-    eprintln!("warning: {}", words::text(&warning.to_string()));
+    if ranks::is_first() {
+        words::tell(format_args!("warning: {}", words::text(&warning.to_string())));
+    }
 }
 
 /// Prints a report on stdout.
@@ -379,33 +399,36 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
         interrupt::install()?;
         command()
     });
-    match outcome {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            eprintln!("error: {}", words::text(&format!("{error:#}")));
-            ExitCode::from(1)
-        }
-        Err(panic) if is_lack_of_memory(&*panic) => {
-            eprintln!(
-                "error: not enough memory (the message is above): a smaller model, batch or image needs less; what was computed \
-                 up to the last checkpoint is kept"
-            );
-            ExitCode::from(1)
-        }
-        Err(_) => {
-            eprintln!(
-                "error: this is a bug (the message is above); what was computed up to the last checkpoint is kept"
-            );
-            ExitCode::from(2)
-        }
-    }
+    launch::clean();
+    const KEPT: &str = "what was computed up to the last checkpoint is kept";
+    let (message, code) = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        // The first rank says it.
+        Ok(Err(error)) if !ranks::is_first() && error.is::<Interrupted>() => return ExitCode::from(1),
+        Ok(Err(error)) => (format!("{error:#}"), 1),
+        Err(panic) => match text_of(&*panic) {
+            Some(text) if let Some(lost) = ranks::lost(text) => {
+                (format!("rank {}: {lost}; {KEPT}, --resume goes on with it", ranks::rank()), 1)
+            }
+            Some(text) if is_lack_of_memory(text) => (
+                format!("not enough memory (the message is above): a smaller model, batch or image needs less; {KEPT}"),
+                1,
+            ),
+            _ => (format!("this is a bug (the message is above); {KEPT}"), 2),
+        },
+    };
+    words::tell(format_args!("error: {}", words::text(&message)));
+    ExitCode::from(code)
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
 }
 
 /// Whether a panic passes on what libtorch says where it gets no memory.
-fn is_lack_of_memory(panic: &(dyn Any + Send)) -> bool {
+fn is_lack_of_memory(text: &str) -> bool {
     const SAID: [&str; 4] = ["can't allocate memory", "bad_alloc", "out of memory", "not enough memory"];
-    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    text.is_some_and(|text| SAID.iter().any(|said| text.contains(said)))
+    SAID.iter().any(|said| text.contains(said))
 }
 
 /// Tells glibc to keep freed memory for the next step instead of giving it back to the kernel. A training step frees and
@@ -437,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_lack_of_memory_is_no_bug() {
-        let said = |work: fn()| is_lack_of_memory(&*std::panic::catch_unwind(work).unwrap_err());
+        let said = |work: fn()| is_lack_of_memory(text_of(&*std::panic::catch_unwind(work).unwrap_err()).unwrap());
         assert!(said(|| drop(tch::Tensor::zeros([1 << 60], (tch::Kind::Uint8, tch::Device::Cpu)))));
         assert!(!said(|| panic!("index out of bounds")));
     }

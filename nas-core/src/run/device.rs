@@ -64,7 +64,9 @@ impl DeviceChoice {
                 Ok(_) => Ok(Device::Cuda(0)),
                 Err(reason) => {
                     if has_card() {
-                        eprintln!("note: this machine has an NVIDIA card that is not used: {reason:#}");
+                        crate::run::words::tell(format_args!(
+                            "note: this machine has an NVIDIA card that is not used: {reason:#}"
+                        ));
                     }
                     Ok(Device::Cpu)
                 }

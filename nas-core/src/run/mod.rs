@@ -7,6 +7,7 @@ pub mod device;
 pub mod export;
 pub mod import;
 pub mod interrupt;
+pub mod launch;
 pub mod page;
 pub mod picture;
 pub mod plot;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
+use crate::nn::ranks;
 use crate::run::run_dir::open_to_append;
 use crate::run::words;
 use crate::space::trial::{Outcome, Record};
@@ -31,7 +32,7 @@ pub struct Progress {
 impl Progress {
     /// A job of `total` steps, `done` of which an earlier process did. Lines also go to `log` where one is given.
     pub fn new(label: &str, total: usize, done: usize, log: Option<&Path>) -> Result<Self> {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (std::io::stderr().is_terminal() && ranks::is_first()).then(|| {
             let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}, {eta} left");
             let bar = ProgressBar::new(total as u64).with_style(style.expect("a valid template"));
             bar.with_prefix(label.to_string()).with_position(done as u64)
@@ -77,7 +78,8 @@ impl Progress {
         let text = format!("{}: {}", self.label, words::text(&text.to_string()));
         match &self.bar {
             Some(bar) => bar.println(&text),
-            None => eprintln!("{text}"),
+            None if ranks::is_first() => words::tell(&text),
+            None => {}
         }
         // The log repeats what stderr has; a disk too full for it stops the job at its next checkpoint, with a message.
         let _ = self.log.as_mut().map(|log| writeln!(log, "{text}"));

@@ -1,6 +1,13 @@
 //! Text that comes from files and is printed: what would move a terminal's cursor or hide in the line is spelled out.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::io::Write;
+
+/// A line on stderr. Where nobody reads it any more (`2>&1 | head`), the work goes on.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
 
 /// A name in one line, all control characters escaped.
 pub fn name(text: &str) -> Cow<'_, str> {

@@ -146,6 +146,9 @@ pub struct Recipe<T: Task> {
     pub optimizer: OptimizerConfig,
     /// Learning rate over the run.
     pub schedule: Schedule,
+    /// Norms see the statistics of the whole batch where several processes share it (`--procs`), instead of those of their part.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub sync_batch_norm: bool,
     /// Largest norm of the gradient; 0 for no limit.
     pub grad_clip: f64,
     /// Decay per step of an average of the weights, which is what is validated and saved; 0 for none.
@@ -191,6 +194,7 @@ impl<T: Task> Recipe<T> {
             accumulate: 1,
             optimizer,
             schedule,
+            sync_batch_norm: false,
             grad_clip,
             ema: 0.0,
             init: None,
@@ -415,6 +419,9 @@ pub struct OneShotSection {
     /// Samples per step, for weights and architecture each. Default: DARTS's.
     #[serde(default = "default_one_shot_batch_size")]
     pub batch_size: usize,
+    /// Norms see the statistics of the whole batch where several processes share it (`--procs`), instead of those of their part.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sync_batch_norm: bool,
     /// Epochs between validations on the architecture's part; the last epoch always has one. 0: only the last.
     #[serde(default)]
     pub eval_every: usize,

@@ -321,7 +321,7 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         compute: Compute,
     ) -> Result<Vec<Tensor>> {
         let images = |batch| Ok(Self::images(&Self::place(batch?, compute)).shallow_clone());
-        loader.epoch(0, 0).take(batches).map(images).collect()
+        loader.whole().epoch(0, 0).take(batches).map(images).collect()
     }
 
     /// Held-out samples of a quick score of a candidate.

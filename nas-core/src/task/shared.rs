@@ -13,7 +13,7 @@ use super::experiment::{OneShotExperiment, Setting, is_due};
 use super::supervised::{Batches, PartSums, metrics_of, next_batch};
 use super::{BatchOf, Pass, Task, TaskSpace};
 use crate::estimator::supernet::SupernetEvaluator;
-use crate::nn::{Mode, Shape, VarBuilder, build_on};
+use crate::nn::{Mode, Shape, VarBuilder, build_on, ranks, synchronise_batch_norm};
 use crate::one_shot::{self, Chosen, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use crate::optim::{Named, named_parameters};
 use crate::run::cli::{Compute, warn};
@@ -61,6 +61,7 @@ impl<T: Task> Shared<T> {
         compute: Compute,
     ) -> Result<Self> {
         let (section, seed, setting) = (&experiment.one_shot, experiment.seed, experiment.setting());
+        synchronise_batch_norm(section.sync_batch_norm);
         let train = T::open(&experiment.data, Split::Train)?;
         let space: Rc<dyn WeightSharing> = Rc::from(experiment.space.shared()?);
         let supernet = Supernet::new(&experiment, &*space, T::classes(&train).len(), compute)?;
@@ -98,7 +99,8 @@ impl<T: Task> Shared<T> {
         );
         let loader = |indices: &[usize], purpose| {
             let config = setting.loading(section.batch_size, compute);
-            T::loader(&setting, &train, Some(indices.to_vec()), config, seed, purpose)
+            let loader = T::loader(&setting, &train, Some(indices.to_vec()), config, seed, purpose)?;
+            Ok::<_, anyhow::Error>(loader.part(ranks::rank(), ranks::world())?)
         };
         let weight_data = loader(&seen, purpose)?;
         let of_method = section.method.second_stage().map(|stage| ("one_shot.method", stage.recalibration_batches));
@@ -255,7 +257,8 @@ impl<T: Task> Objective for Supernet<T> {
     }
 
     fn score(&self, part: Part, mixture: Mixture, at: At) -> Result<f64> {
-        T::score(self.pass(mixture), self.batch(part), self.num_classes, Mode::train(at.progress()))
+        let score = T::score(self.pass(mixture), self.batch(part), self.num_classes, Mode::train(at.progress()));
+        Ok(ranks::mean(score?))
     }
 
     fn rebuild(&mut self, space: &dyn WeightSharing) -> Result<Vec<Named>> {

@@ -14,14 +14,15 @@ use super::commands::train::TrainResult;
 use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
 use super::{BatchOf, Losses, Pass, Scores, Task};
 use crate::estimator::learning_curve::{Curve, Stopped};
-use crate::nn::{Cost, Mode, Shape, VarBuilder, build_on};
+use crate::nn::{Cost, Mode, Shape, VarBuilder, build_on, ranks, synchronise_batch_norm};
 use crate::one_shot::{added, descend_along, scaled_gradients};
 use crate::optim::{GradScaler, Named, Optimizer, Schedule, move_averages, named_parameters};
-use crate::run::cli::Compute;
+use crate::run::cli::{Compute, warn};
 use crate::run::config::Growth;
 use crate::run::device::expect_fixed_shapes;
 use crate::run::import::init_from;
 use crate::run::run_dir::{RunDir, last_weights};
+use crate::run::words;
 use crate::train::{
     self, At, Job, LoopConfig, Metrics, Step, all_variables, copy_into, load_weights, read_metrics, read_tensors,
     scalars,
@@ -76,6 +77,7 @@ impl<T: Task> Supervised<T> {
             expect_fixed_shapes(compute.device);
         }
         require_equal_classes(&T::classes(&train), &T::classes(&val))?;
+        synchronise_batch_norm(experiment.train.sync_batch_norm);
         let setting = experiment.setting();
         let TrainExperiment { seed, model, train: recipe, .. } = experiment;
         let (vs, net) = new_network::<T>(&model, T::classes(&val).len(), seed, compute)?;
@@ -83,7 +85,7 @@ impl<T: Task> Supervised<T> {
         if let Some(from) = &recipe.init {
             let report = start::<T>(from, recipe.init_prefix.as_deref(), &model, &vs)
                 .with_context(|| format!("train.init = {:?}", from.display().to_string()))?;
-            report.iter().for_each(|report| eprintln!("{report}"));
+            report.iter().filter(|_| ranks::is_first()).for_each(words::tell);
         }
         let loader = T::loader(
             &setting,
@@ -93,6 +95,7 @@ impl<T: Task> Supervised<T> {
             seed,
             "train",
         )?;
+        let loader = loader.part(ranks::rank(), ranks::world())?;
         let copy = |(name, tensor): Named| (name, tensor.detach().copy());
         Ok(Self {
             seed,
@@ -249,11 +252,9 @@ pub fn train_on<T: Task>(
     let (schedule, lr) = (experiment.train.schedule.clone(), experiment.train.optimizer.lr());
     let mut training = Supervised::on(experiment, train, val, compute)?;
     let steps = settings.epochs * training.steps_per_epoch();
-    if let Some(warning) = momentum.and_then(|momentum| unsettled_norms(momentum, steps)) {
-        eprintln!("warning: {warning}");
-    }
+    momentum.and_then(|momentum| unsettled_norms(momentum, steps)).iter().for_each(warn);
     if let Some(jump) = dir.growth().and_then(|growth| jump(&schedule, lr, training.steps_per_epoch(), growth)) {
-        eprintln!("{jump}");
+        words::tell(jump);
     }
     let summary = train::run(&mut training, "train", dir, settings)?;
     let validation = training.validation().context("the last epoch has no validation")?;
@@ -448,10 +449,10 @@ impl PartSums {
         values[0]
     }
 
-    /// Means over the steps; the sums are 0 again.
+    /// Means over the steps, of all ranks; the sums are 0 again.
     pub fn take(&mut self) -> Metrics {
         let Self { steps, names, sums } = std::mem::take(self);
-        names.into_iter().map(|name| (name.clone(), json!(sums[&name] / steps as f64))).collect()
+        names.into_iter().map(|name| (name.clone(), json!(ranks::mean(sums[&name] / steps as f64)))).collect()
     }
 }
 

@@ -48,6 +48,20 @@ pub fn read(gt: &Path, dt: &Path) -> Result<EvalFiles> {
 }
 
 impl EvalFiles {
+    /// Images, truths and detections of several parts of a set, one after the other; numbers of images are those of the whole.
+    pub fn joined(
+        parts: impl IntoIterator<Item = (Vec<CocoId>, Vec<Truth>, Vec<Detection>)>,
+        categories: Vec<Category>,
+    ) -> Self {
+        let mut files = Self { categories, ..Self::default() };
+        for (images, truths, detections) in parts {
+            files.images.extend(images);
+            files.truths.extend(truths);
+            files.detections.extend(detections);
+        }
+        files
+    }
+
     fn add_truths(&mut self, file: CocoFile) -> Result<()> {
         self.images = sorted_once("image", file.images.iter().map(|image| image.id.clone()))?;
         sorted_once("category", file.categories.iter().map(|category| category.id.clone()))?;

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 pub mod coco;
 pub mod files;
 pub mod report;
 pub mod voc;
 
 /// A true box.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Truth {
     /// Place of its image in the order of image ids.
     pub image: usize,
@@ -25,7 +27,7 @@ pub struct Truth {
 }
 
 /// A box that a detector claims.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// Place of its image in the order of image ids.
     pub image: usize,

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
-use nas_core::nn::{BatchNorm, Init, Mode, Module, Shape, VarBuilder, relu};
+use nas_core::nn::{BatchNorm, Init, Mode, Module, Shape, VarBuilder, ranks, relu};
 use nas_datasets::det::DetTarget;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -212,7 +212,7 @@ impl Fcos {
         let positive = stack(|target| &target.matched).ge(0);
         let index = positive.reshape([-1]).nonzero().reshape([-1]);
         let positives = index.size()[0];
-        let count = positives.max(1) as f64;
+        let count = ranks::mean(positives as f64).max(1.0 / ranks::world() as f64);
 
         let classes = labels.one_hot(self.num_classes).to_kind(Kind::Float) * positive.unsqueeze(-1);
         let classification = focal_loss(logits, &classes).sum(Kind::Float) / count;

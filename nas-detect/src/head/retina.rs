@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::Cost;
-use nas_core::nn::{BatchNorm, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{BatchNorm, Mode, Module, Shape, VarBuilder, ranks};
 use nas_datasets::det::DetTarget;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -200,8 +200,9 @@ impl Retina {
             counts.push(index.size()[0]);
         }
         let positives: i64 = counts.iter().sum();
+        let of_batch = ranks::mean(positives as f64).max(1.0 / ranks::world() as f64);
         let divisor = |i: usize| match self.config.normalizer {
-            Normalizer::Batch => positives.max(1) as f64,
+            Normalizer::Batch => of_batch,
             Normalizer::Image => (counts[i].max(1) * targets.len() as i64) as f64,
         };
         let sum = |parts: Vec<Tensor>| {

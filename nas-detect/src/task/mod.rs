@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
+use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::picture::{side_by_side, write_png};
@@ -28,6 +28,7 @@ use tch::{Device, Kind, Tensor, nn::VarStore};
 use crate::backbone::{BackboneConfig, total};
 use crate::detnas::path_weights;
 use crate::eval::coco::MAX_DETS;
+use crate::eval::files::EvalFiles;
 use crate::eval::report::{CocoClass, CocoReport};
 use crate::head::{Detections, Predictions};
 use crate::model::{Detector, ModelConfig, SuperDetector, Top};
@@ -153,6 +154,18 @@ pub fn images_on(images: &Tensor, device: Device) -> Tensor {
 /// How a setting's images reach a network that is not trained.
 pub fn reading(setting: &Setting<Detection>, compute: Compute) -> Reading {
     Reading::new(&setting.augment, &setting.loader, &setting.eval, compute)
+}
+
+/// Images `[B, 3, H, W]` of this rank, padded to the size that the whole batch has on one.
+fn as_large_as_all(images: &Tensor) -> Tensor {
+    let [height, width] = [2, 3].map(|side| images.size()[side]);
+    let sizes = ranks::all(&[height as f64, width as f64]);
+    let largest = |side: usize| sizes.iter().map(|size| size[side] as i64).max().unwrap_or(0);
+    let (right, bottom) = (largest(1) - width, largest(0) - height);
+    if right == 0 && bottom == 0 {
+        return images.shallow_clone();
+    }
+    images.constant_pad_nd([0, right, 0, bottom])
 }
 
 impl Task for Detection {
@@ -300,7 +313,7 @@ impl Task for Detection {
     }
 
     fn place(batch: DetBatch, compute: Compute) -> DetBatch {
-        DetBatch { images: images_on(&batch.images, compute.device), ..batch }
+        DetBatch { images: images_on(&as_large_as_all(&batch.images), compute.device), ..batch }
     }
 
     fn images(batch: &DetBatch) -> &Tensor {
@@ -335,10 +348,19 @@ impl Task for Detection {
 
     fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<CocoReport> {
         let detect = |images: &Tensor| pass.net.detect(images, pass.mixture);
-        let files = evaluate(&detect, set, &reading(setting, pass.compute), pass.compute, |_, _| {
+        let reading = reading(setting, pass.compute);
+        // Batches are those of one process: what an image is padded to depends on its batch.
+        let own = ranks::part_of(set.len(), reading.loader.batch_size.max(1));
+        let mut files = evaluate(&detect, &set.subset(own.clone().collect()), &reading, pass.compute, |_, _| {
             tick();
             Ok(())
         })?;
+        if ranks::are_several() {
+            let moved = |image: &mut usize| *image += own.start;
+            files.truths.iter_mut().for_each(|truth| moved(&mut truth.image));
+            files.detections.iter_mut().for_each(|found| moved(&mut found.image));
+            files = EvalFiles::joined(ranks::gather((files.images, files.truths, files.detections))?, files.categories);
+        }
         Ok(CocoReport::new(&files, &MAX_DETS))
     }
 

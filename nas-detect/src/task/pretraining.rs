@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, ensure};
-use nas_core::nn::{Mode, build_on};
+use nas_core::nn::{Mode, build_on, ranks};
 use nas_core::one_shot::descend;
 use nas_core::optim::{Decay, GradScaler, Named, Optimizer, OptimizerConfig, Schedule, SgdConfig, named_parameters};
 use nas_core::run::cli::{self, Compute};
@@ -114,7 +114,8 @@ impl Pretraining {
         let net = net?;
         let loading = experiment.loader.with(config.train.batch_size, compute.threads);
         Ok(Self {
-            loader: train_loader(dataset, None, config.augment.clone(), loading, seed, "pretrain")?,
+            loader: train_loader(dataset, None, config.augment.clone(), loading, seed, "pretrain")?
+                .part(ranks::rank(), ranks::world())?,
             optimizer: config.train.optimizer.build(named_parameters(&vs)),
             scaler: compute.amp.then(GradScaler::default),
             config: config.clone(),

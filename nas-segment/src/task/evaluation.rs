@@ -1,9 +1,9 @@
 //! Predictions of a network and their score on a labelled set.
 
 use anyhow::{Result, bail, ensure};
-use nas_core::nn::{Mode, channels_last, resize_bilinear};
+use nas_core::nn::{Mode, channels_last, ranks, resize_bilinear};
 use nas_core::run::cli::Compute;
-use nas_datasets::{EvalTransform, IGNORE, SegDataset, eval_samples};
+use nas_datasets::{EvalTransform, IGNORE, SampleSet, SegDataset, eval_samples};
 use std::sync::Arc;
 use tch::{Kind, Tensor, no_grad};
 
@@ -26,7 +26,8 @@ pub fn evaluate(
         bail!("the split has no labels to score against");
     }
     let mut matrix = ConfusionMatrix::new(dataset.classes().len());
-    for sample in eval_samples(dataset.clone(), transform.clone(), compute.threads, PREFETCH) {
+    let own = dataset.subset(ranks::part_of(dataset.len(), 1).collect());
+    for sample in eval_samples(own, transform.clone(), compute.threads, PREFETCH) {
         let sample = sample?;
         let Some(label) = &sample.label else { continue };
         let size = (i64::from(label.height()), i64::from(label.width()));
@@ -34,6 +35,7 @@ pub fn evaluate(
         matrix.add(label.as_raw(), &predicted);
         tick();
     }
+    matrix.of_all_ranks();
     ensure!(
         matrix.labelled_pixels() > 0,
         "no pixel of the split has a label that counts (all are {IGNORE}, ignored); there is no score"

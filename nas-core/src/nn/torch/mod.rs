@@ -1,6 +1,8 @@
 //! What tch lacks of libtorch: operators over lists of tensors, mixed precision by device, numeric switches, the figures of
 //! a device's allocator. `shim.cpp` holds the other side. Failures are libtorch's and panic, as tch's operators do.
 
+pub(crate) mod collectives;
+
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicBool, Ordering};
 

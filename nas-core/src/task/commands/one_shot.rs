@@ -17,6 +17,7 @@ use crate::nn::Shape;
 use crate::one_shot::{Images, SecondStage};
 use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
 use crate::run::config::to_toml;
+use crate::run::launch;
 use crate::run::plot;
 use crate::run::progress::Progress;
 use crate::run::run_dir::{RunDir, write_atomic};
@@ -86,9 +87,12 @@ impl fmt::Display for OneShotResult {
 }
 
 /// Runs the command.
-pub fn run<T: Task>(args: &RunArgs, format: Format) -> Result<()> {
+pub fn run<T: Task>(args: &RunArgs, procs: Option<usize>, format: Format) -> Result<()> {
     let origin = || args.config.display().to_string();
     let experiment: OneShotExperiment<T> = experiment::load(&args.config, &args.sets)?;
+    if launch::begin(procs)? {
+        return Ok(());
+    }
     let compute = args.compute.resolve()?;
     // Refused before anything is created.
     let search = Search::new(&experiment).with_context(origin)?;
@@ -153,6 +157,7 @@ impl<'a, T: Task> Search<'a, T> {
         let mut shared = Shared::new(experiment.clone(), &pretrained, self.input, compute)?;
         let settings = LoopConfig::new(experiment.one_shot.epochs, experiment.seed);
         let summary = train::run(&mut shared, "search", dir, settings)?;
+        launch::dismiss();
         draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
         let mut weights = None;
         let (architecture, candidate, num_trials) = match experiment.one_shot.method.second_stage() {

@@ -42,6 +42,9 @@ pub struct SearchArgs {
     /// Trials side by side, each in a process of its own, in the place of the experiment's `executor`
     #[arg(long, value_name = "N", value_parser = count(1, 4096))]
     pub workers: Option<usize>,
+    /// On shared weights: processes that share every batch, as of `train`
+    #[arg(long, value_name = "N", value_parser = count(1, 4096))]
+    pub procs: Option<usize>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -128,9 +131,13 @@ impl SearchResult {
 pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     let RunArgs { config, sets, .. } = &args.run;
     if experiment::kind_at(config, sets)? == Some(Kind::OneShot) {
-        ensure!(args.workers.is_none(), "--workers: a search on shared weights runs in one process");
-        return one_shot::run::<T>(&args.run, args.format);
+        ensure!(
+            args.workers.is_none(),
+            "--workers: a search on shared weights has no trials; --procs shares its batches"
+        );
+        return one_shot::run::<T>(&args.run, args.procs, args.format);
     }
+    ensure!(args.procs.is_none(), "--procs: a search by trials runs them side by side by --workers");
     let experiment: SearchExperiment<T> = experiment::load(config, sets)?;
     let compute = args.run.compute.resolve()?;
     let evaluator = Evaluator::open(&experiment.evaluator, &evaluator::Searched::of(&experiment))?;

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::estimator::learning_curve::Stopped;
 use crate::nn::Cost;
-use crate::run::cli::{Format, RunArgs, run_in_folder};
+use crate::run::cli::{Format, RunArgs, count, run_in_folder};
+use crate::run::launch;
 use crate::run::run_dir::RunDir;
 use crate::task::experiment::{self, TrainExperiment};
 use crate::task::{Task, supervised};
@@ -20,6 +21,9 @@ pub struct TrainArgs {
     /// Experiment, run folder and device
     #[command(flatten)]
     pub run: RunArgs,
+    /// Processes that share every batch, each on a card of its own where there are cards; also started by torchrun, srun, mpirun
+    #[arg(long, value_name = "N", value_parser = count(1, 4096))]
+    pub procs: Option<usize>,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -62,6 +66,9 @@ impl<S: fmt::Display> fmt::Display for TrainResult<S> {
 /// Runs the command.
 pub fn run<T: Task>(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment<T> = experiment::load(&args.run.config, &args.run.sets)?;
+    if launch::begin(args.procs)? {
+        return Ok(());
+    }
     let compute = args.run.compute.resolve()?;
     run_in_folder(&args.run, compute, Some(experiment.seed), (&experiment, Some("train.epochs")), args.format, |dir| {
         supervised::train(dir, experiment.clone(), compute)

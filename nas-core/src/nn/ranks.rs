@@ -1,0 +1,246 @@
+//! Data-parallel work: processes, called ranks, that run the same steps, each on its part of every batch. What is added up here
+//! is equal on all of them afterwards; alone, every function does nothing. All ranks make the same calls in the same order.
+//!
+//! A rank that cannot be reached ends the others by a panic whose text [`lost`] finds.
+
+use std::ops::Range;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tch::{Device, Kind, Tensor};
+
+use super::torch::collectives;
+pub(crate) use super::torch::collectives::Meeting;
+
+/// This process among the ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    rank: usize,
+    world: usize,
+}
+
+const ALONE: Place = Place { rank: 0, world: 1 };
+
+static PLACE: Mutex<Place> = Mutex::new(ALONE);
+
+/// Begins what is said when a rank is lost.
+const LOST: &str = "another process of this run cannot be reached";
+
+/// Longest time that a rank waits for the slowest. One that ends closes its connections, which is seen at once.
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+fn place() -> Place {
+    *PLACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn set_place(place: Place) {
+    *PLACE.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = place;
+}
+
+/// Makes this process one of `world` ranks, which meet at `at`.
+pub(crate) fn join(at: &Meeting, rank: usize, world: usize) -> Result<()> {
+    collectives::join(at, rank, world, PATIENCE)?;
+    set_place(Place { rank, world });
+    Ok(())
+}
+
+/// Leaves the others: from now on this process is alone.
+pub(crate) fn leave() {
+    if are_several() {
+        set_place(ALONE);
+        collectives::leave();
+    }
+}
+
+/// Number of this rank; 0 where it is alone.
+pub fn rank() -> usize {
+    place().rank
+}
+
+/// Number of ranks.
+pub fn world() -> usize {
+    place().world
+}
+
+/// Whether there are other ranks.
+pub fn are_several() -> bool {
+    world() > 1
+}
+
+/// Whether this rank speaks and writes for all.
+pub fn is_first() -> bool {
+    rank() == 0
+}
+
+/// This rank's part of `0..len`, whose bounds are multiples of `unit` or the end.
+pub fn part_of(len: usize, unit: usize) -> Range<usize> {
+    let Place { rank, world } = place();
+    let units = len.div_ceil(unit);
+    let bound = |rank: usize| (units * rank / world * unit).min(len);
+    bound(rank)..bound(rank + 1)
+}
+
+/// What went wrong between ranks, in the text of a panic, if that is what it tells.
+pub(crate) fn lost(text: &str) -> Option<&str> {
+    // Gloo ends its messages with advice for users of PyTorch.
+    const ADVICE: &str = ". This is typically";
+    let text = &text[text.find(LOST)?..];
+    Some(text.split_once(ADVICE).map_or(text, |(reason, _)| reason))
+}
+
+fn reached<T>(outcome: Result<T>) -> T {
+    outcome.unwrap_or_else(|error| {
+        let reason = format!("{error:#}");
+        let text = lost(&reason).map_or_else(|| format!("{LOST}: {reason}"), str::to_owned);
+        // No bug: nothing is printed where it is raised.
+        std::panic::resume_unwind(Box::new(text))
+    })
+}
+
+/// Sums over all ranks.
+pub fn sum(values: &[f64]) -> Vec<f64> {
+    if !are_several() {
+        return values.to_vec();
+    }
+    let sums = Tensor::from_slice(values);
+    reached(collectives::sum(&sums));
+    Vec::try_from(&sums).expect("a vector of numbers")
+}
+
+/// Mean over all ranks.
+pub fn mean(value: f64) -> f64 {
+    sum(&[value])[0] / world() as f64
+}
+
+/// Sums of counts, exact to 2^53.
+pub fn sum_counts(counts: &mut [u64]) {
+    if are_several() {
+        let sums = sum(&counts.iter().map(|count| *count as f64).collect::<Vec<_>>());
+        counts.iter_mut().zip(sums).for_each(|(count, sum)| *count = sum as u64);
+    }
+}
+
+/// The mean of a tensor over all ranks, without its gradient: what a loss of the whole batch is divided by, for its parts' mean
+/// to be that loss.
+pub fn mean_of(tensor: &Tensor) -> Tensor {
+    if !are_several() {
+        return tensor.shallow_clone();
+    }
+    tch::no_grad(|| {
+        let sum = tensor.to_device(Device::Cpu).copy();
+        reached(collectives::sum(&sum));
+        (sum / world() as f64).to_device(tensor.device())
+    })
+}
+
+/// The sum of a tensor over all ranks, through which gradients pass.
+pub(super) fn summed(tensor: &Tensor) -> Tensor {
+    if are_several() { reached(collectives::summed(tensor)) } else { tensor.shallow_clone() }
+}
+
+/// Means of gradients over all ranks, in place; those of a kind travel together. Where one has none, all have none.
+pub(crate) fn average(grads: &mut [Tensor]) {
+    if !are_several() {
+        return;
+    }
+    tch::no_grad(|| {
+        for kind in [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16] {
+            let mut of_kind: Vec<&mut Tensor> =
+                grads.iter_mut().filter(|grad| grad.defined() && grad.kind() == kind).collect();
+            if of_kind.is_empty() {
+                continue;
+            }
+            // Half precision is added up in single precision.
+            let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
+            let flat: Vec<Tensor> =
+                of_kind.iter().map(|grad| grad.reshape([-1]).to_device(Device::Cpu).to_kind(wide)).collect();
+            let flat = Tensor::cat(&flat, 0);
+            reached(collectives::sum(&flat));
+            let flat = flat / world() as f64;
+            let sizes: Vec<i64> = of_kind.iter().map(|grad| grad.numel() as i64).collect();
+            for (grad, mean) in of_kind.iter_mut().zip(flat.split_with_sizes(&sizes[..], 0)) {
+                // In the memory order of the gradient, which the optimizer's operators expect.
+                grad.copy_(&mean.view_as(grad));
+            }
+        }
+    });
+}
+
+/// Overwrites tensors by those of the first rank.
+pub(crate) fn broadcast<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) {
+    if !are_several() {
+        return;
+    }
+    tch::no_grad(|| {
+        for tensor in tensors {
+            let host = tensor.to_device(Device::Cpu).contiguous().copy();
+            reached(collectives::broadcast(&host, 0));
+            tensor.shallow_clone().copy_(&host);
+        }
+    });
+}
+
+/// The bytes that rank `root` gives.
+fn bytes_of(root: usize, own: &[u8]) -> Vec<u8> {
+    let len = sum(&[if rank() == root { own.len() as f64 } else { 0.0 }])[0] as usize;
+    let bytes =
+        if rank() == root { Tensor::from_slice(own) } else { Tensor::zeros([len as i64], (Kind::Uint8, Device::Cpu)) };
+    if len > 0 {
+        reached(collectives::broadcast(&bytes, root));
+    }
+    Vec::try_from(&bytes).expect("a vector of bytes")
+}
+
+/// The bytes that the first rank gives.
+pub(crate) fn bytes_of_first(own: &[u8]) -> Vec<u8> {
+    if are_several() { bytes_of(0, own) } else { own.to_vec() }
+}
+
+/// Numbers that every rank has, as many each, in the order of the ranks.
+pub fn all(own: &[f64]) -> Vec<Vec<f64>> {
+    let (Place { rank, world }, len) = (place(), own.len());
+    let mut values = vec![0.0; world * len];
+    values[rank * len..][..len].copy_from_slice(own);
+    sum(&values).chunks(len.max(1)).map(<[f64]>::to_vec).collect()
+}
+
+/// What every rank has, in the order of their numbers.
+///
+/// # Errors
+/// If it is no JSON.
+pub fn gather<T: Serialize + DeserializeOwned>(own: T) -> Result<Vec<T>> {
+    if !are_several() {
+        return Ok(vec![own]);
+    }
+    let own = serde_json::to_vec(&own)?;
+    (0..world()).map(|rank| Ok(serde_json::from_slice(&bytes_of(rank, &own))?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alone_nothing_changes() {
+        assert_eq!((rank(), world(), part_of(10, 3)), (0, 1, 0..10));
+        assert_eq!((sum(&[1.0, 2.0]), mean(3.0), gather(4).unwrap()), (vec![1.0, 2.0], 3.0, vec![4]));
+        assert_eq!(all(&[5.0, 6.0]), [[5.0, 6.0]]);
+        let mut grads = [Tensor::from_slice(&[1.0f32, 2.0]), Tensor::new()];
+        average(&mut grads);
+        assert_eq!(Vec::<f32>::try_from(&grads[0]).unwrap(), [1.0, 2.0]);
+    }
+
+    #[test]
+    fn a_lost_rank_is_told_from_a_bug() {
+        let panic = std::panic::catch_unwind(|| reached::<()>(Err(anyhow::anyhow!("closed")))).unwrap_err();
+        let text = panic.downcast_ref::<String>().unwrap();
+        assert_eq!(lost(&format!("libtorch: {text}. This is typically you")), Some(text.as_str()));
+        assert!(
+            lost(&format!("libtorch: {text}")).is_some_and(|text| text.starts_with(LOST) && text.contains("closed"))
+        );
+        assert_eq!(lost("index out of bounds"), None);
+    }
+}

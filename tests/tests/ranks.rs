@@ -1,0 +1,176 @@
+//! Several processes that share a training or a search on shared weights: they end where one process does, and a run that loses
+//! one of them goes on.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, Tool, assert_same_file, assert_same_weights};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+fn args<'a>(job: &'a str, config: &'a str, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec![job, "--config", config, "--out", out.to_str().unwrap(), "--resume", "--threads", "1"];
+    args.extend(more);
+    args
+}
+
+/// Largest difference between the checkpoints of two runs; of tensors with numbers above 1, as a part of the largest.
+fn difference(a: &Path, b: &Path) -> f64 {
+    let read = |run: &Path| {
+        let mut tensors = Tensor::read_safetensors(run.join("checkpoints/last.safetensors")).unwrap();
+        tensors.retain(|(_, tensor)| tensor.kind() == Kind::Float);
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        tensors
+    };
+    let (a, b) = (read(a), read(b));
+    assert!(a.len() > 10 && a.iter().map(|(name, _)| name).eq(b.iter().map(|(name, _)| name)));
+    let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
+    let of = |a: &Tensor, b: &Tensor| largest(&(a - b)) / largest(a).max(1.0);
+    a.iter().zip(&b).filter(|((_, a), _)| a.numel() > 0).map(|((_, a), (_, b))| of(a, b)).fold(0.0, f64::max)
+}
+
+/// One process and two, whose norms see the whole batch, agree to `limit` after some steps, as far as single precision can tell; so
+/// do their metrics.
+fn agrees(tool: Tool, job: &str, config: &str, sets: &[&str], limit: f64) {
+    let temp = tempfile::tempdir().unwrap();
+    let [alone, shared] = ["alone", "shared"].map(|name| temp.path().join(name));
+    let section = if job == "train" { "train" } else { "one_shot" };
+    let sync = format!("{section}.sync_batch_norm=true");
+    let more: Vec<&str> = [sync.as_str()].iter().chain(sets).flat_map(|set| ["--set", *set]).collect();
+    tool.succeed(&args(job, config, &alone, &[&more[..], &["--device", "cpu"]].concat()));
+    tool.succeed(&args(job, config, &shared, &[&more[..], &["--device", "cpu", "--procs", "2"]].concat()));
+    let found = difference(&alone, &shared);
+    println!("{} {job}: {found:.1e}", tool.name());
+    assert!(found <= limit, "{} {config}: weights differ by {found}", tool.name());
+    let metrics = |run: &Path| -> Vec<Value> {
+        let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for (a, b) in metrics(&alone).iter().zip(&metrics(&shared)) {
+        for (name, value) in a.as_object().unwrap().iter().filter_map(|(name, value)| Some((name, value.as_f64()?))) {
+            let other = b[name].as_f64().unwrap();
+            assert!((value - other).abs() <= 10.0 * limit * value.abs().max(1.0), "{name}: {value} and {other}");
+        }
+    }
+}
+
+#[test]
+fn two_processes_segment_as_one() {
+    let sets = ["train.epochs=1", "data.num_images=8"];
+    agrees(SEGMENT, "train", "tests/configs/tiny_train.toml", &sets, 5e-6);
+}
+
+#[test]
+fn two_processes_classify_as_one() {
+    // Mixup mixes within what a process has.
+    let sets = ["train.epochs=1", "data.num_images=64", "augment.mixup=0"];
+    agrees(CLASSIFY, "train", "tests/configs/tiny_classify.toml", &sets, 5e-6);
+}
+
+/// Images of different sizes, objects of different numbers, detections of both.
+#[test]
+fn two_processes_detect_as_one() {
+    let sets = ["train.epochs=1", "data.num_images=16", "eval.every=1"];
+    agrees(DETECT, "train", "tests/configs/tiny_detect.toml", &sets, 1e-4);
+}
+
+/// Weights and architecture parameters. Adam makes much of the rounding of small gradients.
+#[test]
+fn two_processes_search_as_one() {
+    let sets = ["one_shot.epochs=2", "data.num_images=4"];
+    agrees(SEGMENT, "search", "tests/configs/tiny_search.toml", &sets, 1e-4);
+}
+
+/// The supernet is pre-trained and trained by both; the first goes on alone.
+#[test]
+fn two_processes_search_a_detector_in_all_its_parts() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let sets = ["one_shot.epochs=1", "pretrain.train.epochs=1", "pretrain.data.num_images=16", "data.num_images=30"];
+    let more: Vec<&str> = sets.iter().flat_map(|set| ["--set", *set]).collect();
+    let more = [&more[..], &["--procs", "2", "--format", "json"]].concat();
+    let text = DETECT.succeed(&args("search", "tests/configs/tiny_detect_search.toml", &out, &more));
+    let result: Value = serde_json::from_str(&text).expect("one of the two speaks");
+    assert_eq!(result["num_trials"], 12);
+    assert!(out.join("result.json").exists() && out.join("pretrain/checkpoints/last.safetensors").exists());
+}
+
+/// The processes that a launcher has started.
+fn children(of: &Child) -> Vec<i32> {
+    let text = Command::new("pgrep").args(["-P", &of.id().to_string()]).output().expect("pgrep runs").stdout;
+    String::from_utf8(text).unwrap().lines().map(|id| id.parse().unwrap()).collect()
+}
+
+/// A run of two that loses one, or is asked to stop, ends soon and says so, and goes on to what it would have come to.
+#[test]
+fn a_run_that_loses_a_process_goes_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let [straight, broken] = ["straight", "broken"].map(|name| temp.path().join(name));
+    let of = |out| args("train", "tests/configs/tiny_train.toml", out, &["--procs", "2", "--device", "cpu"]);
+    SEGMENT.succeed(&of(&straight));
+    let epochs = |count: usize| {
+        let lines = fs::read_to_string(broken.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+        lines >= count
+    };
+    for (signal, victim, said) in [
+        (libc::SIGKILL, Some(1), "cannot be reached"),
+        (libc::SIGKILL, Some(0), "failed"),
+        (libc::SIGTERM, None, "--resume"),
+    ] {
+        let done = fs::read_to_string(broken.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let mut command = SEGMENT.command(&of(&broken));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        while !epochs(done + 1) {
+            sleep(Duration::from_millis(5));
+        }
+        let victim = victim.map_or(child.id() as i32, |rank| children(&child)[rank]);
+        // SAFETY: a process that this test has started.
+        unsafe { libc::kill(victim, signal) };
+        let killed = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(said) && !text.contains("panicked"), "{text}");
+        assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+    }
+    SEGMENT.succeed(&of(&broken));
+    assert_same_file(&straight, &broken, "metrics.jsonl");
+    assert_same_weights(&straight, &broken);
+}
+
+#[test]
+fn what_cannot_be_shared_is_refused() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("run");
+    let config = "tests/configs/tiny_train.toml";
+    let odd = SEGMENT.fail(&args("train", config, &out, &["--procs", "2", "--set", "train.batch_size=3"]));
+    assert!(odd.contains("batch_size = 3") && odd.contains("2 processes"), "{odd}");
+    let trials = args("search", "configs/segment/camvid_mobile_seg.toml", &out, &["--procs", "2"]);
+    assert!(SEGMENT.fail(&trials).contains("--workers"));
+    // A command that its launcher has started twice already.
+    let mut command = SEGMENT.command(&args("train", config, &out, &["--procs", "3"]));
+    let output = command.envs([("RANK", "0"), ("WORLD_SIZE", "2")]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("one of 2 processes already"));
+    assert!(!out.exists(), "nothing was begun");
+}
+
+/// Each process has a card of its own.
+#[test]
+fn two_processes_use_two_cards() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let [cards, alone] = ["cards", "alone"].map(|name| temp.path().join(name));
+    let sets = ["--set", "train.epochs=1", "--set", "data.num_images=8", "--set", "train.sync_batch_norm=true"];
+    let config = "tests/configs/tiny_train.toml";
+    let of = [&sets[..], &["--device", "cuda", "--procs", "2"]].concat();
+    let mut command = card.command(SEGMENT, &args("train", config, &cards, &of));
+    let output = command.env("FAKE_CUDA_DEVICES", "2").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    card.succeed(SEGMENT, &args("train", config, &alone, &[&sets[..], &["--device", "cuda"]].concat()));
+    assert!(difference(&alone, &cards) < 5e-6);
+    let meta: Value = serde_json::from_str(&fs::read_to_string(cards.join("meta.json")).unwrap()).unwrap();
+    assert!(meta["device"].as_str().unwrap().starts_with("cuda:0"), "{meta}");
+}
