@@ -125,5 +125,14 @@ fn masks_of_0_and_255_are_refused() {
             fs::copy(temp.path().join(format!("{i}.png")), data.join(format!("masks/{split}/{i}.png"))).unwrap();
         });
     }
-    assert!(succeeds(SEGMENT, temp.path(), check).contains("warning: no training sample has rest"));
+    let said = succeeds(SEGMENT, temp.path(), &format!("{check} --pictures seen"));
+    assert!(said.contains("warning: no training sample has rest") && said.contains("24x32 to 24x32"), "{said}");
+    let counts: Vec<f64> =
+        said.lines().filter_map(|line| line.trim_end().strip_suffix(" %")?.rsplit(' ').next()?.parse().ok()).collect();
+    // Ten columns of 32 are the first class.
+    assert_eq!(counts, [31.25, 68.75, 0.0, 31.25, 68.75, 0.0], "{said}");
+    let seen = temp.path().join("seen/val");
+    let sheet = image::open(seen.join("2.png")).unwrap();
+    assert!(sheet.width() > 64 && sheet.height() == 24, "the photo, and its truth beside it");
+    assert!(fs::read_to_string(seen.join("classes.svg")).unwrap().contains("thing"));
 }

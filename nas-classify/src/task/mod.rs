@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use image::RgbImage;
 use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
@@ -220,6 +221,11 @@ impl Task for Classification {
         let mut counts = vec![0; set.classes().len()];
         counts[set.label(index)] = 1;
         Ok(Survey { sizes: vec![(h, w)], counts })
+    }
+
+    /// The image alone: its name in a folder of its class tells the truth.
+    fn picture(set: &Set, index: usize) -> Result<RgbImage> {
+        Ok(set.image(index)?)
     }
 
     fn starters(facts: &Facts) -> [String; 3] {

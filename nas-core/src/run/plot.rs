@@ -120,6 +120,27 @@ pub fn curves(path: &Path, title: &str, series: &[Series]) -> Result<()> {
     })
 }
 
+/// Draws a bar for each name, one below the other, with its number behind it.
+pub fn bars(path: &Path, title: &str, bars: &[(String, f64)]) -> Result<()> {
+    const WIDTH: u32 = 720;
+    const ROW: i32 = 24;
+    ensure!(!bars.is_empty(), "{}: there is nothing to draw", path.display());
+    let longest = bars.iter().map(|(name, _)| name.chars().count() as i32).max().unwrap_or(0);
+    let (left, top) = ((20 + 8 * longest).min(WIDTH as i32 / 2), 48);
+    let room = f64::from(WIDTH as i32 - left - 120);
+    let most = bars.iter().map(|(_, value)| *value).fold(f64::MIN_POSITIVE, f64::max);
+    draw(path, (WIDTH, top as u32 + ROW as u32 * bars.len() as u32 + 12), |root| {
+        root.draw(&Text::new(fitting(title, WIDTH, TITLE), (12, 12), ("sans-serif", TITLE)))?;
+        for (i, (name, value)) in bars.iter().enumerate() {
+            let (y, end) = (top + ROW * i as i32, left + (room * value / most).round() as i32);
+            root.draw(&Text::new(fitting(name, left as u32, 15), (12, y), ("sans-serif", 15)))?;
+            root.draw(&Rectangle::new([(left, y), (end.max(left + 1), y + ROW - 6)], COLORS[0].filled()))?;
+            root.draw(&Text::new(value.to_string(), (end + 8, y), ("sans-serif", 15)))?;
+        }
+        Ok(())
+    })
+}
+
 /// Draws all series as lines into one panel with a legend beside it.
 pub fn lines(path: &Path, title: &str, x_desc: &str, y_desc: &str, series: &[Series]) -> Result<()> {
     let marked: Vec<(Mark, &Series)> = series.iter().map(|series| (Mark::Line, series)).collect();
@@ -277,6 +298,19 @@ mod tests {
         assert_eq!(drawn.matches("<circle").count(), 1);
         let error = curves(Path::new("curves.svg"), "run", &series(vec![])).unwrap_err().to_string();
         assert!(error.contains("curves.svg"));
+    }
+
+    #[test]
+    fn bars_are_as_long_as_their_numbers() {
+        let drawn =
+            svg(|path| bars(path, "pixels", &[("road".into(), 30.0), ("car".into(), 10.0), ("pole".into(), 0.0)]));
+        let widths: Vec<f64> = drawn
+            .lines()
+            .filter(|line| line.contains("<rect") && line.contains("#1F63B2"))
+            .map(|line| line.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
+            .collect();
+        assert!((widths[0] / widths[1] - 3.0).abs() < 0.02 && widths[2] <= 1.0, "{widths:?}");
+        assert!(["road", "car", "pole"].iter().all(|name| drawn.contains(name)));
     }
 
     #[test]

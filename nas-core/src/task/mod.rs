@@ -16,6 +16,7 @@ use std::fmt::{Debug, Display};
 use std::path::Path;
 
 use anyhow::Result;
+use image::RgbImage;
 use nas_datasets::{LoaderConfig, SampleSet, Source, Split, TrainLoader};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -211,6 +212,9 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 
     /// What a sample looks like.
     fn survey(set: &Self::Set, index: usize) -> Result<Survey>;
+
+    /// A sample with its truth drawn in.
+    fn picture(set: &Self::Set, index: usize) -> Result<RgbImage>;
 
     /// Experiment files without `[data]` for a first search, training and comparison; the last takes what the first, run in
     /// `runs/search`, has found.

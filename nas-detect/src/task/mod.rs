@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use image::RgbImage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
@@ -19,7 +20,9 @@ use nas_core::task::commands::init::{Facts, Survey};
 use nas_core::task::experiment::{self, OneShotExperiment, Recipe, Setting};
 use nas_core::task::{self, Pass, PerClass, Task, supervised};
 use nas_datasets::det::loader::Boxes;
-use nas_datasets::det::{CocoSplit, DetBatch, DetDataConfig, DetDataset, DetTransform, det_train_loader};
+use nas_datasets::det::{
+    CocoSplit, DetBatch, DetClasses, DetDataConfig, DetDataset, DetSample, DetTransform, Object, det_train_loader,
+};
 use nas_datasets::{LoaderConfig, SampleSet, Size, Split, TrainLoader, hold_out};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -156,6 +159,16 @@ pub fn reading(setting: &Setting<Detection>, compute: Compute) -> Reading {
     Reading::new(&setting.augment, &setting.loader, &setting.eval, compute)
 }
 
+/// The image of a sample with its boxes and their classes.
+fn with_truth(sample: &DetSample, classes: &DetClasses) -> RgbImage {
+    let mark = |object: &Object| Marked {
+        bbox: object.bbox,
+        class: object.class,
+        text: classes.names()[object.class].clone(),
+    };
+    draw(&sample.image, &sample.objects.iter().map(mark).collect::<Vec<_>>())
+}
+
 /// Images `[B, 3, H, W]` of this rank, padded to the size that the whole batch has on one.
 fn as_large_as_all(images: &Tensor) -> Tensor {
     let [height, width] = [2, 3].map(|side| images.size()[side]);
@@ -243,6 +256,11 @@ impl Task for Detection {
         sample.objects.iter().for_each(|object| counts[object.class] += 1);
         let (w, h) = sample.image.dimensions();
         Ok(Survey { sizes: vec![(h, w)], counts })
+    }
+
+    /// The photo with its boxes.
+    fn picture(set: &Set, index: usize) -> Result<RgbImage> {
+        Ok(with_truth(&set.load(index)?, set.classes()))
     }
 
     fn starters(facts: &Facts) -> [String; 3] {
@@ -386,12 +404,7 @@ impl Task for Detection {
         let classes = shown.classes();
         for i in 0..shown.len() {
             let sample = shown.load(i)?;
-            let truth = sample.objects.iter().map(|object| Marked {
-                bbox: object.bbox,
-                class: object.class,
-                text: classes.names()[object.class].clone(),
-            });
-            let truth = draw(&sample.image, &truth.collect::<Vec<_>>());
+            let truth = with_truth(&sample, classes);
             let min_score = setting.eval.min_score;
             let of_models = found.iter().map(|found| draw(&sample.image, &marked(&found[i], classes, min_score)));
             let sheet: Vec<_> = std::iter::once(truth).chain(of_models).collect();

@@ -8,6 +8,7 @@ mod head;
 mod network;
 mod operator;
 mod presets;
+mod relaxed;
 mod space;
 mod supernet;
 

@@ -70,7 +70,7 @@ impl Trunk {
     }
 
     /// The maps of `taps` of a block's two.
-    fn tapped<T>(&self, block: usize, hidden: &Option<T>, output: &T, copy: impl Fn(&T) -> T) -> Vec<T> {
+    pub(super) fn tapped<T>(&self, block: usize, hidden: &Option<T>, output: &T, copy: impl Fn(&T) -> T) -> Vec<T> {
         let of_block = self.taps.iter().filter(|(i, _)| *i == block);
         let map = |(_, tap): &(usize, Tap)| match tap {
             Tap::Output => copy(output),

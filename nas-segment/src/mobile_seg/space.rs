@@ -678,6 +678,21 @@ impl MobileSegSpace {
 }
 
 impl MobileSegSpace {
+    /// Choices of some network of the space, each the first that it can be.
+    pub(super) fn any_choices(&self) -> Vec<u16> {
+        let decisions = self.decisions();
+        let mut choices = self.encode(&self.any_config()).expect("drawn from the space").choices().to_vec();
+        for (i, options) in decisions.iter().enumerate() {
+            let first = (0..*options).find(|option| {
+                let mut choices = choices.clone();
+                choices[i] = *option;
+                self.decode_checked(&choices).is_ok()
+            });
+            choices[i] = first.unwrap_or(choices[i]);
+        }
+        choices
+    }
+
     /// Some network of the space.
     pub(super) fn any_config(&self) -> MobileSegConfig {
         self.sample_config(&mut nas_datasets::rng::stream(0, "any", 0)).expect("a checked space has networks")

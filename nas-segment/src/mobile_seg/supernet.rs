@@ -1,4 +1,5 @@
-//! One network with the weights of every architecture of the space, run one path at a time.
+//! One network with the weights of every architecture of the space, run one path at a time or, where operators alone are choices,
+//! as a mixture of them.
 //!
 //! Every (stage, position, operator) has weights of its own, as wide as the widest choices around it; narrower paths use the
 //! first channels (Yu et al. 2019, arXiv 1812.08928; Cai et al. 2020, arXiv 1908.09791). A path's network is built of views of
@@ -8,7 +9,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use nas_core::nn::{Mode, Notes, VarBuilder};
+use nas_core::nn::{Mode, Notes, Shape, VarBuilder};
 use nas_core::space::{
     ArchParameter, Architecture, Backbone, ChoiceSpace, FeatureInfo, InvalidArchitecture, Mixture, Supernet,
     WeightSharing,
@@ -21,6 +22,7 @@ use super::config::{MobileSegConfig, Tap};
 use super::head::{self, SharedHead};
 use super::network::{BodyNames, Slot, Trunk};
 use super::operator::Operator;
+use super::relaxed::Relaxation;
 use super::space::{HeadChoices, MobileSegSpace};
 use crate::model::SegNet;
 
@@ -30,6 +32,7 @@ pub struct MobileSegSupernet {
     space: MobileSegSpace,
     num_classes: i64,
     tensors: HashMap<String, Tensor>,
+    relaxation: Option<Relaxation>,
 }
 
 impl MobileSegSupernet {
@@ -38,7 +41,8 @@ impl MobileSegSupernet {
         let notes = Notes::default();
         let widest = Widest { space, num_classes, config: space.any_config() };
         widest.declare(&vb.noting(&notes));
-        Self { space: space.clone(), num_classes, tensors: notes.into_inner().into_iter().collect() }
+        let tensors = notes.into_inner().into_iter().collect();
+        Self { space: space.clone(), num_classes, tensors, relaxation: Relaxation::of(space) }
     }
 
     /// The network of `arch` on the supernet's weights. It is to be used with gradients switched as they are now.
@@ -56,6 +60,27 @@ impl MobileSegSupernet {
     /// Logits `[B, K, H, W]` of images `[B, 3, H, W]` by the network of `arch`.
     pub fn forward(&self, xs: &Tensor, arch: &Architecture, mode: Mode) -> Result<Tensor, InvalidArchitecture> {
         Ok(self.network(arch)?.forward(xs, mode))
+    }
+
+    /// Logits `[B, K, H, W]` of images `[B, 3, H, W]` under `mixture`.
+    ///
+    /// # Panics
+    /// For an architecture of another space, and for weights where operators are not the only choices: methods find no architecture
+    /// parameters there.
+    pub fn forward_mixture(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Tensor {
+        match mixture {
+            Mixture::Path(arch) => self.forward(xs, arch, mode).expect("an architecture of the supernet's space"),
+            Mixture::Weights(weights) => self.mixed(&weights[0], None).forward(xs, mode),
+            Mixture::Sampled { weights, active, .. } => self.mixed(&weights[0], Some(&active[0])).forward(xs, mode),
+        }
+    }
+
+    fn mixed(&self, weights: &Tensor, active: Option<&[bool]>) -> SegNet {
+        let relaxation = self.relaxation.as_ref().expect("operators are the only choices");
+        let vb = VarBuilder::shared(&self.tensors);
+        let trunk = relaxation.trunk(&vb, weights, active);
+        let head = head::build_shared(&vb, relaxation.config(), &trunk.plain, self.num_classes);
+        SegNet { backbone: Box::new(trunk), head }
     }
 
     /// The weights and statistics of `arch`'s network by the names that it has on its own, as views of the supernet's.
@@ -132,13 +157,16 @@ impl Widest<'_> {
 struct Body(MobileSegSupernet);
 
 impl Supernet for Body {
-    /// The maps that the head of a path takes, finest first.
+    /// The maps that the head takes, finest first.
     ///
     /// # Panics
-    /// For mixtures of candidates: the space has no architecture parameters, so that no method makes one.
+    /// As [`MobileSegSupernet::forward_mixture`].
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
-        let Mixture::Path(arch) = mixture else { panic!("mobile_seg runs one path at a time") };
-        let net = self.0.network(arch).expect("the architecture is of the supernet's space");
+        let net = match mixture {
+            Mixture::Path(arch) => self.0.network(arch).expect("the architecture is of the supernet's space"),
+            Mixture::Weights(weights) => self.0.mixed(&weights[0], None),
+            Mixture::Sampled { weights, active, .. } => self.0.mixed(&weights[0], Some(&active[0])),
+        };
         net.backbone.features(&nas_core::nn::channels_last(xs), mode)
     }
 
@@ -153,14 +181,22 @@ impl WeightSharing for MobileSegSpace {
         Box::new(Body(MobileSegSupernet::new(vb, self, 1)))
     }
 
-    /// None: candidates are run one at a time.
+    /// The operators of every position where nothing else is a choice; else none, and candidates are run one at a time.
     fn arch_parameters(&self) -> Vec<ArchParameter> {
-        Vec::new()
+        Relaxation::of(self).iter().map(Relaxation::parameter).collect()
     }
 
-    /// An architecture of the space: without architecture parameters there are no weights that speak for one.
-    fn discretize(&self, _: &[Tensor]) -> Architecture {
-        self.sample(&mut nas_datasets::rng::stream(0, "discretize", 0))
+    /// Without architecture parameters there are no weights that speak for an architecture: any.
+    fn discretize(&self, weights: &[Tensor]) -> Architecture {
+        match (Relaxation::of(self), weights) {
+            (Some(relaxation), [weights]) => relaxation.discretize(weights),
+            _ => self.sample(&mut nas_datasets::rng::stream(0, "discretize", 0)),
+        }
+    }
+
+    fn macs_table(&self, input: Shape) -> Option<(u64, Vec<Vec<f64>>)> {
+        let (fixed, table) = Relaxation::of(self)?.macs_table(self, input)?;
+        Some((fixed, vec![table]))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail, ensure};
-use image::GrayImage;
+use image::{GrayImage, RgbImage};
 use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
@@ -62,12 +62,7 @@ impl Net {
         match self {
             Self::Fixed(net) => net.forward(xs, mode),
             Self::AutoDeeplab(net) => net.forward(xs, mixture.expect("a supernet runs a mixture"), mode),
-            Self::MobileSeg(net) => match mixture {
-                Some(Mixture::Path(arch)) => {
-                    net.forward(xs, arch, mode).expect("an architecture of the supernet's space")
-                }
-                _ => panic!("a supernet of paths runs one architecture"),
-            },
+            Self::MobileSeg(net) => net.forward_mixture(xs, mixture.expect("a supernet runs a mixture"), mode),
         }
     }
 
@@ -259,6 +254,13 @@ impl Task for Segmentation {
         }
         let (w, h) = sample.image.dimensions();
         Ok(Survey { sizes: vec![(h, w)], counts })
+    }
+
+    /// The photo beside itself under the colours of its classes.
+    fn picture(set: &Set, index: usize) -> Result<RgbImage> {
+        let sample = set.load(index)?;
+        let truth = sample.label.map(|label| overlay(&sample.image, &label, set.classes()));
+        Ok(side_by_side(&std::iter::once(sample.image).chain(truth).collect::<Vec<_>>()))
     }
 
     fn starters(facts: &Facts) -> [String; 3] {

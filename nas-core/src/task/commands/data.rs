@@ -10,15 +10,17 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
 
 use super::init::Survey;
-use crate::run::cli::{Format, print};
-use crate::run::{config, words};
+use crate::run::cli::{Format, job, print};
+use crate::run::picture::write_png;
+use crate::run::run_dir::open_output;
+use crate::run::{config, plot, words};
 use crate::task::{Task, experiment};
 
 /// Read every sample of a data set, list the broken ones and count what was left out
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   PROGRAM data check --config experiment.toml --set data.root=/data/photos
-  PROGRAM data check --set data.kind=voc --set data.root=/data/VOC2012 --format json")]
+  PROGRAM data check --set data.kind=voc --set data.root=/data/VOC2012 --pictures out --format json")]
 pub struct CheckArgs {
     /// Experiment file; only its [data] section is used
     #[arg(long, value_name = "FILE")]
@@ -26,6 +28,9 @@ pub struct CheckArgs {
     /// Replace a key of the experiment file, or do without one; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Also draw samples of each split with their truth, and how often each class occurs, into a folder
+    #[arg(long, value_name = "DIR")]
+    pictures: Option<PathBuf>,
     /// How to print the findings
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -50,16 +55,52 @@ struct SplitReport {
     problems: Vec<String>,
     /// What was left out of samples that can, or looks like a mistake.
     warnings: Vec<String>,
+    /// Of samples that are all sound.
+    #[serde(flatten)]
+    contents: Option<Contents>,
+}
+
+/// What the samples of a split look like.
+#[derive(Serialize)]
+struct Contents {
+    /// Pixels, boxes or images of each class, in the order of the classes.
+    counts: Vec<u64>,
+    /// Heights and widths of the images: the smallest, the median and the largest of each.
+    heights: [u32; 3],
+    widths: [u32; 3],
+}
+
+impl Contents {
+    /// Looks at every sample, on all cores.
+    fn of<T: Task>(set: &T::Set, num_classes: usize) -> Result<Self> {
+        let surveys = (0..set.len()).into_par_iter().map(|i| T::survey(set, i));
+        let Survey { sizes, mut counts } = surveys.try_reduce(Survey::default, |a, b| Ok(a.and(b)))?;
+        counts.resize(num_classes, 0);
+        let three = |side: fn(&(u32, u32)) -> u32| {
+            let mut sides: Vec<u32> = sizes.iter().map(side).collect();
+            sides.sort_unstable();
+            [0, sides.len() / 2, sides.len().saturating_sub(1)].map(|i| sides.get(i).copied().unwrap_or(0))
+        };
+        Ok(Self { counts, heights: three(|size| size.0), widths: three(|size| size.1) })
+    }
 }
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let classes: Vec<_> = self.classes.iter().map(|name| words::name(name)).collect();
         write!(f, "{} classes: {}", classes.len(), classes.join(", "))?;
-        for SplitReport { split, samples, samples_of_classes: counts, problems, warnings } in &self.splits {
+        for SplitReport { split, samples, samples_of_classes: counts, problems, warnings, contents } in &self.splits {
             write!(f, "\n{split}: {samples} samples, {} broken", problems.len())?;
             if let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) {
                 write!(f, ", {least} to {most} of each class")?;
+            }
+            if let Some(Contents { counts, heights, widths }) = contents {
+                let [low, middle, high] = [0, 1, 2].map(|i| format!("{}x{}", heights[i], widths[i]));
+                write!(f, "\n  heights and widths {low} to {high}, median {middle}; by class:")?;
+                let total = counts.iter().sum::<u64>().max(1);
+                for (name, count) in self.classes.iter().zip(counts) {
+                    write!(f, "\n  {:<24} {:6.2} %", words::name(name), 100.0 * *count as f64 / total as f64)?;
+                }
             }
             problems.iter().try_for_each(|problem| write!(f, "\n  {problem}"))?;
             warnings.iter().try_for_each(|warning| write!(f, "\n  warning: {warning}"))?;
@@ -79,21 +120,34 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
             config::section(table, "data", "--set")?
         }
     };
-    let [train, val] = T::open_both(&data)?;
-    let splits = [(Split::Train, &train), (Split::Val, &val)].map(|(split, set)| SplitReport {
-        split: split.to_string(),
-        samples: set.len(),
-        samples_of_classes: T::samples_of_classes(set),
-        problems: set.problems().iter().map(ToString::to_string).collect(),
-        warnings: set.warnings(),
-    });
-    let unlearnable = T::require_trainable(&train).context("the train split");
+    let sets = T::open_both(&data)?;
+    let classes = T::classes(&sets[0]);
+    let mut splits = Vec::new();
+    for (split, set) in [Split::Train, Split::Val].into_iter().zip(&sets) {
+        let problems: Vec<String> = set.problems().iter().map(ToString::to_string).collect();
+        // What is broken cannot be counted.
+        let contents = problems.is_empty().then(|| Contents::of::<T>(set, classes.len())).transpose()?;
+        splits.push(SplitReport {
+            split: split.to_string(),
+            samples: set.len(),
+            samples_of_classes: T::samples_of_classes(set),
+            problems,
+            warnings: set.warnings(),
+            contents,
+        });
+    }
+    let unlearnable = T::require_trainable(&sets[0]).context("the train split");
     let broken: usize = splits.iter().map(|split| split.problems.len()).sum();
-    let shared = shared_images(paths::<T>(&train), paths::<T>(&val));
-    // What is broken cannot be counted.
-    let missing = if broken == 0 { missing::<T>(&train)? } else { None };
+    let shared = shared_images(paths::<T>(&sets[0]), paths::<T>(&sets[1]));
+    let missing = splits[0].contents.as_ref().and_then(|contents| missing(&classes, &contents.counts));
     let warnings = shared.into_iter().chain(missing).collect();
-    let report = CheckReport { classes: T::classes(&train), splits: splits.into(), warnings };
+    if let Some(out) = &args.pictures {
+        open_output(out, &job())?;
+        sets.iter()
+            .zip(&splits)
+            .try_for_each(|(set, split)| draw::<T>(&out.join(&split.split), set, split, &classes))?;
+    }
+    let report = CheckReport { classes, splits, warnings };
     print(&report, args.format)?;
     if broken > 0 {
         bail!("{broken} samples are broken");
@@ -101,14 +155,25 @@ pub fn check<T: Task>(args: &CheckArgs) -> Result<()> {
     unlearnable
 }
 
+/// Draws samples spread over a sound split, and how often each class occurs in it.
+fn draw<T: Task>(folder: &Path, set: &T::Set, split: &SplitReport, classes: &[String]) -> Result<()> {
+    const DRAWN: usize = 24;
+    let Some(Contents { counts, .. }) = &split.contents else { return Ok(()) };
+    let bars: Vec<(String, f64)> = classes.iter().cloned().zip(counts.iter().map(|count| *count as f64)).collect();
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+    plot::bars(&folder.join("classes.svg"), &format!("{}: classes", split.split), &bars)?;
+    let count = DRAWN.min(set.len());
+    (0..count).into_par_iter().try_for_each(|i| {
+        let index = i * set.len() / count;
+        write_png(&folder.join(format!("{}.png", set.sample_name(index))), &T::picture(set, index)?)
+    })
+}
+
 /// What is said of the classes that no training sample has.
-fn missing<T: Task>(train: &T::Set) -> Result<Option<String>> {
-    let surveys = (0..train.len()).into_par_iter().map(|i| T::survey(train, i));
-    let Survey { counts, .. } = surveys.try_reduce(Survey::default, |a, b| Ok(a.and(b)))?;
-    let classes = T::classes(train);
-    let is_missing = |(i, _): &(usize, &String)| counts.get(*i).is_none_or(|count| *count == 0);
-    let missing: Vec<_> = classes.iter().enumerate().filter(is_missing).map(|(_, name)| words::name(name)).collect();
-    Ok((!missing.is_empty()).then(|| format!("no training sample has {}", missing.join(", "))))
+fn missing(classes: &[String], counts: &[u64]) -> Option<String> {
+    let missing: Vec<_> =
+        classes.iter().zip(counts).filter(|(_, count)| **count == 0).map(|(name, _)| words::name(name)).collect();
+    (!missing.is_empty()).then(|| format!("no training sample has {}", missing.join(", ")))
 }
 
 fn paths<T: Task>(set: &T::Set) -> impl Iterator<Item = Option<&Path>> {

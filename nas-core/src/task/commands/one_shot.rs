@@ -161,7 +161,11 @@ impl<'a, T: Task> Search<'a, T> {
         draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
         let mut weights = None;
         let (architecture, candidate, num_trials) = match experiment.one_shot.method.second_stage() {
-            None => (shared.derive().context("the method has found no architecture")?, None, None),
+            None => {
+                let found = shared.derive().context("the method has found no architecture")?;
+                // In the form that stands for its network.
+                (space.standing_for(found.choices().to_vec()).unwrap_or(found), None, None)
+            }
             Some(stage) => {
                 let (records, best) = self.candidates(dir, &stage, &shared, &restricted)?;
                 let Outcome::Metrics(metrics) = best.outcome else { unreachable!("the best trial has metrics") };
