@@ -79,6 +79,7 @@ impl ModelConfig {
 pub struct Top {
     neck: Box<dyn Neck>,
     head: Head,
+    levels: Levels,
     divisor: i64,
 }
 
@@ -91,8 +92,9 @@ impl Top {
         features: &[FeatureInfo],
         num_classes: i64,
     ) -> Result<Self> {
-        let head = head.build(&vb.sub("head"), neck.channels(), neck.levels(), num_classes)?;
-        Ok(Self { neck: neck.build(&vb.sub("neck"), features)?, head, divisor: neck.divisor() })
+        let levels = neck.levels();
+        let head = head.build(&vb.sub("head"), neck.channels(), levels, num_classes)?;
+        Ok(Self { neck: neck.build(&vb.sub("neck"), features)?, head, levels, divisor: neck.divisor() })
     }
 
     /// Predictions from a backbone's maps, finest first.
@@ -113,6 +115,14 @@ impl Top {
     /// Scores `[B, N, K]` and boxes `[B, N, 4]` of all predictions on images of `size` (height, width).
     pub fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {
         self.head.scores_and_boxes(predictions, size)
+    }
+
+    /// What is found in images of `size` (height, width) of which [`Top::scores_and_boxes`] are known.
+    pub fn detections(&self, scores: &Tensor, boxes: &Tensor, (h, w): (i64, i64)) -> Result<Vec<Detections>> {
+        let side = |n: i64, stride: i64| (n + stride - 1) / stride;
+        let cells = self.levels.strides().into_iter().map(|stride| side(h, stride) * side(w, stride));
+        let cells: Vec<i64> = cells.collect();
+        self.head.detections(scores, boxes, &cells)
     }
 
     /// Says when images of `size` (height, width) are not taken.

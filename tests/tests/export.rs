@@ -1,13 +1,15 @@
 //! One network of every family as ONNX: against the network by this program's own interpreter, and by onnxruntime where the
 //! variable `NAS_PYTHON` names a Python that has it (`cargo xtask test` makes one). With `NAS_EXPORT_ALL=1`, which needs PyTorch
-//! there, TorchScript and PyTorch source too.
+//! there, TorchScript and PyTorch source too. One trained network of every tool in int8, byte by byte.
 
 use std::path::Path;
 use std::process::Command;
 
 use nas_core::nn::{Mode, VarBuilder, channels_last};
-use nas_core::run::export::{MAX_DIFFERENCE, Network, write};
+use nas_core::run::export::{MAX_DIFFERENCE, Network, onnx, write};
 use nas_core::train::{all_variables, write_tensors};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool};
+use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
@@ -216,4 +218,86 @@ fn every_family_of_detectors_is_the_same_in_onnx() {
         let (name, size) = (name.to_string(), (divisor, 2 * divisor));
         Case { name, vs, forward, outputs: &["scores", "boxes"], size, divisor, fixed: None }
     }));
+}
+
+/// Trains by a config of the tests, exports in int8, and returns what the command printed and the folder.
+fn exported_in_int8(tool: Tool, config: &str, sets: &[&str]) -> (Value, tempfile::TempDir) {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_string();
+    let (run, file) = (path("run"), path("int8.onnx"));
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let threads = ["--device", "cpu", "--threads", "1"];
+    tool.succeed(&[&["train", "--config", config, "--out", &run], &threads[..], &sets].concat());
+    let export = ["export", "--run", &run, "--out", &file, "--int8", "--calibration", "24"];
+    let found: Value = serde_json::from_str(&tool.succeed(&[&export[..], &["--format", "json"]].concat())).unwrap();
+    // The network's score is the one that `eval` gives it.
+    let scored = tool.succeed(&[&["eval", "--run", &run, "--format", "json"], &threads[..]].concat());
+    let scored: Value = serde_json::from_str(&scored).unwrap();
+    let metric = found["int8"]["metric"].as_str().unwrap();
+    let of_eval = scored.get(metric).unwrap_or_else(|| &scored["stats"][0]);
+    assert_eq!(found["int8"]["fp32"], *of_eval, "{found}");
+    let text = tool.succeed(&[&export[..], &["--samples", "3"]].concat());
+    assert!(text.contains("of 3 images of the val split: fp32 ") && text.contains(", drop "), "{text}");
+    assert!(text.contains("ranges of 24 images of the train split"), "{text}");
+    (found, temp)
+}
+
+/// What onnxruntime makes of the file beside this program's interpreter.
+fn int8_by_onnxruntime(found: &Value, dir: &Path, shape: [i64; 4]) {
+    let int8 = &found["int8"];
+    let number = |key: &str| int8[key].as_f64().unwrap();
+    assert!((number("fp32") - number("int8") - number("drop")).abs() < 1e-12, "{found}");
+    let path = dir.join("int8.onnx");
+    assert_eq!(number("bytes") as u64, std::fs::metadata(&path).unwrap().len());
+    let model = onnx::read(&path).unwrap();
+    let graph = model.graph.as_ref().unwrap();
+    tch::manual_seed(4);
+    let images = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let results: Vec<&str> = graph.output.iter().map(|output| output.name()).collect();
+    let values = onnx::interpreter::run(graph, &images).unwrap();
+    let kept = values.into_iter().filter(|(name, value)| value.kind() == Kind::Uint8 || results.contains(&name.as_str()));
+    let tensors = kept.chain([("images".to_string(), images.shallow_clone())]).collect();
+    let check = dir.join("int8.safetensors");
+    write_tensors(&check, tensors).unwrap();
+    let Some(python) = std::env::var_os("NAS_PYTHON") else {
+        eprintln!("skipped: NAS_PYTHON names no Python with onnxruntime");
+        return;
+    };
+    let script = nas_tests::root().join("tests/golden/onnx/int8.py");
+    let output = Command::new(python).arg(script).arg(&path).arg(&check).output().expect("Python starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    println!("{text}");
+    let line: Value = serde_json::from_str(text.trim()).unwrap();
+    // A sum that ends between two steps may go either way, and what follows then differs by a step too.
+    assert!(line["largest"].as_u64().unwrap() <= 2 && line["equal"].as_f64().unwrap() > 0.99, "{line}");
+    assert_eq!(line["layers"], line["joined"], "layers that onnxruntime computes in floats: {line}");
+}
+
+#[test]
+fn a_classifier_in_int8_is_scored_and_the_same_in_onnxruntime() {
+    let (found, temp) = exported_in_int8(CLASSIFY, "tests/configs/tiny_classify.toml", &["train.epochs=3"]);
+    assert_eq!(found["int8"]["metric"], "top1");
+    assert!(found["int8"]["drop"].as_f64().unwrap().abs() < 0.1, "{found}");
+    int8_by_onnxruntime(&found, temp.path(), [4, 3, 16, 16]);
+    let file = temp.path().join("net.pt");
+    let stderr = CLASSIFY.fail(&["export", "--run", "nowhere", "--out", file.to_str().unwrap(), "--int8"]);
+    assert!(stderr.contains("--int8") && stderr.contains("net.pt") && stderr.contains(".onnx"), "{stderr}");
+}
+
+#[test]
+fn a_segmenter_in_int8_is_scored_and_the_same_in_onnxruntime() {
+    let (found, temp) = exported_in_int8(SEGMENT, "tests/configs/tiny_train.toml", &["train.epochs=2"]);
+    assert_eq!(found["int8"]["metric"], "miou");
+    assert!(found["int8"]["drop"].as_f64().unwrap().abs() < 0.1, "{found}");
+    int8_by_onnxruntime(&found, temp.path(), [2, 3, 33, 65]);
+}
+
+#[test]
+fn a_detector_in_int8_is_scored_and_the_same_in_onnxruntime() {
+    let sets = ["train.epochs=3", "train.optimizer.lr=0.05", "eval.every=1"];
+    let (found, temp) = exported_in_int8(DETECT, "tests/configs/tiny_detect.toml", &sets);
+    assert_eq!(found["int8"]["metric"], "ap");
+    assert!(found["int8"]["drop"].as_f64().unwrap().abs() < 0.1, "{found}");
+    int8_by_onnxruntime(&found, temp.path(), [2, 3, 64, 96]);
 }

@@ -12,11 +12,12 @@ use crate::task::Classification;
 
 /// Runs the command.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let Trained { experiment, classes, vs, net } = args.open::<Classification>()?;
+    let trained = args.open::<Classification>()?;
+    let Trained { experiment, classes, vs, net, .. } = &trained;
     let transform = ClassifyEvalTransform::like(&experiment.augment, experiment.eval.resize)?;
     let forward = |images: &Tensor| vec![net.forward(&channels_last(images), None, Mode::EVAL).main];
     let network = Network {
-        variables: all_variables(&vs),
+        variables: all_variables(vs),
         forward: &forward,
         outputs: vec!["logits".into()],
         size: args.size((i64::from(transform.size.height()), i64::from(transform.size.width())), 1)?,
@@ -24,11 +25,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         fixed: None,
     };
     let about = About {
-        classes,
+        classes: classes.clone(),
         mean: transform.mean,
         std: transform.std,
         model: serde_json::to_value(&experiment.model)?,
         outputs: vec![("logits", "[batch, classes]: the class is the largest")],
     };
-    export::run(args, &network, about)
+    export::run(args, &trained, &network, about)
 }

@@ -6,13 +6,14 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::confusion::Confusion;
+use nas_core::run::export::Outputs;
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
@@ -132,6 +133,25 @@ fn transform(setting: &Setting<Classification>) -> Result<ClassifyEvalTransform>
 /// Logits `[B, K]` of images `[B, 3, H, W]`, in single precision.
 pub fn logits(pass: Pass<Classification>, images: &Tensor, mode: Mode) -> Tensor {
     pass.autocast(|| pass.net.forward(&on_device(images, pass.compute), pass.mixture, mode).main).to_kind(Kind::Float)
+}
+
+/// This rank's part of a set by true and predicted class; `logits` gives `[B, K]` for images on the CPU.
+fn count(
+    logits: &dyn Fn(&Tensor) -> Result<Tensor>,
+    setting: &Setting<Classification>,
+    set: &Set,
+    threads: usize,
+    tick: &mut dyn FnMut(),
+) -> Result<ConfusionMatrix> {
+    let mut matrix = ConfusionMatrix::new(set.classes().len());
+    let config = setting.loader.with(setting.eval.batch_size, threads);
+    let own = set.subset(ranks::part_of(set.len(), config.batch_size.max(1)).collect());
+    for batch in eval_batches(own, transform(setting)?, &config)? {
+        let batch = batch?;
+        matrix.add(&logits(&batch.images)?, &batch.labels);
+        batch.indices.iter().for_each(|_| tick());
+    }
+    Ok(matrix)
 }
 
 fn on_device(images: &Tensor, compute: Compute) -> Tensor {
@@ -329,16 +349,22 @@ impl Task for Classification {
         set: &Set,
         tick: &mut dyn FnMut(),
     ) -> Result<ConfusionMatrix> {
-        let mut matrix = ConfusionMatrix::new(set.classes().len());
-        let config = setting.loading(setting.eval.batch_size, pass.compute);
-        let own = set.subset(ranks::part_of(set.len(), config.batch_size.max(1)).collect());
-        for batch in eval_batches(own, transform(setting)?, &config)? {
-            let batch = batch?;
-            matrix.add(&tch::no_grad(|| logits(pass, &batch.images, Mode::EVAL)), &batch.labels);
-            batch.indices.iter().for_each(|_| tick());
-        }
+        let logits = |images: &Tensor| Ok(tch::no_grad(|| logits(pass, images, Mode::EVAL)));
+        let mut matrix = count(&logits, setting, set, pass.compute.threads, tick)?;
         matrix.of_all_ranks();
         Ok(matrix)
+    }
+
+    fn validate_outputs(
+        outputs: &Outputs,
+        _net: &Net,
+        setting: &Setting<Self>,
+        set: &Set,
+        threads: usize,
+        tick: &mut dyn FnMut(),
+    ) -> Result<ConfusionMatrix> {
+        let logits = |images: &Tensor| outputs(images)?.into_iter().next().context("a file without logits");
+        count(&logits, setting, set, threads, tick)
     }
 
     fn scores(validation: &ConfusionMatrix, classes: &[String]) -> Scores {

@@ -28,6 +28,7 @@ use crate::nn::{Cost, Mode, Shape, VarBuilder};
 use crate::optim::Named;
 use crate::run::cli::Compute;
 use crate::run::confusion::Confusion;
+use crate::run::export::Outputs;
 use crate::run::run_dir::RunDir;
 use crate::search::analysis::vocabulary::{Decision, numbered};
 use crate::space::trial::Values;
@@ -303,6 +304,16 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         pass: Pass<Self>,
         setting: &Setting<Self>,
         set: &Self::Set,
+        tick: &mut dyn FnMut(),
+    ) -> Result<Self::Validation>;
+
+    /// [`Task::validate`] of a file of `net`: `outputs` are what its export names, of images on the CPU.
+    fn validate_outputs(
+        outputs: &Outputs,
+        net: &Self::Net,
+        setting: &Setting<Self>,
+        set: &Self::Set,
+        threads: usize,
         tick: &mut dyn FnMut(),
     ) -> Result<Self::Validation>;
 

@@ -128,7 +128,7 @@ fn of_network(args: &cli::TrainedArgs, split: Split, out: Option<&Path>) -> Resu
     args.require_classes(&experiment.data.place(split), dataset.classes().names())?;
     let Trained { net, reading } = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
-    let mut files = evaluate(&|images| net.detect(images, None), &dataset, &reading, compute, |_, _| {
+    let mut files = evaluate(&|images| Ok(net.detect(images, None)), &dataset, &reading, compute, |_, _| {
         progress.step(|| "images".into());
         Ok(())
     })?;

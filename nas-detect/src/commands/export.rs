@@ -10,11 +10,15 @@ use crate::task::Detection;
 
 /// Runs the command.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let Trained { experiment, classes, vs, net } = args.open::<Detection>()?;
-    let forward = |images: &Tensor| net.scores_and_boxes(images).into();
+    let mut trained = args.open::<Detection>()?;
+    let experiment = &mut trained.experiment;
     let divisor = experiment.model.largest_stride().max(i64::from(experiment.augment.pad_multiple));
+    // Network and file are scored on images that both take.
+    experiment.augment.pad_multiple = u32::try_from(divisor)?;
+    let Trained { experiment, classes, vs, net, .. } = &trained;
+    let forward = |images: &Tensor| net.scores_and_boxes(images).into();
     let network = Network {
-        variables: all_variables(&vs),
+        variables: all_variables(vs),
         forward: &forward,
         outputs: vec!["scores".into(), "boxes".into()],
         size: args.size((2 * divisor, 3 * divisor), divisor)?,
@@ -22,7 +26,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         fixed: None,
     };
     let about = About {
-        classes,
+        classes: classes.clone(),
         mean: experiment.augment.mean,
         std: experiment.augment.std,
         model: serde_json::to_value(&experiment.model)?,
@@ -31,5 +35,5 @@ pub fn run(args: &ExportArgs) -> Result<()> {
             ("boxes", "[batch, predictions, 4]: left, top, right, bottom in pixels"),
         ],
     };
-    export::run(args, &network, about)
+    export::run(args, &trained, &network, about)
 }

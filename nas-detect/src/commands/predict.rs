@@ -88,7 +88,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     open_output(&args.out, &cli::job())?;
     let pictures = (!args.no_pictures).then(|| args.out.join("pictures"));
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
-    let files = evaluate(&|images| net.detect(images, None), &dataset, &reading, compute, |sample, found| {
+    let files = evaluate(&|images| Ok(net.detect(images, None)), &dataset, &reading, compute, |sample, found| {
         if let Some(folder) = &pictures {
             let image = dataset.load(sample.index)?.image;
             let picture = draw(&image, &marked(found, dataset.classes(), args.min_score));

@@ -258,6 +258,10 @@ impl Fcos {
         (0..logits.size()[0]).map(image).collect()
     }
 
+    pub(super) fn detect_config(&self) -> &DetectConfig {
+        &self.config.detect
+    }
+
     pub(super) fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {
         let Predictions { logits, regression, centerness, grids } = predictions;
         let (points, strides) = self.locations(grids, logits.device());

@@ -221,7 +221,7 @@ impl Retina {
     pub(super) fn detect(&self, predictions: &Predictions, size: (i64, i64)) -> Vec<Detections> {
         let Predictions { logits, regression, grids, .. } = predictions;
         let anchors = self.anchors(grids, size, logits.device());
-        let per_cell = self.cells[0].size()[1];
+        let per_cell = self.anchors_per_cell();
         let level_sizes: Vec<i64> = grids.iter().map(|(h, w)| h * w * per_cell).collect();
         let image = |i: i64| {
             detect(&logits.get(i).sigmoid(), &level_sizes, &self.config.detect, |rows| {
@@ -230,6 +230,14 @@ impl Retina {
             })
         };
         (0..logits.size()[0]).map(image).collect()
+    }
+
+    pub(super) fn detect_config(&self) -> &DetectConfig {
+        &self.config.detect
+    }
+
+    pub(super) fn anchors_per_cell(&self) -> i64 {
+        self.cells[0].size()[1]
     }
 
     pub(super) fn scores_and_boxes(&self, predictions: &Predictions, size: (i64, i64)) -> [Tensor; 2] {

@@ -16,7 +16,7 @@ use crate::head::Detections;
 use crate::task::EvalConfig;
 
 /// The objects in each of a batch of images, see [`crate::model::Detector::detect`].
-pub type Detect<'a> = dyn Fn(&Tensor) -> Vec<Detections> + 'a;
+pub type Detect<'a> = dyn Fn(&Tensor) -> Result<Vec<Detections>> + 'a;
 
 /// How images reach a network that is not trained.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ pub fn evaluate(
     };
     for batch in reading.batches(dataset)? {
         let DetEvalBatch { images, samples } = batch?;
-        let found = nas_core::nn::autocast(compute.amp, || detect(&images.to_device(compute.device)));
+        let found = nas_core::nn::autocast(compute.amp, || detect(&images.to_device(compute.device)))?;
         for (sample, found) in samples.iter().zip(&found) {
             let image = sample.index;
             files.truths.extend(sample.objects.iter().map(|object| truth(image, object)));

@@ -8,11 +8,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
+use nas_core::run::export::Outputs;
 use nas_core::run::picture::{side_by_side, write_png};
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
@@ -365,7 +366,7 @@ impl Task for Detection {
     }
 
     fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<CocoReport> {
-        let detect = |images: &Tensor| pass.net.detect(images, pass.mixture);
+        let detect = |images: &Tensor| Ok(pass.net.detect(images, pass.mixture));
         let reading = reading(setting, pass.compute);
         // Batches are those of one process: what an image is padded to depends on its batch.
         let own = ranks::part_of(set.len(), reading.loader.batch_size.max(1));
@@ -382,6 +383,27 @@ impl Task for Detection {
         Ok(CocoReport::new(&files, &MAX_DETS))
     }
 
+    fn validate_outputs(
+        outputs: &Outputs,
+        net: &Net,
+        setting: &Setting<Self>,
+        set: &Set,
+        threads: usize,
+        tick: &mut dyn FnMut(),
+    ) -> Result<CocoReport> {
+        let detect = |images: &Tensor| {
+            let (_, _, h, w) = images.size4()?;
+            let [scores, boxes] = outputs(images)?.try_into().ok().context("expected scores and boxes")?;
+            net.top().detections(&scores, &boxes, (h, w))
+        };
+        let compute = Compute { device: Device::Cpu, threads, amp: false };
+        let files = evaluate(&detect, set, &reading(setting, compute), compute, |_, _| {
+            tick();
+            Ok(())
+        })?;
+        Ok(CocoReport::new(&files, &MAX_DETS))
+    }
+
     fn scores(validation: &CocoReport, _classes: &[String]) -> CocoReport {
         validation.clone()
     }
@@ -394,7 +416,7 @@ impl Task for Detection {
         let mut found: Vec<Vec<Vec<Found>>> = Vec::new();
         for pass in nets {
             let mut of_model = Vec::new();
-            let detect = |images: &Tensor| pass.net.detect(images, pass.mixture);
+            let detect = |images: &Tensor| Ok(pass.net.detect(images, pass.mixture));
             evaluate(&detect, &shown, &reading(setting, pass.compute), pass.compute, |_, found| {
                 of_model.push(found.to_vec());
                 Ok(())

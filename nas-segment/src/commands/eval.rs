@@ -109,7 +109,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     let Trained { net, dataset, transform, eval, .. } = &trained;
     cli::require_sound(&check(&**dataset), dataset.len(), args.trained.split.as_str(), Segmentation::PROGRAM)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
-    let forward = |xs: &Tensor, mode| net.forward(xs, None, mode);
+    let forward = |xs: &Tensor, mode| Ok(net.forward(xs, None, mode));
     let scores = evaluate(&forward, dataset, transform, eval, compute, || progress.step(|| "images".into()))?;
     drop(progress);
     print(&scores, args.format)

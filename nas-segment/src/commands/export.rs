@@ -11,11 +11,12 @@ use crate::task::Segmentation;
 
 /// Runs the command.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let Trained { experiment, classes, vs, net } = args.open::<Segmentation>()?;
+    let trained = args.open::<Segmentation>()?;
+    let Trained { experiment, classes, vs, net, .. } = &trained;
     let forward = |images: &Tensor| vec![net.forward(images, None, Mode::EVAL)];
     let crop = experiment.augment.crop;
     let network = Network {
-        variables: all_variables(&vs),
+        variables: all_variables(vs),
         forward: &forward,
         outputs: vec!["logits".into()],
         size: args.size((i64::from(crop.height()), i64::from(crop.width())), 1)?,
@@ -23,11 +24,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         fixed: net.varies_with_size(),
     };
     let about = About {
-        classes,
+        classes: classes.clone(),
         mean: experiment.augment.mean,
         std: experiment.augment.std,
         model: serde_json::to_value(&experiment.model)?,
         outputs: vec![("logits", "[batch, classes, height, width]: a pixel's class is the largest")],
     };
-    export::run(args, &network, about)
+    export::run(args, &trained, &network, about)
 }

@@ -75,11 +75,11 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     open_output(&args.out, &cli::job())?;
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;
     let mut predictions = Vec::new();
-    let forward = |xs: &Tensor, mode| net.forward(xs, None, mode);
+    let forward = |xs: &Tensor, mode| Ok(net.forward(xs, None, mode));
     for sample in eval_samples(dataset.clone(), transform.clone(), compute.threads, PREFETCH) {
         let sample = sample?;
         let (h, w) = sample.size;
-        let ids = predict(&forward, &sample.image, (h.into(), w.into()), eval, compute);
+        let ids = predict(&forward, &sample.image, (h.into(), w.into()), eval, compute)?;
         let ids = GrayImage::from_raw(w, h, ids).expect("one id per pixel");
         let name = dataset.name(sample.index);
         let path = dataset.image_path(sample.index);

@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use image::{GrayImage, RgbImage};
 use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
+use nas_core::run::export::Outputs;
 use nas_core::run::picture::{side_by_side, write_png};
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
@@ -405,8 +406,21 @@ impl Task for Segmentation {
     }
 
     fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<Scores> {
-        let net = |xs: &Tensor, mode| pass.net.forward(xs, pass.mixture, mode);
+        let net = |xs: &Tensor, mode| Ok(pass.net.forward(xs, pass.mixture, mode));
         evaluate(&net, set, &transform(setting), &setting.eval, pass.compute, tick)
+    }
+
+    fn validate_outputs(
+        outputs: &Outputs,
+        _net: &Net,
+        setting: &Setting<Self>,
+        set: &Set,
+        threads: usize,
+        tick: &mut dyn FnMut(),
+    ) -> Result<Scores> {
+        let net = |xs: &Tensor, _: Mode| outputs(xs)?.into_iter().next().context("a file without logits");
+        let compute = Compute { device: Device::Cpu, threads, amp: false };
+        evaluate(&net, set, &transform(setting), &setting.eval, compute, tick)
     }
 
     fn scores(validation: &Scores, _classes: &[String]) -> Scores {
@@ -426,10 +440,11 @@ impl Task for Segmentation {
             let truth = sample.label.map(|label| overlay(&photo, &label, set.classes()));
             let (h, w) = sample.size;
             let predictions = nets.iter().map(|pass| {
-                let net = |xs: &Tensor, mode| pass.net.forward(xs, pass.mixture, mode);
-                let ids = predict(&net, &sample.image, (h.into(), w.into()), &setting.eval, pass.compute);
-                overlay(&photo, &GrayImage::from_raw(w, h, ids).expect("one id per pixel"), set.classes())
+                let net = |xs: &Tensor, mode| Ok(pass.net.forward(xs, pass.mixture, mode));
+                let ids = predict(&net, &sample.image, (h.into(), w.into()), &setting.eval, pass.compute)?;
+                Ok(overlay(&photo, &GrayImage::from_raw(w, h, ids).expect("one id per pixel"), set.classes()))
             });
+            let predictions = predictions.collect::<Result<Vec<_>>>()?;
             let sheet: Vec<_> = [Some(photo.clone()), truth].into_iter().flatten().chain(predictions).collect();
             write_png(&dir.path(&format!("pictures/{}.png", set.name(sample.index))), &side_by_side(&sheet))?;
         }

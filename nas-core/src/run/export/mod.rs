@@ -7,12 +7,14 @@
 //! and sizes are free.
 
 pub mod graph;
+mod int8;
 pub mod onnx;
 mod python;
 pub mod script;
 mod torchscript;
 pub mod trace;
 
+pub use int8::write_int8;
 pub use trace::{Network, Traced, trace};
 
 use std::path::{Path, PathBuf};
@@ -25,6 +27,9 @@ use self::onnx::{Extent, convert, interpreter};
 use crate::run::run_dir::write_atomic;
 use crate::run::tensor_file::write_tensors_about;
 use crate::train::{read_tensors, write_tensors};
+
+/// A network, or a file of it: its outputs in order for normalised images `[B, 3, H, W]`.
+pub type Outputs<'a> = dyn Fn(&Tensor) -> Result<Vec<Tensor>> + 'a;
 
 /// The largest difference to the network, in units of its largest output, with which a file is kept.
 pub const MAX_DIFFERENCE: f64 = 1e-4;
@@ -120,7 +125,7 @@ pub fn write(network: &Network, path: &Path, metadata: &[(String, String)]) -> R
     Ok(written)
 }
 
-type Run = Box<dyn Fn(&Tensor) -> Result<Vec<Tensor>>>;
+type Run = Box<Outputs<'static>>;
 
 fn write_onnx(network: &Network, traced: &Traced, path: &Path, metadata: &[(String, String)]) -> Result<Run> {
     let model = onnx_model(network, traced, metadata)?;
@@ -220,7 +225,7 @@ struct Difference {
     relative: f64,
 }
 
-fn compare(network: &Network, run: &dyn Fn(&Tensor) -> Result<Vec<Tensor>>, shapes: &[[i64; 4]]) -> Result<Difference> {
+fn compare(network: &Network, run: &Outputs, shapes: &[[i64; 4]]) -> Result<Difference> {
     let mut largest = Difference { absolute: 0.0, relative: 0.0 };
     tch::manual_seed(0);
     for shape in shapes {

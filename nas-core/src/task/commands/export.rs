@@ -1,5 +1,7 @@
 //! The command `export`: a trained network for other programs.
 
+mod int8;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -9,7 +11,8 @@ use nas_datasets::Split;
 use serde::Serialize;
 use tch::nn::VarStore;
 
-use crate::run::cli::{ComputeArgs, Format, parse_size, print, weights_of};
+use self::int8::Int8Report;
+use crate::run::cli::{Compute, ComputeArgs, Format, count, parse_size, print, weights_of};
 use crate::run::export::{FileFormat, Network, Written, write};
 use crate::run::run_dir::read_classes;
 use crate::task::Task;
@@ -20,6 +23,7 @@ use crate::task::supervised::trained_network;
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   PROGRAM export --run runs/derived --out derived.onnx
+  PROGRAM export --run runs/derived --out derived_int8.onnx --int8 --calibration 200
   python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
 pub struct ExportArgs {
     /// Run folder of a training
@@ -42,6 +46,16 @@ pub struct ExportArgs {
     /// that of the training]
     #[arg(long, value_name = "HxW", value_parser = parse_size)]
     size: Option<(i64, i64)>,
+    /// Compute in integers of 8 bits (.onnx alone): ranges of values are those of images of the train split, and the file is scored
+    /// on the val split beside the network
+    #[arg(long)]
+    int8: bool,
+    /// Images of the train split that the ranges are taken from, drawn by the run's seed; all where there are fewer
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "int8", value_parser = count(1, 1_000_000))]
+    calibration: usize,
+    /// Images of the val split that are scored, drawn by the run's seed [default: all]
+    #[arg(long, value_name = "N", requires = "int8", value_parser = count(1, 10_000_000))]
+    samples: Option<usize>,
     /// How to print what was written
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -57,12 +71,19 @@ pub struct Trained<T: Task> {
     pub vs: VarStore,
     /// The network.
     pub net: T::Net,
+    /// Where it is scored.
+    pub compute: Compute,
 }
 
 impl ExportArgs {
-    /// The network. A file of a format that is not known is an error before it is read.
+    /// The network. A file of a format that is not known, or that holds no int8, is an error before it is read.
     pub fn open<T: Task>(&self) -> Result<Trained<T>> {
-        FileFormat::of(&self.out)?;
+        let format = FileFormat::of(&self.out)?;
+        ensure!(
+            !self.int8 || format == FileFormat::Onnx,
+            "--int8 --out {}: networks in int8 are written as ONNX alone; expected a file that ends in .onnx",
+            self.out.display()
+        );
         let compute = ComputeArgs::cpu().resolve()?;
         let (experiment, classes): (TrainExperiment<T>, _) = match (&self.run, &self.model) {
             (Some(run), _) => (experiment::load(&run.join("config.toml"), &self.sets)?, read_classes(run)?),
@@ -79,7 +100,7 @@ impl ExportArgs {
             (None, model) => Weights::of_model::<T>(model.as_deref().unwrap_or_default(), self.weights.as_deref())?,
         };
         let (vs, net) = trained_network::<T>(&experiment.model, classes.len(), weights.path(), compute)?;
-        Ok(Trained { experiment, classes, vs, net })
+        Ok(Trained { experiment, classes, vs, net, compute })
     }
 
     /// Height and width of the images that the network is compared on, `default` where none are given; multiples of `divisor`.
@@ -124,6 +145,8 @@ impl About {
 struct ExportReport {
     #[serde(flatten)]
     written: Written,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    int8: Option<Int8Report>,
     outputs: Vec<&'static str>,
     mean: [f32; 3],
     std: [f32; 3],
@@ -146,15 +169,25 @@ impl fmt::Display for ExportReport {
         }
         if let Some(difference) = self.written.max_difference {
             let shapes: Vec<String> = self.written.compared.iter().map(|shape| format!("{shape:?}")).collect();
-            write!(f, "\nlargest difference to the network: {difference:.1e} (images {})", shapes.join(" and "))?;
+            let before = if self.int8.is_some() { ", before rounding" } else { "" };
+            write!(
+                f,
+                "\nlargest difference to the network{before}: {difference:.1e} (images {})",
+                shapes.join(" and ")
+            )?;
         }
-        Ok(())
+        self.int8.iter().try_for_each(|int8| write!(f, "\n{int8}"))
     }
 }
 
-/// Writes the network and prints what was written.
-pub fn run(args: &ExportArgs, network: &Network, about: About) -> Result<()> {
-    let written = write(network, &args.out, &about.metadata())?;
+/// Writes the network and prints what was written; of one in int8 what it scores beside the network too.
+pub fn run<T: Task>(args: &ExportArgs, trained: &Trained<T>, network: &Network, about: About) -> Result<()> {
+    let metadata = about.metadata();
+    let (written, int8) = match args.int8 {
+        true => int8::write(args, trained, network, metadata).map(|(written, report)| (written, Some(report)))?,
+        false => (write(network, &args.out, &metadata)?, None),
+    };
     let outputs = about.outputs.iter().map(|(name, _)| *name).collect();
-    print(&ExportReport { written, outputs, mean: about.mean, std: about.std, classes: about.classes }, args.format)
+    let (mean, std, classes) = (about.mean, about.std, about.classes);
+    print(&ExportReport { written, int8, outputs, mean, std, classes }, args.format)
 }

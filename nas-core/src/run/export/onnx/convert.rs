@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Kind, Tensor};
 
-use super::proto::{AttributeProto, FLOAT, GraphProto, INT64, NodeProto, TensorProto};
+use super::proto::{AttributeProto, FLOAT, GraphProto, INT8, INT32, INT64, NodeProto, TensorProto, UINT8};
 use crate::run::export::graph::{Arg, Graph, Id, Node, Rule, Size};
 
 /// The name of the images.
@@ -48,13 +48,14 @@ pub fn convert(graph: &Graph) -> Result<Converted> {
 
 /// A tensor with its numbers.
 pub fn tensor_proto(name: &str, tensor: &Tensor) -> Result<TensorProto> {
-    let tensor = tensor.contiguous();
+    let flat = tensor.contiguous().reshape([-1]);
     let (data_type, bytes) = match tensor.kind() {
-        Kind::Int64 => {
-            (INT64, Vec::<i64>::try_from(tensor.reshape([-1]))?.iter().flat_map(|n| n.to_le_bytes()).collect())
-        }
+        Kind::Int64 => (INT64, Vec::<i64>::try_from(flat)?.iter().flat_map(|n| n.to_le_bytes()).collect()),
+        Kind::Int => (INT32, Vec::<i32>::try_from(flat)?.iter().flat_map(|n| n.to_le_bytes()).collect()),
+        Kind::Int8 => (INT8, Vec::<i8>::try_from(flat)?.iter().flat_map(|n| n.to_le_bytes()).collect()),
+        Kind::Uint8 => (UINT8, Vec::<u8>::try_from(flat)?),
         _ => {
-            let numbers = Vec::<f32>::try_from(tensor.to_kind(Kind::Float).reshape([-1]))?;
+            let numbers = Vec::<f32>::try_from(flat.to_kind(Kind::Float))?;
             (FLOAT, numbers.iter().flat_map(|x| x.to_le_bytes()).collect())
         }
     };
@@ -75,7 +76,8 @@ struct Converter {
 
 type Attributes = Vec<AttributeProto>;
 
-fn int(name: &str, i: i64) -> AttributeProto {
+/// A setting that is an integer.
+pub(super) fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto { name: Some(name.into()), i: Some(i), r#type: Some(2), ..Default::default() }
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use anyhow::{Context, Result, bail, ensure};
 use tch::{Device, Kind, Tensor};
 
-use super::proto::{GraphProto, INT64, NodeProto, TensorProto};
+use super::proto::{FLOAT, GraphProto, INT8, INT32, INT64, NodeProto, Side, TensorProto, UINT8, ValueInfoProto};
 
 /// All values of a graph for one input.
 pub fn run(graph: &GraphProto, images: &Tensor) -> Result<HashMap<String, Tensor>> {
@@ -17,6 +17,8 @@ pub fn run(graph: &GraphProto, images: &Tensor) -> Result<HashMap<String, Tensor
 pub struct Interpreter<'a> {
     graph: &'a GraphProto,
     parameters: HashMap<String, Tensor>,
+    /// The last node that reads a value.
+    last_uses: HashMap<&'a str, usize>,
 }
 
 impl<'a> Interpreter<'a> {
@@ -24,21 +26,43 @@ impl<'a> Interpreter<'a> {
     pub fn new(graph: &'a GraphProto) -> Result<Self> {
         let read = |tensor: &TensorProto| Ok((tensor.name.clone().unwrap_or_default(), from_proto(tensor)?));
         let parameters = graph.initializer.iter().map(read).collect::<Result<_>>()?;
-        Ok(Self { graph, parameters })
+        let uses = graph.node.iter().enumerate();
+        let uses = uses.flat_map(|(i, node)| node.input.iter().map(move |name| (name.as_str(), i)));
+        let results = graph.output.iter().map(|output| (output.name(), usize::MAX));
+        Ok(Self { graph, parameters, last_uses: uses.chain(results).collect() })
     }
 
     /// Every value of the graph for images `[B, C, H, W]`.
     pub fn run(&self, images: &Tensor) -> Result<HashMap<String, Tensor>> {
         let mut values = HashMap::from([(super::INPUT.to_string(), images.shallow_clone())]);
-        tch::no_grad(|| {
-            for node in &self.graph.node {
-                let outputs = self.evaluate(node, &values);
-                let outputs = outputs.with_context(|| format!("ONNX node {}", node.name.as_deref().unwrap_or("?")))?;
-                ensure!(outputs.len() == node.output.len(), "{:?} gave {} values", node.op_type, outputs.len());
-                values.extend(node.output.iter().cloned().zip(outputs));
-            }
-            Ok(values)
-        })
+        self.graph.node.iter().try_for_each(|node| self.step(node, &mut values))?;
+        Ok(values)
+    }
+
+    /// The outputs of the graph, in their order, for images of a shape that it takes. `see` is shown the images and every value;
+    /// a value is let go after its last use.
+    pub fn outputs(&self, images: &Tensor, see: &mut dyn FnMut(&str, &Tensor)) -> Result<Vec<Tensor>> {
+        self.graph.input.iter().try_for_each(|input| check_shape(input, &images.size()))?;
+        see(super::INPUT, images);
+        let mut values = HashMap::from([(super::INPUT.to_string(), images.shallow_clone())]);
+        for (i, node) in self.graph.node.iter().enumerate() {
+            self.step(node, &mut values)?;
+            node.output.iter().for_each(|name| see(name, &values[name]));
+            values.retain(|name, _| self.last_uses.get(name.as_str()).is_some_and(|last| *last > i));
+        }
+        let output = |output: &ValueInfoProto| {
+            values.remove(output.name()).with_context(|| format!("no output {:?}", output.name()))
+        };
+        self.graph.output.iter().map(output).collect()
+    }
+
+    /// Adds the results of a node to the values.
+    fn step(&self, node: &NodeProto, values: &mut HashMap<String, Tensor>) -> Result<()> {
+        let outputs = tch::no_grad(|| self.evaluate(node, values));
+        let outputs = outputs.with_context(|| format!("ONNX node {}", node.name()))?;
+        ensure!(outputs.len() == node.output.len(), "{:?} gave {} values", node.op_type, outputs.len());
+        values.extend(node.output.iter().cloned().zip(outputs));
+        Ok(())
     }
 
     fn evaluate(&self, node: &NodeProto, values: &HashMap<String, Tensor>) -> Result<Vec<Tensor>> {
@@ -68,7 +92,8 @@ impl<'a> Interpreter<'a> {
                 ensure!(call.int("transB", 0) == 1, "only x Wᵀ + b");
                 one(call.input(0)?.f_linear(call.input(1)?, call.maybe(2))?)
             }
-            "QuantizeLinear" | "DequantizeLinear" => one(call.quantization(op == "QuantizeLinear")?),
+            "QuantizeLinear" => one(call.quantize()?),
+            "DequantizeLinear" => one(call.dequantize()?),
             _ => one(call.simple(op)?),
         }
     }
@@ -77,12 +102,36 @@ impl<'a> Interpreter<'a> {
 /// A tensor with its numbers.
 pub fn from_proto(tensor: &TensorProto) -> Result<Tensor> {
     let kind = match tensor.data_type {
-        Some(super::proto::FLOAT) => Kind::Float,
+        Some(FLOAT) => Kind::Float,
         Some(INT64) => Kind::Int64,
+        Some(INT32) => Kind::Int,
+        Some(INT8) => Kind::Int8,
+        Some(UINT8) => Kind::Uint8,
         other => bail!("a tensor of type {other:?}"),
     };
     let bytes = tensor.raw_data.as_deref().unwrap_or_default();
     Ok(Tensor::f_from_data_size(bytes, &tensor.dims, kind)?)
+}
+
+/// Says when images of a shape are not what the input is described to be.
+fn check_shape(input: &ValueInfoProto, found: &[i64]) -> Result<()> {
+    let shape = input.r#type.as_ref().and_then(|kind| kind.tensor_type.as_ref()).and_then(|kind| kind.shape.as_ref());
+    let Some(shape) = shape else { return Ok(()) };
+    let sides = shape.dim.iter().map(|side| side.value.as_ref());
+    let fits = |(side, n): (Option<&Side>, &i64)| !matches!(side, Some(Side::Known(known)) if known != n);
+    let expected = || {
+        sides.clone().map(|side| match side {
+            Some(Side::Known(n)) => n.to_string(),
+            Some(Side::Free(name)) => name.clone(),
+            None => "any".into(),
+        })
+    };
+    ensure!(
+        shape.dim.len() == found.len() && sides.clone().zip(found).all(fits),
+        "images of shape {found:?}; the file takes [{}]",
+        expected().collect::<Vec<String>>().join(", ")
+    );
+    Ok(())
 }
 
 /// An operator with its inputs.
@@ -200,15 +249,32 @@ impl Call<'_> {
         }
     }
 
-    /// Rounds to steps of a scale; the numbers stay floats here.
-    fn quantization(&self, quantizes: bool) -> Result<Tensor> {
-        let (x, scale, zero) = (self.input(0)?, self.input(1)?, self.input(2)?);
-        let side = |t: &Tensor| if t.numel() == 1 { t.reshape([1]) } else { t.reshape([-1, 1, 1, 1]) };
-        let (scale, zero) = (side(scale), side(zero).to_kind(Kind::Float));
-        Ok(match quantizes {
-            true => ((x / scale).round() + zero).clamp(-128.0, 127.0),
-            false => (x.to_kind(Kind::Float) - zero) * scale,
-        })
+    /// Steps of a scale, half to even, saturated to the type of the zero point.
+    fn quantize(&self) -> Result<Tensor> {
+        let (x, scale, zero) = (self.input(0)?, self.along_axis(1)?, self.along_axis(2)?);
+        let (least, most) = match zero.kind() {
+            Kind::Uint8 => (0.0, 255.0),
+            Kind::Int8 => (-128.0, 127.0),
+            other => bail!("a zero point of kind {other:?}, expected bytes"),
+        };
+        let steps = x.f_div(&scale)?.f_round()?.f_add(&zero.to_kind(Kind::Float))?;
+        Ok(steps.f_clamp(least, most)?.to_kind(zero.kind()))
+    }
+
+    fn dequantize(&self) -> Result<Tensor> {
+        let (steps, scale, zero) = (self.input(0)?, self.along_axis(1)?, self.along_axis(2)?);
+        Ok(steps.to_kind(Kind::Float).f_sub(&zero.to_kind(Kind::Float))?.f_mul(&scale)?)
+    }
+
+    /// A scale or zero point as it stands beside the first input: one number, or one per index of the attribute `axis`.
+    fn along_axis(&self, i: usize) -> Result<Tensor> {
+        let values = self.input(i)?;
+        if values.numel() == 1 {
+            return Ok(values.f_reshape([1i64; 0])?);
+        }
+        let (rank, axis) = (self.input(0)?.dim(), self.int("axis", 1));
+        let shape: Vec<i64> = (0..rank as i64).map(|dim| if dim == axis { -1 } else { 1 }).collect();
+        Ok(values.f_reshape(shape)?)
     }
 
     fn simple(&self, op: &str) -> Result<Tensor> {

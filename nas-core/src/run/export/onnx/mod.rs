@@ -1,10 +1,13 @@
 //! ONNX files (opset 17): the networks of this program in any runtime.
 
 mod convert;
+mod fold;
 pub mod interpreter;
 pub mod proto;
+pub mod quantize;
 
 pub use convert::{Converted, INPUT, convert, tensor_proto};
+pub use fold::fold_batch_norms;
 
 use std::path::Path;
 

@@ -132,6 +132,12 @@ pub struct TensorProto {
 
 /// `TensorProto.DataType` of 32-bit floats.
 pub const FLOAT: i32 = 1;
+/// `TensorProto.DataType` of unsigned bytes.
+pub const UINT8: i32 = 2;
+/// `TensorProto.DataType` of signed bytes.
+pub const INT8: i32 = 3;
+/// `TensorProto.DataType` of 32-bit integers.
+pub const INT32: i32 = 6;
 /// `TensorProto.DataType` of 64-bit integers.
 pub const INT64: i32 = 7;
 
