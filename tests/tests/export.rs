@@ -255,7 +255,8 @@ fn int8_by_onnxruntime(found: &Value, dir: &Path, shape: [i64; 4]) {
     let images = Tensor::randn(shape, (Kind::Float, Device::Cpu));
     let results: Vec<&str> = graph.output.iter().map(|output| output.name()).collect();
     let values = onnx::interpreter::run(graph, &images).unwrap();
-    let kept = values.into_iter().filter(|(name, value)| value.kind() == Kind::Uint8 || results.contains(&name.as_str()));
+    let kept =
+        values.into_iter().filter(|(name, value)| value.kind() == Kind::Uint8 || results.contains(&name.as_str()));
     let tensors = kept.chain([("images".to_string(), images.shallow_clone())]).collect();
     let check = dir.join("int8.safetensors");
     write_tensors(&check, tensors).unwrap();
@@ -291,6 +292,11 @@ fn a_segmenter_in_int8_is_scored_and_the_same_in_onnxruntime() {
     assert_eq!(found["int8"]["metric"], "miou");
     assert!(found["int8"]["drop"].as_f64().unwrap().abs() < 0.1, "{found}");
     int8_by_onnxruntime(&found, temp.path(), [2, 3, 33, 65]);
+    let file = temp.path().join("fixed.onnx");
+    let data = "data={kind='synth',num_images=4,num_val=4,height=96,width=128,seed=1}";
+    let fixed = ["export", "--model", "squeezenas_mac_small", "--out", file.to_str().unwrap(), "--int8", "--set", data];
+    let stderr = SEGMENT.fail(&[&fixed[..], &["--size", "64x128"]].concat());
+    assert!(stderr.contains("--size") && stderr.contains("96, 128") && stderr.contains("64, 128"), "{stderr}");
 }
 
 #[test]

@@ -44,7 +44,6 @@ pub struct Segmentation;
 
 /// A network, fixed or a supernet.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub enum Net {
     /// One architecture.
     Fixed(SegNet),

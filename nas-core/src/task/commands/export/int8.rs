@@ -5,6 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result};
 use nas_datasets::{SampleSet, Split, hold_out, require_same_classes};
 use serde::Serialize;
+use tch::Tensor;
 
 use super::{ExportArgs, Trained};
 use crate::run::cli::require_sound;
@@ -105,5 +106,9 @@ fn validate<T: Task>(
 ) -> Result<T::Validation> {
     let mut progress = Progress::new(label, set.len(), 0, None)?;
     let mut tick = || progress.step(|| "images".into());
-    T::validate_outputs(outputs, &trained.net, setting, set, trained.compute.threads, &mut tick)
+    let outputs = |images: &Tensor| {
+        outputs(images)
+            .context("--size HxW is the size of a file that takes one alone; expected that of the images in validation")
+    };
+    T::validate_outputs(&outputs, &trained.net, setting, set, trained.compute.threads, &mut tick)
 }
