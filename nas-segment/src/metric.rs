@@ -7,6 +7,7 @@
 use std::fmt;
 
 use nas_core::nn::ranks;
+use nas_core::run::confusion::Confusion;
 use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,21 @@ impl ConfusionMatrix {
     pub fn new(num_classes: usize) -> Self {
         assert!((1..=255).contains(&num_classes), "1 to 255 classes");
         Self { num_classes, ignored: None, counts: vec![0; 256 * 256] }
+    }
+
+    /// The matrix of what [`Self::named`] has counted.
+    pub fn of(confusion: &Confusion) -> Self {
+        let mut matrix = Self::new(confusion.classes.len());
+        for (gt, row) in (0u8..).zip(&confusion.counts) {
+            (0u8..).zip(row).for_each(|(pred, count)| matrix.counts[cell(gt, pred)] = *count);
+        }
+        matrix
+    }
+
+    /// The counts of pixels of the classes, which have these names.
+    pub fn named(&self, names: &[String]) -> Confusion {
+        let row = |gt| (0..self.num_classes as u8).map(|pred| self.count(gt, pred)).collect();
+        Confusion { classes: names.to_vec(), counts: (0..self.num_classes as u8).map(row).collect() }
     }
 
     /// Ignores ground truth of this id too; if it is one of the classes, that class has no score.
@@ -173,6 +189,8 @@ mod tests {
         let mut matrix = ConfusionMatrix::new(4);
         matrix.add(&[0, 0, 1, 1, 255], &[0, 2, 1, 1, 3]);
         let scores = matrix.scores();
+        let named = matrix.named(&["a", "b", "c", "d"].map(String::from));
+        assert_eq!((named.counts[0][2], ConfusionMatrix::of(&named).scores()), (1, scores.clone()));
         assert_eq!(scores.iou, [Some(0.5), Some(1.0), Some(0.0), None]);
         assert_eq!(scores.miou, 0.5);
         assert_eq!((scores.pixel_acc, scores.mean_acc, scores.fw_iou), (0.75, 0.75, 0.75));

@@ -61,7 +61,7 @@ impl Confusion {
     }
 
     /// A picture, true classes down, predicted ones across: the darker, the larger the share of the true class. Up to
-    /// 40 classes have their names, and their counts in the cells.
+    /// 40 classes have their names, and their counts in the cells, or parts in a hundred where counts have many digits.
     pub fn svg(&self) -> String {
         let classes = self.classes.len();
         let is_named = classes <= NAMED;
@@ -75,10 +75,13 @@ impl Confusion {
              font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
         );
         let middle = room + full / 2.0;
+        // Counts of pixels have no room.
+        let is_large = self.counts.iter().flatten().any(|count| *count >= 10_000);
+        let unit = if is_large { " (% of the true class)" } else { "" };
         // Writing to a string does not fail.
         let _ = writeln!(
             svg,
-            "<text x=\"{middle:.1}\" y=\"16\" text-anchor=\"middle\" font-weight=\"bold\">predicted</text>"
+            "<text x=\"{middle:.1}\" y=\"16\" text-anchor=\"middle\" font-weight=\"bold\">predicted{unit}</text>"
         );
         let _ = writeln!(
             svg,
@@ -109,12 +112,13 @@ impl Confusion {
                     words::markup(names.1),
                     100.0 * share
                 );
-                if is_named && *count > 0 {
+                let label = if is_large { format!("{:.0}", 100.0 * share) } else { count.to_string() };
+                if is_named && label != "0" {
                     let ink = if share > 0.4 { "white" } else { "black" };
                     let (x, y) = (x + side / 2.0, y + side / 2.0 + 4.0);
                     let _ = writeln!(
                         svg,
-                        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" fill=\"{ink}\">{count}</text>"
+                        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"middle\" fill=\"{ink}\">{label}</text>"
                     );
                 }
             }

@@ -14,7 +14,7 @@ use nas_datasets::{Classes, EvalTransform, SegDataset, Split, check, require_sam
 use tch::Tensor;
 
 use crate::task::evaluation::evaluate;
-use crate::task::{EvalConfig, Net, Segmentation, trained};
+use crate::task::{EvalConfig, Net, Segmentation, scores, trained};
 
 /// Score a trained network: mIOU, per-class IoU, accuracies
 #[derive(Clone, Debug, Args)]
@@ -110,7 +110,8 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     cli::require_sound(&check(&**dataset), dataset.len(), args.trained.split.as_str(), Segmentation::PROGRAM)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
     let forward = |xs: &Tensor, mode| Ok(net.forward(xs, None, mode));
-    let scores = evaluate(&forward, dataset, transform, eval, compute, || progress.step(|| "images".into()))?;
+    let found = evaluate(&forward, dataset, transform, eval, compute, || progress.step(|| "images".into()))?;
+    let scores = scores(&found);
     drop(progress);
     print(&scores, args.format)
 }

@@ -3,17 +3,19 @@
 use anyhow::{Result, bail, ensure};
 use nas_core::nn::{Mode, channels_last, ranks, resize_bilinear};
 use nas_core::run::cli::Compute;
+use nas_core::run::confusion::Confusion;
 use nas_datasets::{EvalTransform, IGNORE, SampleSet, SegDataset, eval_samples};
 use std::sync::Arc;
 use tch::{Kind, Tensor, no_grad};
 
-use crate::metric::{ConfusionMatrix, Scores};
+use crate::metric::ConfusionMatrix;
 use crate::task::EvalConfig;
 
 /// Logits `[B, K, H, W]` of normalised images `[B, 3, H, W]` in evaluation mode.
 pub type Forward<'a> = dyn Fn(&Tensor, Mode) -> Result<Tensor> + 'a;
 
-/// Scores `net` on a labelled set, every label at its own resolution. `tick` is called after each image.
+/// Pixels of a labelled set by true class and by that which `net` says, every label at its own resolution. `tick` is called after
+/// each image.
 pub fn evaluate(
     net: &Forward,
     dataset: &Arc<dyn SegDataset>,
@@ -21,7 +23,7 @@ pub fn evaluate(
     config: &EvalConfig,
     compute: Compute,
     mut tick: impl FnMut(),
-) -> Result<Scores> {
+) -> Result<Confusion> {
     if !dataset.has_labels() {
         bail!("the split has no labels to score against");
     }
@@ -40,7 +42,7 @@ pub fn evaluate(
         matrix.labelled_pixels() > 0,
         "no pixel of the split has a label that counts (all are {IGNORE}, ignored); there is no score"
     );
-    Ok(Scores { classes: dataset.classes().names.clone(), ..matrix.scores() })
+    Ok(matrix.named(&dataset.classes().names))
 }
 
 /// Images that are read ahead.

@@ -13,6 +13,7 @@ use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
+use nas_core::run::confusion::Confusion;
 use nas_core::run::export::Outputs;
 use nas_core::run::picture::{side_by_side, write_png};
 use nas_core::run::run_dir::RunDir;
@@ -115,6 +116,11 @@ impl Default for EvalConfig {
     }
 }
 
+/// What pixels by class amount to.
+pub fn scores(confusion: &Confusion) -> Scores {
+    Scores { classes: confusion.classes.clone(), ..ConfusionMatrix::of(confusion).scores() }
+}
+
 impl nas_core::task::Scores for Scores {
     fn metric(&self, key: &str) -> Option<f64> {
         match key {
@@ -158,7 +164,7 @@ impl Task for Segmentation {
     type Set = Set;
     type Source = Pairs;
     type Net = Net;
-    type Validation = Scores;
+    type Validation = Confusion;
     type Scores = Scores;
 
     /// Auto-DeepLab's retraining, except for its length.
@@ -404,7 +410,7 @@ impl Task for Segmentation {
         logits.double_value(&[0, 0, 0, 0]);
     }
 
-    fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<Scores> {
+    fn validate(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, tick: &mut dyn FnMut()) -> Result<Confusion> {
         let net = |xs: &Tensor, mode| Ok(pass.net.forward(xs, pass.mixture, mode));
         evaluate(&net, set, &transform(setting), &setting.eval, pass.compute, tick)
     }
@@ -416,14 +422,18 @@ impl Task for Segmentation {
         set: &Set,
         threads: usize,
         tick: &mut dyn FnMut(),
-    ) -> Result<Scores> {
+    ) -> Result<Confusion> {
         let net = |xs: &Tensor, _: Mode| outputs(xs)?.into_iter().next().context("a file without logits");
         let compute = Compute { device: Device::Cpu, threads, amp: false };
         evaluate(&net, set, &transform(setting), &setting.eval, compute, tick)
     }
 
-    fn scores(validation: &Scores, _classes: &[String]) -> Scores {
-        validation.clone()
+    fn scores(validation: &Confusion, _classes: &[String]) -> Scores {
+        scores(validation)
+    }
+
+    fn confusion(validation: &Confusion, _classes: &[String]) -> Option<Confusion> {
+        Some(validation.clone())
     }
 
     /// One sheet per image: photo, ground truth, then every network.
