@@ -1,8 +1,9 @@
-//! Developer commands: `cargo xtask setup | demo | test | dist | gpu-check | gpu-bundle`. Depends on no libtorch, so that it can fetch it.
+//! Developer commands: `cargo xtask setup | demo | test | dist | site | gpu-check | gpu-bundle`. Depends on no libtorch, so that it can fetch it.
 
 mod dist;
 mod libtorch;
 mod python;
+mod site;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -31,6 +32,8 @@ enum TaskCommand {
     },
     /// Make target/dist: the programs for machines without Rust, as a tarball and as a Python wheel
     Dist,
+    /// Make target/site: the documentation as a website, whose links are checked
+    Site,
     /// Set up and prove the GPU path of the three programs, where there is a GPU
     GpuCheck,
     /// Make .gpu: the three programs for a machine with a card and torch 2.11, without Rust and network (15 minutes the first time)
@@ -53,8 +56,12 @@ fn main() -> ExitCode {
 
 fn run(task: TaskCommand) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
+    if let TaskCommand::Site = task {
+        return site::site(root);
+    }
     libtorch::set_up(root)?;
     match task {
+        TaskCommand::Site => unreachable!("needs no libtorch"),
         TaskCommand::Setup => Ok(()),
         TaskCommand::Demo => demo(root),
         TaskCommand::Test { args } => test(root, &args),
