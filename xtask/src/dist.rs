@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{PROGRAMS, call, cargo, python};
+use crate::{PROGRAMS, call, cargo, notices, python};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -203,7 +203,7 @@ fn try_programs(root: &Path, bin: &Path) -> Result<()> {
     Ok(())
 }
 
-fn output(command: &mut Command) -> Result<String> {
+pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
     let output = command.output().with_context(|| format!("cannot start {shown}"))?;
     if !output.status.success() {
@@ -217,7 +217,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn copy_licences(root: &Path, into: &Path) -> Result<()> {
-    LICENCES.iter().try_for_each(|(from, name)| copy(&root.join(from), &into.join(name)))
+    LICENCES.iter().try_for_each(|(from, name)| copy(&root.join(from), &into.join(name)))?;
+    let file = into.join(notices::FILE);
+    fs::write(&file, notices::notices(root)?).with_context(|| format!("{}: cannot write", file.display()))
 }
 
 /// Copies the folder `from` with all that is in it into the folder `into`.

@@ -2,6 +2,7 @@
 
 mod dist;
 mod libtorch;
+mod notices;
 mod python;
 mod site;
 
