@@ -6,8 +6,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
-use pulldown_cmark::{CowStr, Event, HeadingLevel, Options, Parser, Tag, TagEnd, html};
+use anyhow::{Context, Result, anyhow, ensure};
+use markdown::{CompileOptions, Options};
 
 /// Pages beside those in `docs`, the first of them the start.
 const FIRST: [&str; 5] = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "datasets/README.md"];
@@ -19,7 +19,8 @@ struct Page {
     /// Below the root.
     source: PathBuf,
     title: String,
-    text: String,
+    /// As HTML, with links as the source has them.
+    body: String,
     /// What `#name` of a link can be.
     anchors: BTreeSet<String>,
 }
@@ -36,22 +37,18 @@ pub fn site(root: &Path) -> Result<()> {
     let known: BTreeMap<&Path, &Page> = pages.iter().map(|page| (page.source.as_path(), page)).collect();
     let (mut files, mut broken) = (BTreeSet::new(), Vec::new());
     for page in &pages {
-        let mut body = String::new();
-        html::push_html(
-            &mut body,
-            page.events(|link| match resolve(root, page, link, &known) {
-                Target::Outside => link.to_string(),
-                Target::Page(to) => to,
-                Target::File(file) => {
-                    files.insert(file);
-                    link.to_string()
-                }
-                Target::Nothing => {
-                    broken.push(format!("{}: {link}", page.source.display()));
-                    link.to_string()
-                }
-            }),
-        );
+        let body = page.linked(|link| match resolve(root, page, link, &known) {
+            Target::Outside => link.to_string(),
+            Target::Page(to) => to,
+            Target::File(file) => {
+                files.insert(file);
+                link.to_string()
+            }
+            Target::Nothing => {
+                broken.push(format!("{}: {link}", page.source.display()));
+                link.to_string()
+            }
+        });
         let to = out.join(address(&page.source));
         fs::create_dir_all(to.parent().context("a page lies in a folder")?)?;
         fs::write(&to, page.html(&body, &pages)).with_context(|| format!("{}: cannot write", to.display()))?;
@@ -144,65 +141,73 @@ fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).flat_map(char::to_lowercase).collect()
 }
 
-fn parse(text: &str) -> Parser<'_> {
-    Parser::new_ext(text, Options::ENABLE_TABLES | Options::ENABLE_STRIKETHROUGH | Options::ENABLE_FOOTNOTES)
+/// The tag and the inside of a line that is a heading.
+fn heading(line: &str) -> Option<(&str, &str)> {
+    let line = line.trim_end();
+    let tag = line
+        .get(..4)
+        .filter(|tag| tag.starts_with("<h") && tag.ends_with('>') && tag.as_bytes()[2].is_ascii_digit())?;
+    Some((tag, line[4..].strip_suffix(&format!("</{}", &tag[1..]))?))
+}
+
+/// The text of some HTML.
+fn plain(html: &str) -> String {
+    let (mut text, mut is_tag) = (String::new(), false);
+    for c in html.chars() {
+        match c {
+            '<' => is_tag = true,
+            '>' if is_tag => is_tag = false,
+            c if !is_tag => text.push(c),
+            _ => {}
+        }
+    }
+    ["&lt;<", "&gt;>", "&quot;\"", "&amp;&"]
+        .iter()
+        .fold(text, |text, pair| text.replace(&pair[..pair.len() - 1], &pair[pair.len() - 1..]))
 }
 
 impl Page {
     fn read(root: &Path, source: PathBuf) -> Result<Self> {
         let text =
             fs::read_to_string(root.join(&source)).with_context(|| format!("{}: cannot read", source.display()))?;
-        let (mut title, mut anchors, mut heading) = (String::new(), BTreeSet::new(), None::<(HeadingLevel, String)>);
-        for event in parse(&text) {
-            match event {
-                Event::Start(Tag::Heading { level, .. }) => heading = Some((level, String::new())),
-                Event::Text(part) | Event::Code(part) => heading.iter_mut().for_each(|(_, text)| text.push_str(&part)),
-                Event::End(TagEnd::Heading(_)) => {
-                    let (level, text) = heading.take().expect("it has begun");
-                    anchors.insert(anchor(&text));
-                    if level == HeadingLevel::H1 && title.is_empty() {
-                        title = text;
-                    }
+        let options = Options {
+            compile: CompileOptions { allow_dangerous_html: true, ..CompileOptions::gfm() },
+            ..Options::gfm()
+        };
+        let html = markdown::to_html_with_options(&text, &options);
+        let html = html.map_err(|reason| anyhow!("{}: {reason}", source.display()))?;
+        let (mut body, mut anchors, mut title) = (String::new(), BTreeSet::new(), None);
+        for part in html.split_inclusive('\n') {
+            match heading(part) {
+                Some((level, text)) => {
+                    let name = anchor(&plain(text));
+                    body.push_str(&part.replacen('>', &format!(" id=\"{name}\">"), 1));
+                    anchors.insert(name);
+                    title = title.or_else(|| (level == "<h1>").then(|| plain(text)));
                 }
-                _ => {}
+                None => body.push_str(part),
             }
         }
         // A table that a command has written has no heading.
-        if title.is_empty() {
-            title = source.with_extension("").display().to_string();
-        }
-        Ok(Self { source, title, text, anchors })
+        let title = title.unwrap_or_else(|| source.with_extension("").display().to_string());
+        Ok(Self { source, title, body, anchors })
     }
 
-    /// The page's parts, links as `to` gives them and headings with their names.
-    fn events<'a>(&'a self, mut to: impl FnMut(&str) -> String + 'a) -> impl Iterator<Item = Event<'a>> {
-        let mut names = parse(&self.text).scan(None::<String>, |heading, event| {
-            Some(match event {
-                Event::Start(Tag::Heading { .. }) => {
-                    *heading = Some(String::new());
-                    None
-                }
-                Event::Text(part) | Event::Code(part) => {
-                    heading.iter_mut().for_each(|text| text.push_str(&part));
-                    None
-                }
-                Event::End(TagEnd::Heading(_)) => heading.take().map(|text| anchor(&text)),
-                _ => None,
-            })
-        });
-        let mut names = std::iter::from_fn(move || names.by_ref().flatten().next());
-        parse(&self.text).map(move |event| match event {
-            Event::Start(Tag::Heading { level, classes, attrs, .. }) => {
-                Event::Start(Tag::Heading { level, id: names.next().map(CowStr::from), classes, attrs })
-            }
-            Event::Start(Tag::Link { link_type, dest_url, title, id }) => {
-                Event::Start(Tag::Link { link_type, dest_url: to(&dest_url).into(), title, id })
-            }
-            Event::Start(Tag::Image { link_type, dest_url, title, id }) => {
-                Event::Start(Tag::Image { link_type, dest_url: to(&dest_url).into(), title, id })
-            }
-            event => event,
-        })
+    /// The page's text, links as `to` gives them.
+    fn linked(&self, mut to: impl FnMut(&str) -> String) -> String {
+        let mut linked = String::new();
+        let mut rest = self.body.as_str();
+        // In text quotes are written `&quot;`.
+        while let Some((start, len)) =
+            ["href=\"", "src=\""].iter().filter_map(|key| Some((rest.find(key)?, key.len()))).min()
+        {
+            let from = start + len;
+            let end = from + rest[from..].find('"').unwrap_or(0);
+            linked += &rest[..from];
+            linked += &to(&rest[from..end].replace("&amp;", "&")).replace('&', "&amp;");
+            rest = &rest[end..];
+        }
+        linked + rest
     }
 
     fn html(&self, body: &str, pages: &[Self]) -> String {
