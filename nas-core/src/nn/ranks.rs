@@ -141,27 +141,30 @@ pub(super) fn summed(tensor: &Tensor) -> Tensor {
     if are_several() { reached(collectives::summed(tensor)) } else { tensor.shallow_clone() }
 }
 
-/// Means of gradients over all ranks, in place; those of a kind travel together. Where one has none, all have none.
+/// Means of gradients over all ranks, in place; those of a kind on a device travel together. Where one has none, all have none.
 pub(crate) fn average(grads: &mut [Tensor]) {
     if !are_several() {
         return;
     }
+    let key = |grad: &Tensor| (grad.kind(), grad.device());
+    let mut keys: Vec<(Kind, Device)> = Vec::new();
+    for grad in grads.iter().filter(|grad| grad.defined()) {
+        if !keys.contains(&key(grad)) {
+            keys.push(key(grad));
+        }
+    }
     tch::no_grad(|| {
-        for kind in [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16] {
-            let mut of_kind: Vec<&mut Tensor> =
-                grads.iter_mut().filter(|grad| grad.defined() && grad.kind() == kind).collect();
-            if of_kind.is_empty() {
-                continue;
-            }
+        for (kind, device) in keys {
+            let mut alike: Vec<&mut Tensor> =
+                grads.iter_mut().filter(|grad| grad.defined() && key(grad) == (kind, device)).collect();
+            let flat: Vec<Tensor> = alike.iter().map(|grad| grad.reshape([-1])).collect();
             // Half precision is added up in single precision.
             let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-            let flat: Vec<Tensor> =
-                of_kind.iter().map(|grad| grad.reshape([-1]).to_device(Device::Cpu).to_kind(wide)).collect();
-            let flat = Tensor::cat(&flat, 0);
-            reached(collectives::sum(&flat));
-            let flat = flat / world() as f64;
-            let sizes: Vec<i64> = of_kind.iter().map(|grad| grad.numel() as i64).collect();
-            for (grad, mean) in of_kind.iter_mut().zip(flat.split_with_sizes(&sizes[..], 0)) {
+            let sum = Tensor::cat(&flat, 0).to_kind(wide).to_device(Device::Cpu);
+            reached(collectives::sum(&sum));
+            let mean = (sum / world() as f64).to_device(device);
+            let sizes: Vec<i64> = alike.iter().map(|grad| grad.numel() as i64).collect();
+            for (grad, mean) in alike.iter_mut().zip(mean.split_with_sizes(&sizes[..], 0)) {
                 // In the memory order of the gradient, which the optimizer's operators expect.
                 grad.copy_(&mean.view_as(grad));
             }

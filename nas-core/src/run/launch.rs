@@ -146,29 +146,25 @@ fn wait_for(children: &mut [Child]) -> Result<()> {
     let (mut failed, mut asked, mut interrupted) = (None::<(usize, Instant)>, false, false);
     while ended.contains(&None) {
         sleep(Duration::from_millis(50));
-        for (rank, child) in
-            children.iter_mut().enumerate().filter(|(rank, _)| ended[*rank].is_none()).collect::<Vec<_>>()
-        {
-            ended[rank] = child.try_wait()?;
-            if ended[rank].is_some_and(|status| !status.success()) && failed.is_none() {
-                failed = Some((rank, Instant::now()));
+        for (rank, child) in children.iter_mut().enumerate() {
+            if ended[rank].is_none() {
+                ended[rank] = child.try_wait()?;
+                let is_first_failure = failed.is_none() && ended[rank].is_some_and(|status| !status.success());
+                failed = if is_first_failure { Some((rank, Instant::now())) } else { failed };
             }
         }
-        let overdue = failed.is_some_and(|(_, at)| at.elapsed() > GRACE);
-        if (interrupt::requested() && !interrupted) || (overdue && !asked) {
-            interrupted = interrupt::requested();
-            asked = true;
+        let late = |times: u32| failed.is_some_and(|(_, at)| at.elapsed() > GRACE * times);
+        let signal = match () {
+            () if late(2) => Some(libc::SIGKILL),
+            () if (interrupt::requested() && !interrupted) || (late(1) && !asked) => Some(libc::SIGTERM),
+            () => None,
+        };
+        if let Some(signal) = signal {
+            (asked, interrupted) = (true, interrupt::requested());
             for (child, _) in children.iter().zip(&ended).filter(|(_, ended)| ended.is_none()) {
                 // SAFETY: kill(2) with the id of a child that has not been waited for.
-                unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+                unsafe { libc::kill(child.id() as libc::pid_t, signal) };
             }
-        }
-        if failed.is_some_and(|(_, at)| at.elapsed() > GRACE * 2) {
-            children
-                .iter_mut()
-                .zip(&ended)
-                .filter(|(_, ended)| ended.is_none())
-                .for_each(|(child, _)| _ = child.kill());
         }
     }
     match failed {

@@ -7,6 +7,7 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <exception>
@@ -68,7 +69,8 @@ char* nas_group_join(const char* host, int port, int rank, int world, const char
     at.port = static_cast<uint16_t>(port);
     at.isServer = rank == 0;
     at.numWorkers = world;
-    at.timeout = timeout;
+    // All are started together: one that does not come soon never will.
+    at.timeout = std::min(timeout, std::chrono::milliseconds(std::chrono::minutes(5)));
     auto tcp = c10::make_intrusive<c10d::TCPStore>(std::string(host), at);
     auto store = c10::make_intrusive<c10d::PrefixStore>("nas", tcp);
     auto options = c10d::ProcessGroupGloo::Options::create(timeout);
