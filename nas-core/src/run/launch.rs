@@ -94,7 +94,7 @@ fn first_node(get: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
 }
 
-/// Says that this process shares its work where its environment tells so, for [`join`] to do. With `procs` of more than 1, and no
+/// Says that this process shares its work where its environment tells so, for `join` to do. With `procs` of more than 1, and no
 /// such environment, it starts that many processes of the same command line and waits for their end: then there is nothing left to
 /// do, and the answer is true.
 pub fn begin(procs: Option<usize>) -> Result<bool> {
