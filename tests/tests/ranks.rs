@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -100,8 +100,16 @@ fn two_processes_search_a_detector_in_all_its_parts() {
 
 /// The processes that a launcher has started.
 fn children(of: &Child) -> Vec<i32> {
-    let text = Command::new("pgrep").args(["-P", &of.id().to_string()]).output().expect("pgrep runs").stdout;
-    String::from_utf8(text).unwrap().lines().map(|id| id.parse().unwrap()).collect()
+    let ids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let is_child = |id: &i32| {
+        // Behind the name in brackets: state and parent.
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let behind = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        behind.split(' ').nth(1) == Some(of.id().to_string().as_str())
+    };
+    let mut children: Vec<i32> = ids.filter(is_child).collect();
+    children.sort_unstable();
+    children
 }
 
 /// A run of two that loses one, or is asked to stop, ends soon and says so, and goes on to what it would have come to.
