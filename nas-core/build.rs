@@ -6,7 +6,7 @@ const SHIM: &str = "src/nn/torch";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let sources = ["shim.cpp", "collectives.cpp", "gloo"].map(|file| Path::new(SHIM).join(file));
+    let sources = ["shim.cpp", "collectives.cpp", "guarded.h", "gloo"].map(|file| Path::new(SHIM).join(file));
     sources.iter().for_each(|source| println!("cargo:rerun-if-changed={}", source.display()));
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");

@@ -99,7 +99,7 @@ impl Parameters {
 
     /// The softmax of all parameters, on the CPU.
     pub fn softmax(&self) -> Vec<Tensor> {
-        self.space.softmax(&self.raw)
+        self.weights(ArchParameter::softmax)
     }
 
     /// The softmax of all parameters, where a mixture needs it.

@@ -260,12 +260,13 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     let dir = match ranks::is_first() {
         true => {
             let dir = open_folder(args, compute, seed, (config, grows));
-            launch::share(&dir, RunDir::root)?;
+            launch::share(&dir)?;
             dir?
         }
         false => {
-            let config = crate::run::config::to_toml(config);
-            RunDir::open_growing(&launch::copy_of_first()?, &config, true, &Meta::new(compute), grows)?
+            let copy = Some(launch::copy_of_first()?);
+            let args = RunArgs { out: copy, resume: true, tensorboard: false, ..args.clone() };
+            open_folder(&args, compute, seed, (config, grows))?
         }
     };
     let result = dir.result()?.map_or_else(|| work(&dir), Ok)?;

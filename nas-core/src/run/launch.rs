@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::nn::ranks::{self, Meeting};
 use crate::run::interrupt::{self, Interrupted};
+use crate::run::run_dir::RunDir;
 
 /// What the environment says of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,10 +155,11 @@ fn wait_for(children: &mut [Child]) -> Result<()> {
             }
         }
         let late = |times: u32| failed.is_some_and(|(_, at)| at.elapsed() > GRACE * times);
-        let signal = match () {
-            () if late(2) => Some(libc::SIGKILL),
-            () if (interrupt::requested() && !interrupted) || (late(1) && !asked) => Some(libc::SIGTERM),
-            () => None,
+        let signal = if late(2) {
+            Some(libc::SIGKILL)
+        } else {
+            let due = (interrupt::requested() && !interrupted) || (late(1) && !asked);
+            due.then_some(libc::SIGTERM)
         };
         if let Some(signal) = signal {
             (asked, interrupted) = (true, interrupt::requested());
@@ -186,11 +188,8 @@ pub(super) fn join() -> Result<()> {
 }
 
 /// Says how the first rank's folder begins, or that it could not be opened; others call [`copy_of_first`].
-pub(super) fn share<T>(opened: &Result<T>, root: impl Fn(&T) -> &Path) -> Result<()> {
-    let bytes = match opened {
-        Ok(dir) => pack(root(dir))?,
-        Err(_) => Vec::new(),
-    };
+pub(super) fn share(opened: &Result<RunDir>) -> Result<()> {
+    let bytes = opened.as_ref().map_or(Ok(Vec::new()), |dir| pack(dir.root()))?;
     ranks::bytes_of_first(&bytes);
     Ok(())
 }

@@ -134,13 +134,12 @@ impl Relaxation {
     pub fn trunk(&self, vb: &VarBuilder, weights: &Tensor, active: Option<&[bool]>) -> MixedTrunk {
         let names = BodyNames::Shared { vb, slots: Vec::new() };
         let style = self.config.style();
-        let columns = weights.size()[1] as usize;
+        let (columns, rows) = (weights.size()[1] as usize, weights.unbind(0));
         let block = |(row, position): (usize, &Position)| {
-            let candidates = position.operators.iter().zip(&self.names).enumerate();
-            let candidates = candidates.filter_map(|(column, (operator, name))| {
+            let candidates = position.operators.iter().zip(&self.names).zip(rows[row].unbind(0)).enumerate();
+            let candidates = candidates.filter_map(|(column, ((operator, name), weight))| {
                 let operator = operator.filter(|_| active.is_none_or(|active| active[row * columns + column]))?;
                 let slot = Slot { stage: position.stage, position: position.number, operator: *name };
-                let weight = weights.get(row as i64).get(column as i64);
                 Some((weight, Block::new(&slot.place(vb), operator, position.place, style)))
             });
             candidates.collect()

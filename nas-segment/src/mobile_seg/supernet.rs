@@ -68,10 +68,14 @@ impl MobileSegSupernet {
     /// For an architecture of another space, and for weights where operators are not the only choices: methods find no architecture
     /// parameters there.
     pub fn forward_mixture(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Tensor {
+        self.under(mixture).forward(xs, mode)
+    }
+
+    fn under(&self, mixture: Mixture) -> SegNet {
         match mixture {
-            Mixture::Path(arch) => self.forward(xs, arch, mode).expect("an architecture of the supernet's space"),
-            Mixture::Weights(weights) => self.mixed(&weights[0], None).forward(xs, mode),
-            Mixture::Sampled { weights, active, .. } => self.mixed(&weights[0], Some(&active[0])).forward(xs, mode),
+            Mixture::Path(arch) => self.network(arch).expect("an architecture of the supernet's space"),
+            Mixture::Weights(weights) => self.mixed(&weights[0], None),
+            Mixture::Sampled { weights, active, .. } => self.mixed(&weights[0], Some(&active[0])),
         }
     }
 
@@ -162,12 +166,7 @@ impl Supernet for Body {
     /// # Panics
     /// As [`MobileSegSupernet::forward_mixture`].
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
-        let net = match mixture {
-            Mixture::Path(arch) => self.0.network(arch).expect("the architecture is of the supernet's space"),
-            Mixture::Weights(weights) => self.0.mixed(&weights[0], None),
-            Mixture::Sampled { weights, active, .. } => self.0.mixed(&weights[0], Some(&active[0])),
-        };
-        net.backbone.features(&nas_core::nn::channels_last(xs), mode)
+        self.0.under(mixture).backbone.features(&nas_core::nn::channels_last(xs), mode)
     }
 
     /// Those of some path.

@@ -10,26 +10,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "guarded.h"
+
 namespace {
 
 using Group = c10::intrusive_ptr<c10d::Backend>;
-
-template <typename F>
-char* guarded(F f) {
-  try {
-    f();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  }
-}
 
 // Sums over all processes in place. What is thrown says what `ranks.rs` looks for: in a backward pass it goes through autograd.
 void sum(const Group& group, at::Tensor& tensor) {

@@ -16,23 +16,11 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <torch/headeronly/version.h>
 
-#include <cstring>
-#include <exception>
 #include <vector>
 
-namespace {
+#include "guarded.h"
 
-template <typename F>
-char* guarded(F f) {
-  try {
-    f();
-    return nullptr;
-  } catch (const c10::Error& error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  }
-}
+namespace {
 
 using Handle = at::Tensor*;
 
