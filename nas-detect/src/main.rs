@@ -6,7 +6,6 @@ use clap::{Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::NoNames;
 use nas_core::task::commands::common::Common;
-use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::gpu_check::GpuCheckArgs;
 use nas_core::task::commands::models::ModelsArgs;
 use nas_detect::task::Detection;
@@ -36,7 +35,7 @@ enum Command {
     Eval(commands::eval::EvalArgs),
     Predict(commands::predict::PredictArgs),
     Cost(cost::CostArgs),
-    Export(ExportArgs),
+    Export(commands::export::DetectorExportArgs),
     Models(ModelsArgs),
     Data(commands::data::DataArgs),
     GpuCheck(GpuCheckArgs),

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
+use nas_core::run::export::onnx::{PredictingLevel, Suppression};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo, Mixture, Supernet};
 use nas_datasets::det::DetTarget;
@@ -123,6 +124,20 @@ impl Top {
         let cells = self.levels.strides().into_iter().map(|stride| side(h, stride) * side(w, stride));
         let cells: Vec<i64> = cells.collect();
         self.head.detections(scores, boxes, &cells)
+    }
+
+    /// What makes detections of scores and boxes, as [`Top::detections`] does, in a file of a detector for `num_classes`.
+    pub fn suppression(&self, num_classes: usize) -> Suppression {
+        let (DetectConfig { score, per_level, iou, max }, per_cell) = self.head.predicting();
+        let level = |stride| PredictingLevel { stride, per_cell };
+        Suppression {
+            levels: self.levels.strides().into_iter().map(level).collect(),
+            num_classes: num_classes as i64,
+            score: *score,
+            per_level: *per_level,
+            iou: *iou,
+            max: *max as i64,
+        }
     }
 
     /// Says when images of `size` (height, width) are not taken.

@@ -88,7 +88,8 @@ fn export(dir: &Path, case: Case) -> Result<(), String> {
     }
     let forward = |images: &Tensor| forward(images, Mode::EVAL);
     let outputs: Vec<String> = outputs.iter().map(|output| output.to_string()).collect();
-    let network = Network { variables: all_variables(&vs), forward: &forward, outputs, size, divisor, fixed };
+    let network =
+        Network { variables: all_variables(&vs), forward: &forward, outputs, size, divisor, fixed, suppressed: None };
     let all = std::env::var_os("NAS_EXPORT_ALL").is_some();
     let mut compared = Vec::new();
     for ending in if all { ["pt", "py", "onnx"].as_slice() } else { &["onnx"] } {
@@ -306,4 +307,97 @@ fn a_detector_in_int8_is_scored_and_the_same_in_onnxruntime() {
     assert_eq!(found["int8"]["metric"], "ap");
     assert!(found["int8"]["drop"].as_f64().unwrap().abs() < 0.1, "{found}");
     int8_by_onnxruntime(&found, temp.path(), [2, 3, 64, 96]);
+}
+
+/// Two detectors whose files suppress doubles: onnxruntime finds in its own scores and boxes what this program does.
+#[test]
+fn detections_in_a_file_are_the_programs_own_in_onnxruntime_too() {
+    use nas_core::run::export::Suppressed;
+    use nas_detect::head::Detections;
+    use nas_detect::model::{Detector, ModelConfig};
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str, ending: &str| dir.path().join(format!("{name}.{ending}"));
+    let mut detectors: Vec<(&str, Detector, Vec<[i64; 4]>)> = Vec::new();
+    for name in ["fcos_detnas_tiny", "retinanet_resnet18_bifpn"] {
+        let vs = VarStore::new(Device::Cpu);
+        let mut config = serde_json::to_value(ModelConfig::preset(name).unwrap()).unwrap();
+        config["neck"]["channels"] = 64.into();
+        config["head"]["convs"] = 1.into();
+        // More candidates than a level may have, and more detections than an image may have.
+        config["head"]["detect"] = serde_json::json!({"score": 0.0, "per_level": 60, "iou": 0.3, "max": 20});
+        let config: ModelConfig = serde_json::from_value(config).unwrap();
+        let divisor = config.largest_stride();
+        let net = config.build(&VarBuilder::new(&vs), 3).unwrap();
+        scatter(&vs);
+        let forward = |images: &Tensor| net.scores_and_boxes(images).into();
+        let detect = |[scores, boxes]: [&Tensor; 2], size: (i64, i64), room: i64| {
+            Ok(Detections::padded(&net.top.detections(scores, boxes, size)?, room as usize))
+        };
+        let network = Network {
+            variables: all_variables(&vs),
+            forward: &forward,
+            outputs: ["scores", "boxes"].map(String::from).to_vec(),
+            size: (divisor, 2 * divisor),
+            divisor,
+            fixed: None,
+            suppressed: Some(Suppressed { suppression: net.top.suppression(3), detect: &detect }),
+        };
+        // Here the program's own interpreter is compared.
+        let shapes = write(&network, &at(name, "onnx"), &[]).unwrap().compared;
+        tch::manual_seed(2);
+        let image =
+            |(i, shape): (usize, &[i64; 4])| (format!("images.{i}"), Tensor::randn(shape, (Kind::Float, Device::Cpu)));
+        write_tensors(&at(name, "images.safetensors"), shapes.iter().enumerate().map(image).collect()).unwrap();
+        drop(network);
+        detectors.push((name, net, shapes));
+    }
+    let Some(python) = std::env::var_os("NAS_PYTHON") else {
+        eprintln!("skipped: NAS_PYTHON names no Python with onnxruntime");
+        return;
+    };
+    let script = nas_tests::root().join("tests/golden/onnx/nms.py");
+    let output = Command::new(python).arg(script).arg(dir.path()).output().expect("Python starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (name, net, shapes) in detectors {
+        let found = nas_core::train::read_tensors(&at(name, "found.safetensors")).unwrap();
+        for (i, [_, _, h, w]) in shapes.into_iter().enumerate() {
+            let of = |output: &str| &found[&format!("{output}.{i}")];
+            let own = net.top.detections(of("scores"), of("boxes"), (h, w)).unwrap();
+            assert!(own.iter().all(|image| !image.scores.is_empty()), "{name}: nothing was found");
+            let room = of(onnx::DETECTIONS[1]).size()[1] as usize;
+            for (output, expected) in onnx::DETECTIONS.into_iter().zip(Detections::padded(&own, room)) {
+                assert!(of(output).equal(&expected), "{name}: {output} of batch {i}");
+            }
+            // Doubles were there: the best scores of all are not those of the detections.
+            let best = of("scores").get(0).reshape([-1]).topk(room as i64, 0, true, true).0;
+            assert!(!best.equal(&of(onnx::DETECTIONS[1]).get(0)), "{name}: nothing was suppressed");
+        }
+    }
+}
+
+#[test]
+fn a_detector_is_exported_with_suppression_in_int8_too_and_in_no_other_format() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_string();
+    let train = ["train", "--config", "tests/configs/tiny_detect.toml", "--device", "cpu", "--threads", "1"];
+    let sets = ["--set", "train.epochs=3", "--set", "train.optimizer.lr=0.05", "--out", &path("run")];
+    DETECT.succeed(&[&train[..], &sets].concat());
+    let export = |file: &str, more: &[&str]| -> Value {
+        let args = ["export", "--run", &path("run"), "--out", &path(file), "--nms", "--format", "json"];
+        serde_json::from_str(&DETECT.succeed(&[&args[..], more].concat())).unwrap()
+    };
+    let found = export("net.onnx", &[]);
+    assert_eq!(found["outputs"], serde_json::json!(onnx::DETECTIONS));
+    let model = onnx::read(Path::new(&path("net.onnx"))).unwrap();
+    let nms = model.metadata_props.iter().find(|entry| entry.key.as_deref() == Some("nms")).unwrap();
+    let nms: Value = serde_json::from_str(nms.value.as_deref().unwrap()).unwrap();
+    assert!(nms["iou"].is_number() && nms["per_level"].is_number(), "{nms}");
+    // The file with suppression scores as that without, which the program suppresses.
+    let args = ["export", "--run", &path("run"), "--out", &path("plain.onnx"), "--int8", "--format", "json"];
+    let plain: Value = serde_json::from_str(&DETECT.succeed(&args)).unwrap();
+    let suppressed = export("int8.onnx", &["--int8"]);
+    assert_eq!(suppressed["int8"]["int8"], plain["int8"]["int8"], "{suppressed}");
+    assert_eq!(suppressed["int8"]["fp32"], plain["int8"]["fp32"], "{suppressed}");
+    let stderr = DETECT.fail(&["export", "--run", &path("run"), "--out", &path("net.pt"), "--nms"]);
+    assert!(stderr.contains("--nms") && stderr.contains("net.pt") && stderr.contains(".onnx"), "{stderr}");
 }

@@ -23,6 +23,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         size: args.size((i64::from(transform.size.height()), i64::from(transform.size.width())), 1)?,
         divisor: 1,
         fixed: None,
+        suppressed: None,
     };
     let about = About {
         classes: classes.clone(),
@@ -30,6 +31,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         std: transform.std,
         model: serde_json::to_value(&experiment.model)?,
         outputs: vec![("logits", "[batch, classes]: the class is the largest")],
+        more: Vec::new(),
     };
     export::run(args, &trained, &network, about)
 }

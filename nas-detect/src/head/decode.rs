@@ -43,6 +43,47 @@ pub struct Detections {
     pub labels: Vec<usize>,
 }
 
+impl Detections {
+    /// Those of a batch as tensors with room for `room` of each image: boxes `[B, D, 4]`, scores `[B, D]`, classes `[B, D]` and numbers
+    /// `[B]`. What is left of the room has the score 0 and the class -1.
+    ///
+    /// # Panics
+    /// If an image has more.
+    pub fn padded(batch: &[Self], room: usize) -> Vec<Tensor> {
+        let (mut boxes, mut scores, mut labels, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for found in batch {
+            let padding = room.checked_sub(found.scores.len()).expect("room for all detections");
+            boxes.extend(found.boxes.iter().flatten().copied().chain(std::iter::repeat_n(0.0, 4 * padding)));
+            scores.extend(found.scores.iter().copied().chain(std::iter::repeat_n(0.0, padding)));
+            labels.extend(found.labels.iter().map(|label| *label as i64).chain(std::iter::repeat_n(-1, padding)));
+            counts.push(found.scores.len() as i64);
+        }
+        let (b, room) = (batch.len() as i64, room as i64);
+        vec![
+            Tensor::from_slice::<f32>(&boxes).reshape([b, room, 4]),
+            Tensor::from_slice::<f32>(&scores).reshape([b, room]),
+            Tensor::from_slice::<i64>(&labels).reshape([b, room]),
+            Tensor::from_slice::<i64>(&counts),
+        ]
+    }
+
+    /// Those of a batch that [`Detections::padded`] tensors hold.
+    pub fn of_padded([boxes, scores, labels, counts]: &[Tensor; 4]) -> Result<Vec<Self>> {
+        let counts = Vec::<i64>::try_from(counts)?;
+        let image = |(i, count): (usize, i64)| -> Result<Self> {
+            let part = |xs: &Tensor| Ok::<_, anyhow::Error>(xs.f_get(i as i64)?.f_narrow(0, 0, count)?.contiguous());
+            let labels = Vec::<i64>::try_from(part(labels)?)?;
+            ensure!(labels.iter().all(|label| *label >= 0), "a detection of no class");
+            Ok(Self {
+                boxes: list(&part(boxes)?.reshape([-1])).as_chunks::<4>().0.to_vec(),
+                scores: list(&part(scores)?),
+                labels: labels.into_iter().map(|label| label as usize).collect(),
+            })
+        };
+        counts.into_iter().enumerate().map(image).collect()
+    }
+}
+
 /// Detections of one image: `scores` `[N, K]` in the order of the levels, of which each has `level_sizes` rows; `decode`
 /// gives boxes `[n, 4]` inside the image for rows `[n]`.
 pub(super) fn detect(
@@ -85,4 +126,19 @@ pub(super) fn detect(
 
 fn list(xs: &Tensor) -> Vec<f32> {
     Vec::<f32>::try_from(xs.to_device(tch::Device::Cpu).contiguous()).expect("a list of numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn detections_go_into_tensors_with_padding_and_come_back() {
+        let two = Detections { boxes: vec![[1.0; 4], [2.0; 4]], scores: vec![0.5, 0.25], labels: vec![0, 3] };
+        let batch = [two, Detections::default()];
+        let tensors: [Tensor; 4] = Detections::padded(&batch, 3).try_into().unwrap();
+        assert_eq!(tensors.each_ref().map(Tensor::size), [vec![2, 3, 4], vec![2, 3], vec![2, 3], vec![2]]);
+        assert_eq!(Vec::<i64>::try_from(tensors[2].reshape([-1])).unwrap(), [0, 3, -1, -1, -1, -1]);
+        assert_eq!(Detections::of_padded(&tensors).unwrap(), batch);
+    }
 }

@@ -156,10 +156,7 @@ impl Head {
     /// The objects that scores `[B, N, K]` and boxes `[B, N, 4]` of [`Head::scores_and_boxes`] hold, as by [`Head::detect`]; `cells`
     /// are the pixels of every level's map.
     pub fn detections(&self, scores: &Tensor, boxes: &Tensor, cells: &[i64]) -> Result<Vec<Detections>> {
-        let (config, per_cell) = match self {
-            Self::Fcos(head) => (head.detect_config(), 1),
-            Self::Retina(head) => (head.detect_config(), head.anchors_per_cell()),
-        };
+        let (config, per_cell) = self.predicting();
         let level_sizes: Vec<i64> = cells.iter().map(|cells| cells * per_cell).collect();
         let (found, expected) = (scores.size3()?, level_sizes.iter().sum::<i64>());
         ensure!(found.1 == expected, "{} predictions, expected {expected} of levels {level_sizes:?}", found.1);
@@ -168,6 +165,14 @@ impl Head {
             decode::detect(&scores.get(i), &level_sizes, config, |rows| boxes.index_select(0, rows))
         };
         Ok(tch::no_grad(|| (0..found.0).map(image).collect()))
+    }
+
+    /// What counts as a detection, and the predictions of a pixel.
+    pub fn predicting(&self) -> (&DetectConfig, i64) {
+        match self {
+            Self::Fcos(head) => (head.detect_config(), 1),
+            Self::Retina(head) => (head.detect_config(), head.anchors_per_cell()),
+        }
     }
 
     /// Adds the head's cost on maps of these shapes to `cost`.

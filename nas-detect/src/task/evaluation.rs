@@ -41,9 +41,14 @@ impl Reading {
 
     /// Height and width of the first image of a set as the network sees it.
     pub fn image_size(&self, dataset: &Arc<dyn DetDataset>) -> Result<(i64, i64)> {
+        let size = self.first_image(dataset)?.size();
+        Ok((size[2], size[3]))
+    }
+
+    /// The first image of a set as the network sees it, `[1, 3, H, W]`.
+    pub fn first_image(&self, dataset: &Arc<dyn DetDataset>) -> Result<Tensor> {
         let single = Self { loader: LoaderConfig { batch_size: 1, ..self.loader.clone() }, ..self.clone() };
-        let first = single.batches(dataset)?.next().context("the set has no image")??;
-        Ok((first.images.size()[2], first.images.size()[3]))
+        Ok(single.batches(dataset)?.next().context("the set has no image")??.images)
     }
 }
 

@@ -292,6 +292,12 @@ impl Task for Detection {
         Ok(Shape::new(3, h, w))
     }
 
+    /// How long suppression takes depends on what is found.
+    fn timed_image(setting: &Setting<Self>, set: &Set) -> Result<(Tensor, &'static str)> {
+        let reading = reading(setting, Compute { device: Device::Cpu, threads: 1, amp: false });
+        Ok((reading.first_image(set)?, "the first of the val split"))
+    }
+
     fn build(model: &ModelConfig, vb: &VarBuilder, num_classes: usize) -> Result<Net> {
         Ok(Net::Fixed(Box::new(model.build(vb, num_classes as i64)?)))
     }
@@ -393,8 +399,15 @@ impl Task for Detection {
     ) -> Result<CocoReport> {
         let detect = |images: &Tensor| {
             let (_, _, h, w) = images.size4()?;
-            let [scores, boxes] = outputs(images)?.try_into().ok().context("expected scores and boxes")?;
-            net.top().detections(&scores, &boxes, (h, w))
+            let outputs = outputs(images)?;
+            match <[Tensor; 4]>::try_from(outputs) {
+                Ok(detections) => Detections::of_padded(&detections),
+                Err(outputs) => {
+                    let [scores, boxes] =
+                        outputs.try_into().ok().context("expected scores and boxes, or detections")?;
+                    net.top().detections(&scores, &boxes, (h, w))
+                }
+            }
         };
         let compute = Compute { device: Device::Cpu, threads, amp: false };
         let files = evaluate(&detect, set, &reading(setting, compute), compute, |_, _| {

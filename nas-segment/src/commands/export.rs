@@ -22,6 +22,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         size: args.size((i64::from(crop.height()), i64::from(crop.width())), 1)?,
         divisor: 1,
         fixed: net.varies_with_size(),
+        suppressed: None,
     };
     let about = About {
         classes: classes.clone(),
@@ -29,6 +30,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         std: experiment.augment.std,
         model: serde_json::to_value(&experiment.model)?,
         outputs: vec![("logits", "[batch, classes, height, width]: a pixel's class is the largest")],
+        more: Vec::new(),
     };
     export::run(args, &trained, &network, about)
 }

@@ -8,7 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use super::onnx::interpreter::Interpreter;
 use super::onnx::quantize::{Ranges, quantize};
 use super::onnx::{self, fold_batch_norms};
-use super::{FileFormat, MAX_DIFFERENCE, Network, Outputs, Written, compare, images_to_compare, onnx_model, trace};
+use super::{
+    FileFormat, MAX_DIFFERENCE, Network, Outputs, Written, check_suppression, compare, images_to_compare, onnx_model,
+    suppress, trace,
+};
 
 /// Writes `network` to `path` as an ONNX file whose convolutions and linear layers compute in integers ([`onnx::quantize`]), with
 /// `metadata`. `calibrate` runs the images that the ranges of values are taken from through what it is given. The graph is compared
@@ -32,7 +35,9 @@ pub fn write_int8(
     let ranges = RefCell::new(Ranges::asked_for(&folded));
     calibrate(&|images| interpreter.outputs(images, &mut |name, value| ranges.borrow_mut().see(name, value)))?;
     model.graph = Some(quantize(&folded, &ranges.into_inner())?);
+    suppress(network, &mut model)?;
     onnx::write(path, &model)?;
+    check_suppression(network, path, &compared)?;
     let (fixed_size, fixed_because) = traced.fixed.unzip();
     Ok(Written {
         files: vec![path.to_path_buf()],

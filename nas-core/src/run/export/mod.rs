@@ -15,7 +15,7 @@ mod torchscript;
 pub mod trace;
 
 pub use int8::write_int8;
-pub use trace::{Network, Traced, trace};
+pub use trace::{Detect, Network, Suppressed, Traced, trace};
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use tch::{CModule, Device, IValue, Kind, Tensor};
 
+use self::onnx::proto::ModelProto;
 use self::onnx::{Extent, convert, interpreter};
 use crate::run::run_dir::write_atomic;
 use crate::run::tensor_file::write_tensors_about;
@@ -84,6 +85,11 @@ impl FileFormat {
 /// back and compares it with the network. A file that differs is an error and is removed.
 pub fn write(network: &Network, path: &Path, metadata: &[(String, String)]) -> Result<Written> {
     let format = FileFormat::of(path)?;
+    ensure!(
+        network.suppressed.is_none() || format == FileFormat::Onnx,
+        "{}: suppression of doubles is written as .onnx alone",
+        path.display()
+    );
     let mut written = Written {
         files: vec![path.to_path_buf()],
         max_difference: None,
@@ -121,6 +127,9 @@ pub fn write(network: &Network, path: &Path, metadata: &[(String, String)]) -> R
         std::fs::remove_file(path)?;
         bail!("{}: outputs differ by {:e} from the network's; this is a bug", path.display(), difference.absolute);
     }
+    if format == FileFormat::Onnx {
+        check_suppression(network, path, &written.compared)?;
+    }
     written.max_difference = Some(difference.absolute);
     Ok(written)
 }
@@ -128,7 +137,8 @@ pub fn write(network: &Network, path: &Path, metadata: &[(String, String)]) -> R
 type Run = Box<Outputs<'static>>;
 
 fn write_onnx(network: &Network, traced: &Traced, path: &Path, metadata: &[(String, String)]) -> Result<Run> {
-    let model = onnx_model(network, traced, metadata)?;
+    let mut model = onnx_model(network, traced, metadata)?;
+    suppress(network, &mut model)?;
     onnx::write(path, &model)?;
     let read = onnx::read(path)?;
     let names = network.outputs.clone();
@@ -137,12 +147,37 @@ fn write_onnx(network: &Network, traced: &Traced, path: &Path, metadata: &[(Stri
     }))
 }
 
-/// The ONNX model of a traced network.
-pub fn onnx_model(
-    network: &Network,
-    traced: &Traced,
-    metadata: &[(String, String)],
-) -> Result<onnx::proto::ModelProto> {
+/// Puts what makes detections of scores and boxes at the end of a detector's file, where that is asked for.
+fn suppress(network: &Network, model: &mut ModelProto) -> Result<()> {
+    let Some(Suppressed { suppression, .. }) = &network.suppressed else { return Ok(()) };
+    onnx::append_suppression(model.graph.as_mut().context("a model without a graph")?, suppression)
+}
+
+/// Says when the detections of a file are not the program's own, of the file's scores and boxes for random images of `shapes`.
+fn check_suppression(network: &Network, path: &Path, shapes: &[[i64; 4]]) -> Result<()> {
+    let Some(Suppressed { detect, .. }) = &network.suppressed else { return Ok(()) };
+    let model = onnx::read(path)?;
+    let graph = model.graph.as_ref().context("a model without a graph")?;
+    tch::manual_seed(0);
+    for shape in shapes {
+        let images = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let values = interpreter::run(graph, &images)?;
+        let value = |name: &str| values.get(name).with_context(|| format!("no value {name:?}"));
+        let (scores, boxes) = (value(&network.outputs[0])?, value(&network.outputs[1])?);
+        let room = value(onnx::DETECTIONS[1])?.size()[1];
+        let expected = detect([scores, boxes], (shape[2], shape[3]), room)?;
+        for (name, expected) in onnx::DETECTIONS.into_iter().zip(&expected) {
+            if !value(name)?.equal(expected) {
+                std::fs::remove_file(path)?;
+                bail!("{}: {name} of images {shape:?} are not the network's; this is a bug", path.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The ONNX model of a traced network: its outputs, before any suppression.
+pub fn onnx_model(network: &Network, traced: &Traced, metadata: &[(String, String)]) -> Result<ModelProto> {
     let free = |name: &str| Extent::Free(name.into());
     let (h, w) = match &traced.fixed {
         Some(((h, w), _)) => (Extent::Known(*h), Extent::Known(*w)),

@@ -66,7 +66,8 @@ fn with_network(test: impl FnOnce(&Network, &Path)) {
     let forward = |xs: &Tensor| net.forward(xs);
     let outputs = vec!["logits".to_string(), "map".to_string()];
     let variables = all_variables(&vs);
-    let network = Network { variables, forward: &forward, outputs, size: (32, 40), divisor: 1, fixed: None };
+    let network =
+        Network { variables, forward: &forward, outputs, size: (32, 40), divisor: 1, fixed: None, suppressed: None };
     let dir = tempfile::tempdir().unwrap();
     test(&network, dir.path());
 }
@@ -144,8 +145,15 @@ fn a_network_that_depends_on_the_size_in_another_way_is_exported_at_its_own() {
     let forward =
         |xs: &Tensor| vec![linear.forward(&(xs.mean_dim([2i64, 3].as_slice(), false, None) * (xs.size()[2] as f64)))];
     let variables = all_variables(&vs);
-    let network =
-        Network { variables, forward: &forward, outputs: vec!["logits".into()], size: (8, 9), divisor: 1, fixed: None };
+    let network = Network {
+        variables,
+        forward: &forward,
+        outputs: vec!["logits".into()],
+        size: (8, 9),
+        divisor: 1,
+        fixed: None,
+        suppressed: None,
+    };
     let dir = tempfile::tempdir().unwrap();
     let written = write(&network, &dir.path().join("m.onnx"), &[]).unwrap();
     assert_eq!(written.fixed_size, Some((8, 9)));

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tch::{CModule, Device, Kind, Tensor};
 
 use super::graph::{Arg, Graph, Id, Node, Rule, Size, lower};
+use super::onnx::Suppression;
 use super::onnx::{convert, interpreter};
 use super::script::parse_method;
 use crate::optim::Named;
@@ -31,6 +32,20 @@ pub struct Network<'a> {
     pub divisor: i64,
     /// Why the network is another one at other sizes, where it is.
     pub fixed: Option<&'static str>,
+    /// Of a detector whose outputs are scores and boxes: what an ONNX file makes detections of them by.
+    pub suppressed: Option<Suppressed<'a>>,
+}
+
+/// Scores, boxes, height and width of the images, and the number of detections that every image has room for, to tensors named
+/// [`super::onnx::DETECTIONS`].
+pub type Detect<'a> = dyn Fn([&Tensor; 2], (i64, i64), i64) -> Result<Vec<Tensor>> + 'a;
+
+/// Suppression of doubles in a file.
+pub struct Suppressed<'a> {
+    /// What is written.
+    pub suppression: Suppression,
+    /// The program's own, which the file must equal.
+    pub detect: &'a Detect<'a>,
 }
 
 /// A graph, and how free its input is.

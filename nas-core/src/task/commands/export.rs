@@ -3,7 +3,7 @@
 mod int8;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
@@ -103,6 +103,11 @@ impl ExportArgs {
         Ok(Trained { experiment, classes, vs, net, compute })
     }
 
+    /// The file to write.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
     /// Height and width of the images that the network is compared on, `default` where none are given; multiples of `divisor`.
     pub fn size(&self, default: (i64, i64), divisor: i64) -> Result<(i64, i64)> {
         let (h, w) = self.size.unwrap_or(default);
@@ -124,6 +129,8 @@ pub struct About {
     pub model: serde_json::Value,
     /// What the outputs are, by name.
     pub outputs: Vec<(&'static str, &'static str)>,
+    /// More that a file should say, by key.
+    pub more: Vec<(&'static str, serde_json::Value)>,
 }
 
 impl About {
@@ -137,6 +144,7 @@ impl About {
             ("version".to_string(), env!("CARGO_PKG_VERSION").to_string()),
         ];
         entries.extend(self.outputs.iter().map(|(name, what)| (format!("output.{name}"), what.to_string())));
+        entries.extend(self.more.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         entries
     }
 }

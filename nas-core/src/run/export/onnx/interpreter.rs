@@ -71,6 +71,9 @@ impl<'a> Interpreter<'a> {
         let one = |tensor: Tensor| Ok(vec![tensor]);
         match op {
             "Split" => call.split(),
+            "TopK" => call.top(),
+            "NonMaxSuppression" => one(call.suppress()?),
+            "ScatterND" => one(call.scatter()?),
             "Conv" => one(call.conv()?),
             "MaxPool" | "AveragePool" => one(call.pool(op == "MaxPool")?),
             "Resize" => one(call.resize()?),
@@ -249,6 +252,41 @@ impl Call<'_> {
         }
     }
 
+    /// The largest of the last but one or last side, of equal ones the first, and their places.
+    fn top(&self) -> Result<Vec<Tensor>> {
+        let (x, k, axis) = (self.input(0)?, self.list(1)?, self.int("axis", -1));
+        let (values, places) = x.f_sort_stable(true, axis, true)?;
+        let k = k.first().context("no number of values")?;
+        Ok(vec![values.f_narrow(axis, 0, *k)?, places.f_narrow(axis, 0, *k)?])
+    }
+
+    /// `[S, 3]`: image, class and place of every box that no better one of its class covers.
+    fn suppress(&self) -> Result<Tensor> {
+        let (boxes, scores) = (self.input(0)?, self.input(1)?);
+        let number = |i: usize| self.maybe(i).map_or(0.0, |value| value.reshape([-1]).double_value(&[0]) as f32);
+        let (most, max_iou, least) = (self.list(2)?[0] as usize, number(3), number(4));
+        let (batch, classes, _) = scores.size3()?;
+        let mut chosen: Vec<i64> = Vec::new();
+        for image in 0..batch {
+            let flat = Vec::<f32>::try_from(boxes.f_get(image)?.contiguous().reshape([-1]))?;
+            let (boxes, _) = flat.as_chunks::<4>();
+            for class in 0..classes {
+                let scores = Vec::<f32>::try_from(scores.f_get(image)?.f_get(class)?.contiguous())?;
+                let kept = suppressed(boxes, &scores, (max_iou, least), most);
+                chosen.extend(kept.into_iter().flat_map(|place| [image, class, place as i64]));
+            }
+        }
+        Ok(Tensor::from_slice(&chosen).reshape([-1, 3]))
+    }
+
+    /// `x` with `updates` `[S]` at the places `[S, 2]`.
+    fn scatter(&self) -> Result<Tensor> {
+        let (x, at, updates) = (self.input(0)?, self.input(1)?, self.input(2)?);
+        ensure!(x.dim() == 2 && at.size().last() == Some(&2), "places of other than two sides");
+        let [rows, columns] = [0, 1].map(|side| Some(at.select(1, side)));
+        Ok(x.f_index_put(&[rows, columns], updates, false)?)
+    }
+
     /// Steps of a scale, half to even, saturated to the type of the zero point.
     fn quantize(&self) -> Result<Tensor> {
         let (x, scale, zero) = (self.input(0)?, self.along_axis(1)?, self.along_axis(2)?);
@@ -315,10 +353,15 @@ impl Call<'_> {
                 let end = (self.int("end", size.len() as i64) as usize).min(size.len());
                 Tensor::from_slice(&size[self.int("start", 0) as usize..end])
             }
+            "Gather" if second()?.dim() == 1 => x.f_index_select(self.int("axis", 0), second()?)?,
             "Gather" => {
                 let index = second()?.int64_value(&[]);
                 x.f_select(self.int("axis", 0), index)?
             }
+            "GatherElements" => x.f_gather(self.int("axis", 0), second()?, false)?,
+            "Equal" => x.f_eq_tensor(second()?)?,
+            "Greater" => x.f_gt_tensor(second()?)?,
+            "Where" => second()?.f_where_self(x, self.input(2)?)?,
             "Unsqueeze" => {
                 let mut axes = self.list(1)?;
                 axes.sort_unstable();
@@ -341,10 +384,30 @@ impl Call<'_> {
                 let bound = |i: usize| Ok::<i64, anyhow::Error>(self.input(i)?.int64_value(&[]));
                 Tensor::f_arange_start_step(bound(0)?, bound(1)?, bound(2)?, (Kind::Int64, Device::Cpu))?
             }
+            "Cast" if self.int("to", FLOAT.into()) == i64::from(INT64) => x.to_kind(Kind::Int64),
             "Cast" => x.to_kind(Kind::Float),
             other => bail!("{other:?} is not run here"),
         })
     }
+}
+
+/// Boxes `[x0, y0, x1, y1]` of scores above `least` that no better one covers by more than `max_iou`, the best first and at most
+/// `most`; of equal scores the first box is the better.
+fn suppressed(boxes: &[[f32; 4]], scores: &[f32], (max_iou, least): (f32, f32), most: usize) -> Vec<usize> {
+    let area = |[x0, y0, x1, y1]: &[f32; 4]| (x1 - x0) * (y1 - y0);
+    let covers = |a: &[f32; 4], b: &[f32; 4]| {
+        let (w, h) = (a[2].min(b[2]) - a[0].max(b[0]), a[3].min(b[3]) - a[1].max(b[1]));
+        w > 0.0 && h > 0.0 && w * h / (area(a) + area(b) - w * h) > max_iou
+    };
+    let mut order: Vec<usize> = (0..boxes.len()).filter(|i| scores[*i] > least).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let mut kept: Vec<usize> = Vec::new();
+    for next in order {
+        if kept.len() < most && !kept.iter().any(|better| covers(&boxes[*better], &boxes[next])) {
+            kept.push(next);
+        }
+    }
+    kept
 }
 
 /// The shape of a tensor of `size` expanded to `shape`, in which a side of 1 stays as it is.

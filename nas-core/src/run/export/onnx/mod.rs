@@ -5,9 +5,11 @@ mod fold;
 pub mod interpreter;
 pub mod proto;
 pub mod quantize;
+mod suppress;
 
 pub use convert::{Converted, INPUT, convert, tensor_proto};
 pub use fold::fold_batch_norms;
+pub use suppress::{DETECTIONS, PredictingLevel, Suppression, append as append_suppression};
 
 use std::path::Path;
 
@@ -58,12 +60,16 @@ pub fn model(
 }
 
 fn value_info(name: &str, shape: &[Extent]) -> ValueInfoProto {
+    value_info_of(name, shape, FLOAT)
+}
+
+fn value_info_of(name: &str, shape: &[Extent], elem_type: i32) -> ValueInfoProto {
     let side = |extent: &Extent| match extent {
         Extent::Known(n) => Side::Known(*n),
         Extent::Free(name) => Side::Free(name.clone()),
     };
     let dim = shape.iter().map(|extent| Dimension { value: Some(side(extent)) }).collect();
-    let tensor_type = TensorType { elem_type: Some(FLOAT), shape: Some(TensorShapeProto { dim }) };
+    let tensor_type = TensorType { elem_type: Some(elem_type), shape: Some(TensorShapeProto { dim }) };
     ValueInfoProto { name: Some(name.into()), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
 }
 
