@@ -21,6 +21,18 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The quantile of a `probability` of 0 to 1: between two values by their distance (type 7 of Hyndman and Fan, "Sample Quantiles in
+/// Statistical Packages", 1996; numpy's default). NaN of none.
+pub fn quantile(values: &[f64], probability: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = probability.clamp(0.0, 1.0) * last as f64;
+    let below = place.floor() as usize;
+    let above = (below + 1).min(last);
+    sorted[below] + (place - place.floor()) * (sorted[above] - sorted[below])
+}
+
 /// Student's paired test of numbers that belong together, at least two pairs: the mean difference, its t, and the probability of a
 /// larger |t| where the true difference is 0. Equal differences give an infinite t.
 pub fn paired_t_test(a: &[f64], b: &[f64]) -> (f64, f64, f64) {
@@ -197,6 +209,15 @@ mod tests {
             assert!((found - expected).abs() < 1e-12, "{found} {expected}");
         }
         assert!(benjamini_hochberg(&[]).is_empty());
+    }
+
+    /// `numpy.quantile([4, 1, 3, 7], [0, .25, .5, .75, .9, 1])`.
+    #[test]
+    fn quantiles_are_numpys() {
+        let found = [0.0, 0.25, 0.5, 0.75, 0.9, 1.0].map(|p| quantile(&[4.0, 1.0, 3.0, 7.0], p));
+        let expected = [1.0, 2.5, 3.5, 4.75, 6.1, 7.0];
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?}");
+        assert!(quantile(&[], 0.5).is_nan() && quantile(&[2.0], 0.9) == 2.0);
     }
 
     #[test]

@@ -95,3 +95,27 @@ fn a_supernet_and_a_model_start_from_a_run_by_one_key() {
     let error = SEGMENT.fail(&args.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(error.contains("model.init and one_shot.init: expected one of them"), "{error}");
 }
+
+/// What the schema takes in a model of a comparison, the loader takes too.
+#[test]
+fn models_of_a_comparison_start_from_weights_below_a_prefix_of_their_own() {
+    use nas_core::task::experiment::{CompareExperiment, load};
+    use nas_segment::task::Segmentation;
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("compare.toml");
+    let rest = &TRAIN[TRAIN.find("[train]").unwrap()..];
+    let write = |own: &str| {
+        let preset = "preset = 'mobile_seg_deeplabv3plus_11'";
+        let models = format!(
+            "models = [{{ name = 'a', model = {{ {preset}{own} }} }}, {{ name = 'b', model = {{ {preset} }} }}]"
+        );
+        fs::write(&path, format!("kind = 'compare'\nseeds = [0]\n{models}\n{rest}")).unwrap();
+        load::<CompareExperiment<Segmentation>>(&path, &[])
+    };
+    let found = write(", init = '/w.pt', init_prefix = 'backbone.'").unwrap();
+    let recipes = [0, 1].map(|model| found.training_of(model, 0).train);
+    assert_eq!(recipes[0].init.as_deref(), Some(std::path::Path::new("/w.pt")));
+    assert_eq!(recipes.map(|recipe| recipe.init_prefix), [Some("backbone.".to_string()), None]);
+    let error = format!("{:#}", write(", init_prefix = 'backbone.'").unwrap_err());
+    assert!(error.contains("models: a") && error.contains("init_prefix without train.init"), "{error}");
+}

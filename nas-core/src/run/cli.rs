@@ -422,12 +422,13 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
     ExitCode::from(code)
 }
 
-fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
+/// The message of a panic, where it is text.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied())
 }
 
-/// Whether a panic passes on what libtorch says where it gets no memory.
-fn is_lack_of_memory(text: &str) -> bool {
+/// Whether a panic or an error passes on what libtorch says where it gets no memory.
+pub(crate) fn is_lack_of_memory(text: &str) -> bool {
     const SAID: [&str; 4] = ["can't allocate memory", "bad_alloc", "out of memory", "not enough memory"];
     SAID.iter().any(|said| text.contains(said))
 }

@@ -6,7 +6,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::OnceLock;
 
@@ -202,8 +202,31 @@ pub fn peak_memory_bytes(device: Device) -> Option<u64> {
     if let Device::Cuda(index) = device {
         return torch::device_memory(index).ok().map(|(_, peak)| peak);
     }
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    kibibytes(Path::new("/proc/self/status"), "VmHWM:")
+}
+
+/// The resident memory of this process.
+pub fn resident_memory_bytes() -> Option<u64> {
+    kibibytes(Path::new("/proc/self/status"), "VmRSS:")
+}
+
+/// The memory of the machine that processes can still get, or what this process' control group has left of its limit where that is
+/// less. None where the system does not say.
+pub fn available_memory_bytes() -> Option<u64> {
+    let machine = kibibytes(Path::new("/proc/meminfo"), "MemAvailable:")?;
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let groups = [
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ];
+    let left = groups.into_iter().filter_map(|(limit, used)| Some(number(limit)?.saturating_sub(number(used)?)));
+    left.chain([machine]).min()
+}
+
+/// A number of a file of the kernel, of the line that begins with `name`.
+fn kibibytes(path: &Path, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
 }
 
@@ -278,7 +301,8 @@ mod tests {
     fn the_cpu_is_always_there_and_its_memory_is_known() {
         assert_eq!(DeviceChoice::Cpu.resolve().unwrap(), Device::Cpu);
         assert!(describe(Device::Cpu).starts_with("cpu ("));
-        assert!(peak_memory_bytes(Device::Cpu).unwrap() > 1 << 20);
+        let (peak, now) = (peak_memory_bytes(Device::Cpu).unwrap(), resident_memory_bytes().unwrap());
+        assert!(now > 1 << 20 && peak >= now && available_memory_bytes().unwrap() > 1 << 20);
     }
 
     #[test]

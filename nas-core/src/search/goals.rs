@@ -78,7 +78,7 @@ impl fmt::Display for Constraint {
 
 impl Constraint {
     /// Such as ` at least 1 at most 2`.
-    fn bounds(&self) -> String {
+    pub fn bounds(&self) -> String {
         let bound = |name, bound: Option<f64>| bound.map_or(String::new(), |bound| format!(" {name} {bound}"));
         bound("at least", self.lower) + &bound("at most", self.upper)
     }

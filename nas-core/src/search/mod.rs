@@ -4,6 +4,7 @@ pub mod analysis;
 pub mod board;
 pub mod goals;
 pub mod log;
+pub mod operators;
 pub mod pareto;
 pub mod rows;
 mod search_loop;

@@ -31,7 +31,7 @@ impl<R: Read> Read for Limited<R> {
 }
 
 /// The bytes of a table, unpacked where the file's name ends in `.gz`; an error beyond 64 MiB of them.
-fn open(path: &Path) -> Result<impl Read + use<>> {
+pub(super) fn open(path: &Path) -> Result<impl Read + use<>> {
     let file = open_regular(path).context("cannot open")?;
     let reader: Box<dyn Read> = match path.extension().is_some_and(|extension| extension == "gz") {
         true => Box::new(MultiGzDecoder::new(file)),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
 use super::held_out::{HeldOut, held_out_part};
+use super::latency::{Latencies, LatencyConfig};
 use super::searched::SearchedSpace;
 use super::supervised::{metrics_of, new_network, train_on};
 use super::zero_cost::{ZeroCost, ZeroCostConfig};
@@ -278,6 +279,8 @@ pub enum Evaluator<T: Task> {
         /// What the architecture alone decides comes from here.
         inner: Box<Evaluator<T>>,
     },
+    /// See [`super::latency::LatencyConfig`].
+    Latency(Box<Latencies<T>>),
     /// The metrics of both.
     Both(Box<[Evaluator<T>; 2]>),
 }
@@ -323,11 +326,27 @@ impl<T: Task> Evaluator<T> {
         }
     }
 
+    /// What a search's trials are evaluated by: its `[evaluator]` and its `[latency]`.
+    pub fn of_search(experiment: &SearchExperiment<T>) -> Result<Self> {
+        let evaluator = Self::open(&experiment.evaluator, &Searched::of(experiment))?;
+        let Some(latencies) = Latencies::open(experiment)? else { return Ok(evaluator) };
+        Ok(Self::both(evaluator, Self::Latency(Box::new(latencies))))
+    }
+
+    /// Whether trials are evaluated by hand.
+    pub fn is_by_hand(&self) -> bool {
+        match self {
+            Self::Manual { .. } => true,
+            Self::Both(both) => both.iter().any(Self::is_by_hand),
+            _ => false,
+        }
+    }
+
     /// What evaluates the trials of a part of the search whose run folder is `run`.
     pub fn of_part(experiment: &SearchExperiment<T>, part: SearchPart, run: &Path) -> Result<Self> {
         let searched = Searched::of(experiment);
         let open = |config: &EvaluatorConfig| Self::open(config, &searched);
-        let full = || open(&experiment.evaluator);
+        let full = || Self::of_search(experiment);
         match (part, &experiment.predictor) {
             (SearchPart::Predictor | SearchPart::Verify | SearchPart::Baseline, _) | (SearchPart::Search, None) => {
                 full()
@@ -370,7 +389,7 @@ impl<T: Task> Evaluator<T> {
         let evaluated: Vec<(Architecture, f64)> = records.iter().filter_map(value).collect();
         let mut rng = rng::stream(experiment.seed, "predictor", 0);
         let predictor = Predictor::fit(&section.model, &*space, &evaluated, &mut rng)?;
-        let inner = Box::new(Self::open(&experiment.evaluator, &Searched::of(experiment))?);
+        let inner = Box::new(Self::of_search(experiment)?);
         Ok(Self::Predicted { space: experiment.space.clone(), predictor, inner })
     }
 
@@ -382,6 +401,7 @@ impl<T: Task> Evaluator<T> {
             Self::Command { metrics, .. } | Self::Manual { metrics } => metrics.clone(),
             Self::ZeroCost(proxies) => proxies.metrics().into_iter().collect(),
             Self::Predicted { inner, .. } => [vec![PREDICTED.to_string()], inner.metrics(&[])].concat(),
+            Self::Latency(latencies) => latencies.metrics(),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.metrics(&[])).collect(),
             Self::Train(_) => owned(&mut T::METRICS.iter().map(|(key, _)| *key)),
         };
@@ -401,6 +421,7 @@ impl<T: Task> Evaluator<T> {
             Self::Command { .. } | Self::Manual { .. } => Values::new(),
             Self::ZeroCost(proxies) => proxies.cost(arch).expect("an architecture of the space"),
             Self::Predicted { inner, .. } => inner.cost(arch),
+            Self::Latency(latencies) => latencies.cost(arch),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.cost(arch)).collect(),
             Self::Train(train) => (train.costs)(arch).expect("as for the sample when the evaluator was opened"),
         }
@@ -418,6 +439,18 @@ impl<T: Task> Evaluator<T> {
                 Some(Arc::new(move |trial, folder| {
                     let log = open_to_append(&folder.join("run.log"))?;
                     run_program(&command, &metrics, &space, seed, trial, Some(log))
+                }))
+            }
+            Self::Latency(latencies) => {
+                let latencies = latencies.clone();
+                Some(Arc::new(move |trial, folder| latencies.evaluate(trial, folder)))
+            }
+            Self::Both(both) => {
+                let [a, b] = [both[0].on_threads()?, both[1].on_threads()?];
+                Some(Arc::new(move |trial, folder| {
+                    let mut values = a(trial, folder)?;
+                    values.extend(b(trial, folder)?);
+                    Ok(values)
                 }))
             }
             _ => None,
@@ -442,6 +475,7 @@ impl<T: Task> Evaluator<T> {
                 values.extend(both[1].evaluate(trial, folder, compute)?);
                 Ok(values)
             }
+            Self::Latency(latencies) => latencies.evaluate(trial, folder),
             Self::Train(train) => train.evaluate(trial, folder, compute),
         }
     }
@@ -452,7 +486,7 @@ pub const BY_HAND: &str =
     "evaluator.kind = \"manual\": trials are asked for by `ask`, evaluated by hand and told by `tell`";
 
 /// Names in braces that a command knows, besides the keys of `[space.recipe]`.
-const PLACEHOLDERS: [&str; 10] =
+pub(super) const PLACEHOLDERS: [&str; 10] =
     ["arch", "notation", "id", "seed", "epochs", "data", "image", "channels", "cells", "parent"];
 
 fn run_program<T: Task>(
@@ -463,6 +497,16 @@ fn run_program<T: Task>(
     trial: &Trial,
     log: Option<fs::File>,
 ) -> Result<Values> {
+    let names = placeholders(space, seed, trial)?;
+    executor::run_program(filled(command, &names), metrics, log)
+}
+
+/// Names in braces of a command and their values, for a trial.
+pub(super) fn placeholders<T: Task>(
+    space: &SearchedSpace<T>,
+    seed: u64,
+    trial: &Trial,
+) -> Result<Vec<(String, String)>> {
     let Budget { epochs, data, image, channels, cells } = trial.budget;
     let optional = |number: Option<u64>| number.map_or(String::new(), |number| number.to_string());
     let values = [
@@ -479,12 +523,16 @@ fn run_program<T: Task>(
     ];
     let fixed = PLACEHOLDERS.map(String::from).into_iter().zip(values);
     let recipe = space.overrides(&trial.arch)?.into_iter().map(|(key, value)| (key, plain(&value)));
-    let names: Vec<(String, String)> = fixed.chain(recipe).collect();
+    Ok(fixed.chain(recipe).collect())
+}
+
+/// A command with values in the place of names in braces. It must not be empty.
+pub(super) fn filled(command: &[String], names: &[(String, String)]) -> Command {
     let values = || names.iter().map(|(name, value)| (name.as_str(), value));
     let replaced = |argument: &String| words::replace_placeholders(argument, values());
     let mut program = Command::new(replaced(&command[0]));
     program.args(command[1..].iter().map(replaced));
-    executor::run_program(program, metrics, log)
+    program
 }
 
 /// A value as a program's argument: text without its quotes.
@@ -658,6 +706,7 @@ fn go_on_from<T: Task>(parent: &Path, run: &Path, experiment: &TrainExperiment<T
 
 /// Says what an experiment's strategies, objectives and evaluators cannot serve together, before anything runs.
 pub fn check<T: Task>(experiment: &SearchExperiment<T>, evaluator: &Evaluator<T>) -> Result<()> {
+    check_latency(experiment)?;
     let sample = experiment.space.choices()?.sample(&mut rng::stream(0, "check", 0));
     let of_architecture: Vec<String> = evaluator.cost(&sample).into_keys().collect();
     if let Some(honesty) = &experiment.honesty {
@@ -691,6 +740,17 @@ pub fn check<T: Task>(experiment: &SearchExperiment<T>, evaluator: &Evaluator<T>
     let metrics = evaluator.metrics(&of_architecture);
     let goals = experiment.goals(SearchPart::Verify);
     goals.check(&experiment.strategy.info(), &text(&metrics), &text(&of_architecture))
+}
+
+fn check_latency<T: Task>(experiment: &SearchExperiment<T>) -> Result<()> {
+    if !experiment.latency.as_ref().is_some_and(LatencyConfig::of_trials) {
+        return Ok(());
+    }
+    let by_hand = matches!(experiment.evaluator, EvaluatorConfig::Manual { .. });
+    ensure!(!by_hand, "latency.measure.when = \"trials\": {BY_HAND}, and so are their latencies");
+    let proxies = matches!(&experiment.evaluator, EvaluatorConfig::ZeroCost(config) if config.latency);
+    ensure!(!proxies, "latency.measure and evaluator.latency both measure the latency of trials; expected one of them");
+    Ok(())
 }
 
 fn text(names: &[String]) -> Vec<&str> {

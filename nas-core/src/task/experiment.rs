@@ -13,6 +13,7 @@ use toml::{Table, Value};
 
 use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSection, SearchPart};
 use super::held_out::HeldOut;
+use super::latency::LatencyConfig;
 use super::searched::SearchedSpace;
 use super::{Task, TaskSpace};
 use crate::estimator::learning_curve::EarlyStopConfig;
@@ -328,6 +329,9 @@ pub struct NamedModel<M> {
     /// As `train.init`, for this model alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
+    /// As `train.init_prefix`, for this model alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_prefix: Option<String>,
     /// It is one of the random networks that the others are compared with.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub random: bool,
@@ -336,8 +340,10 @@ pub struct NamedModel<M> {
 impl<T: Task> CompareExperiment<T> {
     /// The training of one model, counted in the order of the table, under one seed.
     pub fn training_of(&self, model: usize, seed: u64) -> TrainExperiment<T> {
-        let NamedModel { model, init, .. } = &self.models[model];
-        let train = Recipe { init: init.clone().or(self.train.init.clone()), ..self.train.clone() };
+        let NamedModel { model, init, init_prefix, .. } = &self.models[model];
+        let mut train = self.train.clone();
+        train.init = init.clone().or(train.init);
+        train.init_prefix = init_prefix.clone().or(train.init_prefix);
         TrainExperiment::new(seed, model.clone(), train, self.setting())
     }
 
@@ -354,7 +360,12 @@ impl<T: Task> Experiment for CompareExperiment<T> {
 
     fn check(&self) -> Result<()> {
         ensure!(!self.models.is_empty() && !self.seeds.is_empty(), "`models` and `seeds` must not be empty");
-        self.train.check("train", &self.eval)?;
+        // A prefix of all models may be of their own weights.
+        Recipe { init_prefix: None, ..self.train.clone() }.check("train", &self.eval)?;
+        for (i, model) in self.models.iter().enumerate() {
+            let recipe = self.training_of(i, 0).train;
+            recipe.check("train", &self.eval).with_context(|| format!("models: {}", model.name))?;
+        }
         T::check(&self.setting())
     }
 }
@@ -523,6 +534,9 @@ pub struct SearchExperiment<T: Task> {
     /// How far the main objective can be trusted, where it is only an estimate of another metric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub honesty: Option<HonestyConfig>,
+    /// The time that networks take on a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyConfig>,
     /// Height and width of the image that costs are counted for; absent for that of a training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_size: Option<(i64, i64)>,
@@ -605,6 +619,7 @@ impl<T: Task> Experiment for SearchExperiment<T> {
         self.start.check(self.num_trials)?;
         self.train.check("train", &self.eval)?;
         self.retrain.as_ref().map_or(Ok(()), |recipe| recipe.check("retrain", &self.eval))?;
+        self.latency.as_ref().map_or(Ok(()), LatencyConfig::check)?;
         if self.data.is_some() {
             T::check(&self.setting()?)?;
         }
@@ -724,11 +739,22 @@ pub fn load_section<S: DeserializeOwned>(path: &Path, sets: &[String], name: &st
     Ok(config::section(table, name, &path.display().to_string())?)
 }
 
+/// Keys about weights to start from, which may stand in a model and are no part of it.
+pub(super) const OF_WEIGHTS: [&str; 2] = ["init", "init_prefix"];
+
+/// A key of weights, taken out of a model; a path as one that does not depend on the current folder.
+fn taken(model: Option<&mut Value>, key: &str) -> Result<Option<Value>> {
+    match model.and_then(|model| model.as_table_mut()?.remove(key)) {
+        Some(Value::String(path)) if key == "init" => Ok(Some(Value::String(absolute(&path)?))),
+        value => Ok(value),
+    }
+}
+
 /// `init` and `init_prefix` may stand in `[model]` too: they move to the section of the recipe, or of the supernet.
 fn move_init(table: &mut Table, kind: Kind) -> Result<()> {
     let section = if kind == Kind::OneShot { "one_shot" } else { "train" };
-    for key in ["init", "init_prefix"] {
-        let Some(value) = table.get_mut("model").and_then(|model| model.as_table_mut()?.remove(key)) else { continue };
+    for key in OF_WEIGHTS {
+        let Some(value) = taken(table.get_mut("model"), key)? else { continue };
         let place = table.entry(section).or_insert_with(|| Value::Table(Table::new())).as_table_mut();
         let place = place.with_context(|| format!("{section}: expected a section"))?;
         ensure!(!place.contains_key(key), "model.{key} and {section}.{key}: expected one of them");
@@ -739,11 +765,11 @@ fn move_init(table: &mut Table, kind: Kind) -> Result<()> {
     }
     for entry in table.get_mut("models").and_then(Value::as_array_mut).into_iter().flatten() {
         let Some(entry) = entry.as_table_mut() else { continue };
-        let Some(init) = entry.get_mut("model").and_then(|model| model.as_table_mut()?.remove("init")) else {
-            continue;
-        };
-        ensure!(!entry.contains_key("init"), "models.model.init and models.init: expected one of them");
-        entry.insert("init".into(), init);
+        for key in OF_WEIGHTS {
+            let Some(value) = taken(entry.get_mut("model"), key)? else { continue };
+            ensure!(!entry.contains_key(key), "models.model.{key} and models.{key}: expected one of them");
+            entry.insert(key.into(), value);
+        }
     }
     Ok(())
 }
@@ -916,6 +942,24 @@ mod tests {
         assert!(error.contains("nowhere/result.json"), "{error}");
         std::fs::write(dir.path().join("result.json"), r#"{"best": null}"#).unwrap();
         assert!(format!("{:#}", read(&text, &[]).unwrap_err()).contains("no architecture"));
+    }
+
+    #[test]
+    fn weights_that_stand_in_a_model_of_a_comparison_move_to_its_entry() {
+        let read = |more: &str| {
+            let model = "model = { channels = 4, init = 'w.pt', init_prefix = 'backbone.' }";
+            let mut table: Table = format!("[[models]]\nname = 'x'\n{model}\n{more}").parse().unwrap();
+            move_init(&mut table, Kind::Compare).map(|()| table)
+        };
+        let table = read("").unwrap();
+        let entry = &table["models"][0];
+        assert!(Path::new(entry["init"].as_str().unwrap()).is_absolute(), "{entry}");
+        assert_eq!(entry["init_prefix"].as_str(), Some("backbone."));
+        assert_eq!(entry["model"].as_table().unwrap().keys().collect::<Vec<_>>(), ["channels"]);
+        for key in OF_WEIGHTS {
+            let error = read(&format!("{key} = 'other'")).unwrap_err().to_string();
+            assert!(error.contains(&format!("models.model.{key} and models.{key}")), "{error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 pub mod commands;
 pub mod evaluator;
 pub mod experiment;
+pub mod find_batch;
 pub mod held_out;
+pub mod latency;
 pub mod schema;
 pub mod searched;
 pub mod shared;
@@ -240,6 +242,13 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Shape of the image that networks see in validation, where it is another one.
     fn eval_input(setting: &Setting<Self>, set: &Self::Set) -> Result<Shape> {
         Self::input(setting, set)
+    }
+
+    /// The image `[1, 3, H, W]` that the time of a network is measured on, and what it is: noise of the size of a validation, or, where
+    /// the time depends on what is seen, an image of `set`.
+    fn timed_image(setting: &Setting<Self>, set: &Self::Set) -> Result<(Tensor, &'static str)> {
+        let Shape { h, w, .. } = Self::eval_input(setting, set)?;
+        Ok((commands::latency::noise((h, w)), commands::latency::NOISE))
     }
 
     /// The network of a model, its weights under `vb`.

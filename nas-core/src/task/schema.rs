@@ -7,7 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
 use super::Task;
-use super::experiment::{CompareExperiment, Experiment, OneShotExperiment, SearchExperiment, TrainExperiment};
+use super::experiment::{
+    CompareExperiment, Experiment, OF_WEIGHTS, OneShotExperiment, SearchExperiment, TrainExperiment,
+};
 use crate::run::ranges;
 
 /// A line that tells editors which schema the TOML file below it has.
@@ -80,18 +82,17 @@ pub(super) fn objects(schema: &mut Value) -> Vec<&mut Map<String, Value>> {
 /// Adds the keys that [`super::experiment::load`] takes out of a model: `preset`, besides which no other key is required, and weights.
 fn or_preset(model: &mut Map<String, Value>, presets: &[&str]) {
     let Some(properties) = model["properties"].as_object_mut() else { return };
-    let of_weights = ["init", "init_prefix"];
     let preset = json!({
         "description": "A network by name, an experiment file with a section `model`, or a run folder: the keys beside it replace its own.",
         "anyOf": [{ "enum": presets }, { "type": "string" }],
     });
     properties.insert("preset".into(), preset);
-    for key in of_weights {
+    for key in OF_WEIGHTS {
         let text = format!("As `{key}` of `[train]`, or of `[one_shot]`.");
         properties.insert(key.into(), json!({ "type": "string", "description": text }));
     }
     if let Some(required) = model.shift_remove("required") {
-        let alone = json!([{ "required": ["preset"] }, { "propertyNames": { "enum": of_weights } }]);
+        let alone = json!([{ "required": ["preset"] }, { "propertyNames": { "enum": OF_WEIGHTS } }]);
         model.insert("if".into(), json!({ "anyOf": alone }));
         model.insert("else".into(), json!({ "required": required }));
     }

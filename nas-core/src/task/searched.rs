@@ -90,6 +90,11 @@ impl<T: Task> SearchedSpace<T> {
         Ok(joint.split(arch))
     }
 
+    /// The task's part of an architecture, without the choices of the recipe.
+    pub fn network_of(&self, arch: &Architecture) -> Result<Architecture> {
+        Ok(self.split(arch)?.0)
+    }
+
     /// The decisions. See [`TaskSpace::choices`].
     pub fn choices(&self) -> Result<Box<dyn ChoiceSpace>> {
         if self.recipe.is_empty() { self.space.choices() } else { Ok(Box::new(self.joint()?)) }

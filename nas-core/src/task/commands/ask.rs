@@ -18,7 +18,7 @@ use crate::search::goals::Restricted;
 use crate::space::Architecture;
 use crate::space::trial::{Budget, Outcome, Record, Trial, Values};
 use crate::task::Task;
-use crate::task::evaluator::{self, Evaluator, SearchPart, Searched};
+use crate::task::evaluator::{self, Evaluator, SearchPart};
 use crate::task::experiment::{self, SearchExperiment};
 
 /// Ask a search for architectures to evaluate, which `tell` is told of
@@ -120,7 +120,7 @@ impl<T: Task> Open<T> {
     fn new(config: &Path, sets: &[String], run: &Path) -> Result<Self> {
         let experiment: SearchExperiment<T> = experiment::load(config, sets)?;
         ensure!(experiment.predictor.is_none(), "{}: predictor: `ask` serves searches without one", config.display());
-        let evaluator = Evaluator::open(&experiment.evaluator, &Searched::of(&experiment))?;
+        let evaluator = Evaluator::of_search(&experiment)?;
         evaluator::check(&experiment, &evaluator).with_context(|| config.display().to_string())?;
         let args = RunArgs {
             config: config.to_path_buf(),

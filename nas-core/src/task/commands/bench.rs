@@ -41,6 +41,9 @@ use serde::Serialize;
       --minimize pixel3_latency_ms --strategy random,nsga2
   nas-segment bench --table runs/search/trials.jsonl --valid miou --strategy all --num-trials 20")]
 pub struct BenchArgs {
+    /// None: what people look for here is another command
+    #[arg(hide = true, value_name = "NETWORK", value_parser = no_network)]
+    network: Option<String>,
     /// CSV file (.gz or plain) with a column `arch`, or the trials.jsonl of a search; may be repeated, to join the columns of
     /// more files. An empty cell or a negative number means that the network does not run there
     #[arg(long, value_name = "FILE", required = true)]
@@ -89,6 +92,14 @@ pub struct BenchArgs {
     /// How to print the table
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+/// Says which command takes a network.
+fn no_network(network: &str) -> Result<String, String> {
+    Err(format!(
+        "`bench` runs search strategies on a table; how long a network takes is measured by the command \
+         `latency {network}`"
+    ))
 }
 
 /// Test value of the best by validation after some evaluations, or the hypervolume, over the seeds.

@@ -12,6 +12,7 @@ use super::bench::{self, BenchArgs};
 use super::compare::{self, CompareArgs};
 use super::import::{self, ImportArgs};
 use super::init::{self, InitArgs};
+use super::latency::{self, LatencyArgs};
 use super::report::{self, ReportArgs};
 use super::search::{self, SearchArgs};
 use super::strategies::{self, StrategiesArgs};
@@ -45,6 +46,7 @@ pub enum Common {
     Import(ImportArgs),
     Analyse(AnalyseArgs),
     Bench(BenchArgs),
+    Latency(LatencyArgs),
     Strategies(StrategiesArgs),
     /// Print the JSON schema of the experiment files, for editors and other programs
     #[command(
@@ -80,6 +82,7 @@ impl Common {
             Self::Import(args) => import::run(args),
             Self::Analyse(args) => analyse::run(args, spaces),
             Self::Bench(args) => bench::run::<T>(args),
+            Self::Latency(args) => latency::run::<T>(args),
             Self::Strategies(args) => strategies::run(args),
             Self::Schema => print_text(&schema::text::<T>()),
             Self::Completions { shell } => print_text(&completions(*shell, program(), T::PROGRAM)?),

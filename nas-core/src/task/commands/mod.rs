@@ -11,6 +11,7 @@ pub mod export;
 pub mod gpu_check;
 pub mod import;
 pub mod init;
+pub mod latency;
 pub mod models;
 mod one_shot;
 pub mod report;

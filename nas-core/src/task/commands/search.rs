@@ -32,6 +32,7 @@ use crate::strategy::{RandomConfig, StrategyConfig};
 use crate::task::Task;
 use crate::task::evaluator::{self, BY_HAND, Evaluator, EvaluatorConfig, HonestyConfig, SearchPart, Searched};
 use crate::task::experiment::{self, Kind, SearchExperiment};
+use crate::task::latency::{Latencies, LatencyReport};
 
 /// Search an architecture by trials, or on the shared weights of a supernet
 #[derive(Clone, Debug, Args)]
@@ -89,6 +90,9 @@ pub struct SearchResult {
     /// The main objective against what it stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub honesty: Option<HonestyReport>,
+    /// What `[latency]` says of what was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyReport>,
     /// What trains the best, where there are data to train on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub train: Option<String>,
@@ -104,6 +108,7 @@ impl fmt::Display for SearchResult {
             baseline.lines(f)?;
         }
         self.honesty.iter().try_for_each(|report| writeln!(f, "{report}"))?;
+        self.latency.iter().try_for_each(|report| writeln!(f, "{report}"))?;
         self.train.iter().try_for_each(|command| writeln!(f, "train it: {command}"))?;
         write!(f, "everything is in {}", self.run)
     }
@@ -140,7 +145,7 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     ensure!(args.procs.is_none(), "--procs: a search by trials runs them side by side by --workers");
     let experiment: SearchExperiment<T> = experiment::load(config, sets)?;
     let compute = args.run.compute.resolve()?;
-    let evaluator = Evaluator::open(&experiment.evaluator, &evaluator::Searched::of(&experiment))?;
+    let evaluator = Evaluator::of_search(&experiment)?;
     evaluator::check(&experiment, &evaluator).with_context(|| config.display().to_string())?;
     // What a search began from is in its folder from then on.
     if experiment.start != StartConfig::default() && !args.run.folder(Some(experiment.seed)).join(START).exists() {
@@ -238,6 +243,12 @@ impl<T: Task> Job<'_, T> {
         if !result.pareto.is_empty() {
             draw_pareto(&self.dir.path("pareto.svg"), &goals, &records, &result.pareto)?;
         }
+        if let Some(latencies) = Latencies::open(self.experiment)? {
+            let mut found: Vec<u64> = result.best.iter().chain(&result.pareto).map(|found| found.trial).collect();
+            let mut seen = HashSet::new();
+            found.retain(|trial| seen.insert(*trial));
+            result.latency = Some(latencies.report(&found, &records, &self.dir.path("latency"))?);
+        }
         result.train = self.write_training(result.best.as_ref())?;
         write_atomic(&self.dir.path("trials.csv"), csv_of(&searched)?.as_slice())?;
         write_atomic(&self.dir.path("result.txt"), format!("{result}\n").as_bytes())?;
@@ -294,7 +305,7 @@ impl<T: Task> Job<'_, T> {
         let mut search = open_part(dir, experiment, part, (strategy, seed, num_trials), &space)?;
         let goals = experiment.goals(part);
         let ended = search.records();
-        let by_hand = matches!(evaluator, Evaluator::Manual { .. }) && (ended.len() as u64) < num_trials;
+        let by_hand = evaluator.is_by_hand() && (ended.len() as u64) < num_trials;
         ensure!(!by_hand, "{BY_HAND}; {} of {num_trials} have ended", ended.len());
         let label = if part == SearchPart::Search { strategy.info().kind } else { part.folder() };
         let mut progress = Progress::new(label, num_trials as usize, ended.len(), Some(&dir.path("run.log")))?;
@@ -386,6 +397,7 @@ impl<T: Task> Job<'_, T> {
             num_failed: records.iter().filter(|record| matches!(record.outcome, Outcome::Failed(_))).count(),
             baseline: None,
             honesty: None,
+            latency: None,
             train: None,
             run: self.dir.root().display().to_string(),
         }

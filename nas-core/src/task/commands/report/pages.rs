@@ -31,6 +31,7 @@ use crate::task::commands::search::SearchResult;
 use crate::task::commands::train::TrainResult;
 use crate::task::evaluator::SearchPart;
 use crate::task::experiment::{self, Kind, OneShotExperiment, SearchExperiment};
+use crate::task::latency::{Agreement, FoundLatency, LatencyReport};
 use crate::task::shared::main_candidate_metric;
 use crate::task::{PerClass, SIZES, Scores, Task, TaskSpace, sizes};
 use crate::train::{Metrics, read_metrics};
@@ -384,6 +385,9 @@ impl Run {
         if let Some(honesty) = result.as_ref().and_then(|result| result.honesty.as_ref()) {
             self.tables.push(honesty_table(honesty));
         }
+        if let Some(latency) = result.as_ref().and_then(|result| result.latency.as_ref()) {
+            self.tables.push(latency_table(latency));
+        }
         Ok(())
     }
 
@@ -459,6 +463,26 @@ fn honesty_table(report: &HonestyReport) -> Table {
         title: format!("Estimates against {} on {} random architectures", report.truth, report.samples),
         head: head.map(String::from).to_vec(),
         rows: report.rows.iter().map(row).collect(),
+    }
+}
+
+fn latency_table(report: &LatencyReport) -> Table {
+    let head = ["trial", "predicted ms", "measured ms", "bounds"];
+    let row = |found: &FoundLatency| -> Vec<Value> {
+        let verdicts = found.verdicts().join("; ");
+        vec![found.trial.into(), found.predicted_millis.into(), found.measured_millis.into(), verdicts.into()]
+    };
+    let agreement = report.agreement.as_ref().map_or(String::new(), |agreement| {
+        let Agreement { networks, kendall, median_error } = agreement;
+        let error = 100.0 * median_error;
+        format!(
+            "; predicted against measured, {networks} networks: Kendall's tau {kendall:.3}, median error {error:.1} %"
+        )
+    });
+    Table {
+        title: format!("Latency of what was found{agreement}"),
+        head: head.map(String::from).to_vec(),
+        rows: report.found.iter().map(row).collect(),
     }
 }
 

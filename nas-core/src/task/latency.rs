@@ -1,0 +1,379 @@
+//! `[latency]` of a search by trials: the time that networks take on a device, predicted from a table before a trial, measured by
+//! a command, or both, and how far they agree.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::evaluator::{PLACEHOLDERS, filled, placeholders};
+use super::experiment::SearchExperiment;
+use super::searched::SearchedSpace;
+use super::zero_cost::LATENCY;
+use super::{Task, TaskSpace};
+use crate::executor;
+use crate::run::config::to_toml;
+use crate::run::run_dir::{open_to_append, write_atomic};
+use crate::run::words;
+use crate::search::goals::Constraint;
+use crate::search::operators::OperatorTable;
+use crate::search::table::Table;
+use crate::space::trial::{Record, Trial, Values};
+use crate::space::Architecture;
+use crate::stats::{kendall_tau, median};
+
+/// Name of the metric of [`LatencyConfig::predict`].
+pub const PREDICTED_LATENCY: &str = "predicted_latency_millis";
+
+/// Name in braces of the folder that a command of [`MeasuredLatency`] may read.
+const FOLDER: &str = "folder";
+
+/// `[latency]`: the time of one image on a device, as the metrics `predicted_latency_millis` and `latency_millis`, which objectives and
+/// constraints may name. The result says what both are of the networks that were found, and whether they keep the bounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LatencyConfig {
+    /// What `predicted_latency_millis` is read from: known before a trial, so that no architecture beyond a bound is tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predict: Option<PredictedLatency>,
+    /// What measures `latency_millis`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measure: Option<MeasuredLatency>,
+}
+
+/// Where a latency is known from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PredictedLatency {
+    /// Architectures that were measured.
+    Table {
+        /// CSV file, gzipped or plain, with a column `arch`. An empty cell or a negative number means that the network does not run
+        /// there.
+        path: PathBuf,
+        /// Column of the milliseconds.
+        column: String,
+    },
+    /// Operators that were measured, whose sum is the network's latency.
+    Operators {
+        /// CSV file with the columns `decision`, `choice` and `millis`: a row for every choice of every decision of the space, by
+        /// name or number, and one without decision and choice for the rest of the network.
+        path: PathBuf,
+    },
+}
+
+/// A program that measures a latency.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredLatency {
+    /// Program and arguments, which prints one JSON object with `latency_millis` on its last line, as the command `latency` does.
+    /// Names in braces are those of an evaluator of kind command, and `{folder}`: a folder with `train.toml`, the experiment of
+    /// the network's training (where there are data), and, of trials that train, that training's run folder `train`.
+    pub command: Vec<String>,
+    /// Which networks are measured.
+    #[serde(default)]
+    pub when: When,
+}
+
+/// Which networks are measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// The best one and the Pareto set, when the search has ended.
+    #[default]
+    Found,
+    /// That of every trial: `latency_millis` is one of its metrics.
+    Trials,
+}
+
+impl LatencyConfig {
+    /// Says what makes no sense.
+    pub fn check(&self) -> Result<()> {
+        let Self { predict, measure } = self;
+        ensure!(predict.is_some() || measure.is_some(), "latency: expected `predict`, `measure` or both");
+        measure.as_ref().map_or(Ok(()), |measure| {
+            ensure!(
+                !measure.command.is_empty(),
+                "latency.measure.command is empty; expected a program and its arguments"
+            );
+            Ok(())
+        })
+    }
+
+    /// Whether trials end in a measured latency.
+    pub fn of_trials(&self) -> bool {
+        self.measure.as_ref().is_some_and(|measure| measure.when == When::Trials)
+    }
+}
+
+/// Latencies that are known before a trial.
+#[derive(Clone, Debug)]
+enum Prediction {
+    Table(Table, usize),
+    Operators(OperatorTable),
+}
+
+/// A `[latency]` that is ready.
+#[derive(Clone)]
+pub struct Latencies<T: Task> {
+    experiment: SearchExperiment<T>,
+    prediction: Option<Prediction>,
+    measure: Option<MeasuredLatency>,
+}
+
+impl<T: Task> Latencies<T> {
+    /// Opens what a search's `[latency]` names; none where there is no such section.
+    pub fn open(experiment: &SearchExperiment<T>) -> Result<Option<Self>> {
+        let Some(LatencyConfig { predict, measure }) = experiment.latency.clone() else { return Ok(None) };
+        let SearchedSpace { space, recipe } = &experiment.space;
+        let prediction = match predict {
+            None => None,
+            Some(PredictedLatency::Operators { path }) => {
+                let table = OperatorTable::read(&path, &space.names()?).context("latency.predict")?;
+                Some(Prediction::Operators(table))
+            }
+            Some(PredictedLatency::Table { path, column }) => {
+                let choices = space.choices()?;
+                let parse = |text: &str| {
+                    let arch = space.parse(text)?;
+                    choices.validate(&arch)?;
+                    Ok(arch)
+                };
+                let table = Table::read(&[path], &parse).and_then(|table| table.without_negatives(&[]));
+                let table = table.context("latency.predict")?;
+                let column = table.column(&column).context("latency.predict.column")?;
+                Some(Prediction::Table(table, column))
+            }
+        };
+        if let Some(measure) = &measure {
+            let recipe = recipe.choices()?;
+            let known: Vec<&str> =
+                PLACEHOLDERS.into_iter().chain([FOLDER]).chain(recipe.keys().map(String::as_str)).collect();
+            words::check_placeholders("latency.measure.command", &measure.command, &known)?;
+        }
+        Ok(Some(Self { experiment: experiment.clone(), prediction, measure }))
+    }
+
+    /// Names of the metrics of a trial.
+    pub fn metrics(&self) -> Vec<String> {
+        let predicted = self.prediction.iter().map(|_| PREDICTED_LATENCY);
+        predicted.chain(self.of_trials().then_some(LATENCY)).map(String::from).collect()
+    }
+
+    fn of_trials(&self) -> bool {
+        self.measure.as_ref().is_some_and(|measure| measure.when == When::Trials)
+    }
+
+    /// The prediction for an architecture of the search's space; none where its network does not run, or none is made.
+    fn predicted(&self, arch: &Architecture) -> Option<f64> {
+        let arch = self.experiment.space.network_of(arch).ok()?;
+        match self.prediction.as_ref()? {
+            Prediction::Table(table, column) => table.get(&arch, *column),
+            Prediction::Operators(table) => table.cost(&arch),
+        }
+    }
+
+    /// What is known before a trial: NaN, which breaks every bound, where a network does not run.
+    pub fn cost(&self, arch: &Architecture) -> Values {
+        let known = self.prediction.iter().map(|_| self.predicted(arch).unwrap_or(f64::NAN));
+        known.map(|millis| (PREDICTED_LATENCY.to_string(), millis)).collect()
+    }
+
+    /// The metrics of a trial, whose own folder is `folder`.
+    pub fn evaluate(&self, trial: &Trial, folder: &Path) -> Result<Values> {
+        let mut values: Values =
+            self.predicted(&trial.arch).map(|millis| (PREDICTED_LATENCY.to_string(), millis)).into_iter().collect();
+        if self.of_trials() {
+            values.insert(LATENCY.into(), self.measured(trial, folder)?);
+        }
+        Ok(values)
+    }
+
+    /// Runs the command for a trial's network.
+    fn measured(&self, trial: &Trial, folder: &Path) -> Result<f64> {
+        let Self { experiment, measure, .. } = self;
+        let command = &measure.as_ref().context("latency.measure is missing")?.command;
+        fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+        if let Some(training) = experiment.training_of(&trial.arch)? {
+            write_atomic(&folder.join("train.toml"), to_toml(&training).as_bytes())?;
+        }
+        let mut names = placeholders(&experiment.space, experiment.seed, trial)?;
+        names.push((FOLDER.into(), std::path::absolute(folder)?.display().to_string()));
+        let log = open_to_append(&folder.join("latency.log"))?;
+        let asked = [LATENCY.to_string()];
+        let values = executor::run_program(filled(command, &names), &asked, Some(log)).context("latency.measure")?;
+        // Whatever else it prints is not of the trial.
+        let millis = values[LATENCY];
+        ensure!(millis > 0.0 && millis.is_finite(), "latency.measure: {LATENCY} = {millis}; expected more than 0");
+        Ok(millis)
+    }
+
+    /// What is known of the networks that a search has found: those of trials `(id, architecture)`, with their metrics among `records`.
+    /// Measures them, in folders of their own below `folder`, where that is to be done now.
+    pub fn report(&self, found: &[u64], records: &[Record], folder: &Path) -> Result<LatencyReport> {
+        let measures = self.measure.as_ref().is_some_and(|measure| measure.when == When::Found);
+        let one = |record: &Record| -> Result<FoundLatency> {
+            let Record { trial, .. } = record;
+            let measured = match measures {
+                true => Some(self.measured(trial, &folder.join(format!("{:05}", trial.id)))?),
+                false => record.metric(LATENCY),
+            };
+            Ok(FoundLatency::new(trial.id, self.predicted(&trial.arch), measured, &self.experiment.constraints))
+        };
+        let of = |id: &u64| records.iter().find(|record| record.trial.id == *id);
+        let found = found.iter().filter_map(of).map(one).collect::<Result<Vec<_>>>()?;
+        let pairs: Vec<(f64, f64)> = match measures {
+            true => found.iter().filter_map(|found| found.predicted_millis.zip(found.measured_millis)).collect(),
+            false => {
+                let pair = |record: &Record| self.predicted(&record.trial.arch).zip(record.metric(LATENCY));
+                records.iter().filter_map(pair).collect()
+            }
+        };
+        Ok(LatencyReport { found, agreement: Agreement::of(&pairs) })
+    }
+}
+
+/// What is known of the latency of a network that a search has found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FoundLatency {
+    /// Its trial.
+    pub trial: u64,
+    /// From the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_millis: Option<f64>,
+    /// By the command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_millis: Option<f64>,
+    /// The bounds of the search, and whether what was measured, or else what was predicted, keeps them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bounds: Vec<(Constraint, bool)>,
+}
+
+impl FoundLatency {
+    fn new(
+        trial: u64,
+        predicted_millis: Option<f64>,
+        measured_millis: Option<f64>,
+        constraints: &[Constraint],
+    ) -> Self {
+        let value = measured_millis.or(predicted_millis);
+        let of_latency = |bound: &&Constraint| [LATENCY, PREDICTED_LATENCY].contains(&bound.metric.as_str());
+        let bounds = constraints.iter().filter(of_latency);
+        let bounds = bounds.map(|bound| (bound.clone(), bound.violation(value.as_ref()) == 0.0)).collect();
+        Self { trial, predicted_millis, measured_millis, bounds }
+    }
+
+    /// What the bounds are and whether they are met, such as `at most 10: met`.
+    pub fn verdicts(&self) -> Vec<String> {
+        let verdict = |(bound, met): &(Constraint, bool)| {
+            format!("{}: {}", bound.bounds().trim(), if *met { "met" } else { "NOT met" })
+        };
+        self.bounds.iter().map(verdict).collect()
+    }
+}
+
+impl fmt::Display for FoundLatency {
+    /// Such as `trial 3: predicted 8.00 ms, measured 9.00 ms (+12.5 %); at most 10: met`.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { trial, predicted_millis, measured_millis, .. } = self;
+        let part = |name: &str, millis: &Option<f64>| millis.map(|millis| format!("{name} {millis:.2} ms"));
+        let parts: Vec<String> =
+            [part("predicted", predicted_millis), part("measured", measured_millis)].into_iter().flatten().collect();
+        write!(f, "trial {trial}: {}", if parts.is_empty() { "unknown".into() } else { parts.join(", ") })?;
+        if let Some((predicted, measured)) = predicted_millis.zip(*measured_millis) {
+            write!(f, " ({:+.1} %)", 100.0 * (measured / predicted - 1.0))?;
+        }
+        self.verdicts().iter().try_for_each(|verdict| write!(f, "; {verdict}"))
+    }
+}
+
+/// How far predictions agree with measurements.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Agreement {
+    /// Networks that have both.
+    pub networks: usize,
+    /// Kendall's tau-b of both.
+    pub kendall: f64,
+    /// Median of |predicted - measured| / measured.
+    pub median_error: f64,
+}
+
+impl Agreement {
+    /// Of `(predicted, measured)`; none of fewer than two.
+    fn of(pairs: &[(f64, f64)]) -> Option<Self> {
+        if pairs.len() < 2 {
+            return None;
+        }
+        let (predicted, measured): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+        let errors: Vec<f64> =
+            pairs.iter().map(|(predicted, measured)| (predicted - measured).abs() / measured).collect();
+        Some(Self { networks: pairs.len(), kendall: kendall_tau(&predicted, &measured), median_error: median(&errors) })
+    }
+}
+
+/// What a search says of latency.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatencyReport {
+    /// The networks that it has found, the best first.
+    pub found: Vec<FoundLatency>,
+    /// Over all networks that have a prediction and a measurement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<Agreement>,
+}
+
+impl fmt::Display for LatencyReport {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "latency:")?;
+        self.found.iter().try_for_each(|found| write!(f, "\n  {found}"))?;
+        self.agreement.iter().try_for_each(|Agreement { networks, kendall, median_error }| {
+            let error = 100.0 * median_error;
+            write!(f, "\n  predicted against measured, {networks} networks: Kendall's tau {kendall:.3}, median error {error:.1} %")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_most(metric: &str, upper: f64) -> Constraint {
+        Constraint { metric: metric.into(), upper: Some(upper), lower: None }
+    }
+
+    #[test]
+    fn what_was_measured_decides_whether_a_bound_is_met() {
+        let bounds = [at_most("params", 1.0), at_most(PREDICTED_LATENCY, 10.0)];
+        let found = |predicted, measured| FoundLatency::new(3, predicted, measured, &bounds).to_string();
+        assert_eq!(
+            found(Some(8.0), Some(9.0)),
+            "trial 3: predicted 8.00 ms, measured 9.00 ms (+12.5 %); at most 10: met"
+        );
+        assert_eq!(
+            found(Some(8.0), Some(12.0)),
+            "trial 3: predicted 8.00 ms, measured 12.00 ms (+50.0 %); at most 10: NOT met"
+        );
+        assert_eq!(found(Some(8.0), None), "trial 3: predicted 8.00 ms; at most 10: met");
+        assert_eq!(found(None, None), "trial 3: unknown; at most 10: NOT met");
+    }
+
+    #[test]
+    fn predictions_are_compared_with_measurements() {
+        assert_eq!(Agreement::of(&[(1.0, 2.0)]), None);
+        let found = Agreement::of(&[(1.0, 2.0), (3.0, 4.0), (8.0, 8.0)]).unwrap();
+        assert_eq!(found, Agreement { networks: 3, kendall: 1.0, median_error: 0.25 });
+    }
+
+    #[test]
+    fn a_section_predicts_or_measures() {
+        let check = |text: &str| toml::from_str::<LatencyConfig>(text).map_err(anyhow::Error::from)?.check();
+        assert!(check("").unwrap_err().to_string().contains("latency: expected `predict`, `measure` or both"));
+        assert!(
+            check("measure = { command = [] }").unwrap_err().to_string().contains("latency.measure.command is empty")
+        );
+        assert!(check("predict = { kind = 'operators', path = 'x' }").is_ok());
+        assert!(check("predict = { kind = 'operators', path = 'x', column = 'y' }").is_err());
+        assert!(check("measure = { command = ['x'], when = 'never' }").is_err());
+    }
+}
