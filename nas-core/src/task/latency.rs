@@ -21,8 +21,8 @@ use crate::run::words;
 use crate::search::goals::Constraint;
 use crate::search::operators::OperatorTable;
 use crate::search::table::Table;
-use crate::space::trial::{Record, Trial, Values};
 use crate::space::Architecture;
+use crate::space::trial::{Record, Trial, Values};
 use crate::stats::{kendall_tau, median};
 
 /// Name of the metric of [`LatencyConfig::predict`].
