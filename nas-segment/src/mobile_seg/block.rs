@@ -131,22 +131,24 @@ impl Block {
     }
 
     fn bottleneck(vb: &VarBuilder, form: Bottleneck, place: Place, style: BlockStyle) -> Self {
-        let Bottleneck { start, middle, expansion, groups, dilation } = form;
+        let Bottleneck { start, middle, expansion, groups, dilation, fused } = form;
         let Place { channels: (c_in, c_out), stride } = place;
-        assert!(stride == 1 || start.is_some() || middle.is_some(), "a stride needs a depthwise convolution");
+        assert!(stride == 1 || start.is_some() || middle.is_some(), "a stride needs a kernel");
         let BlockStyle { names, activation, bn } = style;
         let hidden = c_in * expansion.unwrap_or(1);
         let conv = ConvConfig { init: names.init(), ..Default::default() };
         let pointwise = ConvConfig { groups, ..conv };
-        let depthwise = |stride, groups| ConvConfig { stride, dilation, groups, ..conv };
+        let spatial = |stride, groups| ConvConfig { stride, dilation, groups, ..conv };
         let mut names = BlockNames { vb, names, next: 0 };
         let start = start.map(|ksize| {
-            let conv = depthwise(if middle.is_some() { 1 } else { stride }, c_in);
+            let conv = spatial(if middle.is_some() { 1 } else { stride }, c_in);
             ConvNorm::new(names.start(), (c_in, c_in), ksize, conv, bn, Activation::Identity)
         });
-        let expand = expansion.map(|_| ConvNorm::new(names.hidden(0), (c_in, hidden), 1, pointwise, bn, activation));
+        let expand = expansion.filter(|_| !fused);
+        let expand = expand.map(|_| ConvNorm::new(names.hidden(0), (c_in, hidden), 1, pointwise, bn, activation));
         let middle = middle.map(|ksize| {
-            ConvNorm::new(names.hidden(3), (hidden, hidden), ksize, depthwise(stride, hidden), bn, activation)
+            let (from, groups) = if fused { (c_in, groups) } else { (hidden, hidden) };
+            ConvNorm::new(names.hidden(3), (from, hidden), ksize, spatial(stride, groups), bn, activation)
         });
         let tapped = middle.is_some().then_some(hidden);
         let project = ConvNorm::new(names.project(), (hidden, c_out), 1, pointwise, bn, Activation::Identity);
@@ -218,20 +220,24 @@ pub(super) fn block_parts(
     prefix: &str,
     place: (usize, usize),
 ) -> BlockParts {
-    let Operator::Bottleneck(Bottleneck { start, middle, expansion, .. }) = operator else {
+    let Operator::Bottleneck(Bottleneck { start, middle, expansion, fused, .. }) = operator else {
         return BlockParts { place, layers: vec![("skip", prefix.to_string())], silencer: None };
     };
     let mut layers: Vec<(&'static str, String)> = start.iter().map(|_| ("start", format!("{prefix}start."))).collect();
     // As `BlockNames` hands them out.
+    let hidden = match fused {
+        true => [Some("fused"), None],
+        false => [expansion.map(|_| "expand"), middle.map(|_| "middle")],
+    };
     let norm = match names {
         Names::Torchvision => {
-            let present =
-                expansion.map(|_| "expand").into_iter().chain(middle.map(|_| "middle")).chain(["project", "norm"]);
+            let present = hidden.into_iter().flatten().chain(["project", "norm"]);
             layers.extend(present.enumerate().map(|(i, name)| (name, format!("{prefix}{i}."))));
             layers.last().expect("a norm").1.clone()
         }
         Names::Squeezenas => {
-            let numbered = ["expand", "expand norm", "", "middle", "middle norm", "", "project", "norm"];
+            let kernel = if fused { ["fused", "fused norm"] } else { ["middle", "middle norm"] };
+            let numbered = ["expand", "expand norm", "", kernel[0], kernel[1], "", "project", "norm"];
             let named = numbered.into_iter().enumerate().filter(|(_, name)| !name.is_empty());
             layers.extend(named.map(|(i, name)| (name, format!("{prefix}{i}."))));
             format!("{prefix}7.")

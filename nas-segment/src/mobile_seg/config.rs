@@ -362,10 +362,7 @@ impl MobileSegConfig {
 /// Says why there can be no such block.
 pub(super) fn check_block(block: &PlacedBlock) -> Result<()> {
     let PlacedBlock { operator, place: Place { channels: (c_in, c_out), stride }, .. } = block;
-    ensure!(
-        *stride == 1 || operator.can_stride(),
-        "{operator} has stride {stride}; expected one with a depthwise kernel"
-    );
+    ensure!(*stride == 1 || operator.can_stride(), "{operator} has stride {stride}; expected one with a kernel");
     match operator {
         Operator::Skip => {
             ensure!(

@@ -41,6 +41,7 @@ pub fn svg(config: &MobileSegConfig) -> String {
 fn color(operator: Operator) -> &'static str {
     match operator {
         Operator::Skip => "#cfd8dc",
+        Operator::Bottleneck(form) if form.fused => "#6d4c41",
         Operator::Bottleneck(form) => match (form.start, form.middle, form.expansion) {
             (None, Some(3), _) => "#1976d2",
             (None, Some(_), _) => "#2e7d32",

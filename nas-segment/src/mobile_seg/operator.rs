@@ -1,5 +1,5 @@
-//! Operators of a block, by a notation of their own: SqueezeNAS' thirteen (arXiv 1908.01748) and the forms of MobileNetV4's
-//! universal inverted bottleneck (Qin et al. 2024, arXiv 2404.10518).
+//! Operators of a block, by a notation of their own: SqueezeNAS' thirteen (arXiv 1908.01748), the forms of MobileNetV4's
+//! universal inverted bottleneck (Qin et al. 2024, arXiv 2404.10518), and the fused bottleneck (Tan and Le 2021, arXiv 2104.00298).
 //!
 //! | notation | layers |
 //! |---|---|
@@ -8,9 +8,10 @@
 //! | `extra_k3_k5_e4` | depthwise 3x3, then `ib_k5_e4`: the extra depthwise form |
 //! | `convnext_k5_e4` | depthwise 5x5, 1x1 to four times the channels, 1x1 |
 //! | `ffn_e4` | 1x1 to four times the channels, 1x1 |
+//! | `fused_k3_e4` | full 3x3 to four times the channels, 1x1 |
 //! | `skip` | nothing where the block may be left out; else SqueezeNAS' change of channels or stride |
 //!
-//! `_g2` divides both 1x1 convolutions in two groups, `_d2` dilates the depthwise convolutions.
+//! `_g2` divides the convolutions that are not depthwise in two groups, `_d2` dilates those of more than one pixel.
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,26 +39,34 @@ pub struct Bottleneck {
     /// Hidden channels per channel of the input; none for a block without an expansion, whose hidden channels are the
     /// input's.
     pub expansion: Option<i64>,
-    /// Groups of the 1x1 convolutions.
+    /// Groups of the convolutions that are not depthwise.
     pub groups: i64,
-    /// Distance between the taps of the depthwise kernels.
+    /// Distance between the taps of the kernels.
     pub dilation: i64,
+    /// Whether one full convolution of the middle's kernel stands for expansion and depthwise convolution.
+    pub fused: bool,
 }
 
 impl Operator {
     /// The inverted bottleneck of a depthwise kernel and an expansion.
     pub const fn inverted(ksize: i64, expansion: i64) -> Self {
         let (start, middle, expansion) = (None, Some(ksize), Some(expansion));
-        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1 })
+        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: false })
     }
 
     /// A depthwise and a 1x1 convolution.
     pub const fn separable(ksize: i64) -> Self {
         let (start, middle, expansion) = (None, Some(ksize), None);
-        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1 })
+        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: false })
     }
 
-    /// The operator with 1x1 convolutions of `groups` groups.
+    /// A full convolution that expands, and a 1x1.
+    pub const fn fused(ksize: i64, expansion: i64) -> Self {
+        let (start, middle, expansion) = (None, Some(ksize), Some(expansion));
+        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: true })
+    }
+
+    /// The operator with convolutions of `groups` groups.
     pub const fn grouped(self, groups: i64) -> Self {
         match self {
             Self::Skip => self,
@@ -68,7 +77,7 @@ impl Operator {
     /// The operator on taps `rate` times as far apart.
     pub const fn dilated(self, rate: i64) -> Self {
         match self {
-            Self::Bottleneck(b) if self.has_depthwise() => {
+            Self::Bottleneck(b) if self.has_kernel() => {
                 Self::Bottleneck(Bottleneck { dilation: b.dilation * rate, ..b })
             }
             _ => self,
@@ -76,11 +85,11 @@ impl Operator {
     }
 
     /// Whether a stride or a dilation has a kernel to act on.
-    pub const fn has_depthwise(self) -> bool {
+    pub const fn has_kernel(self) -> bool {
         matches!(self, Self::Bottleneck(b) if b.start.is_some() || b.middle.is_some())
     }
 
-    /// Whether a map after the expansion and its depthwise convolution can be tapped.
+    /// Whether a map after the expansion and the kernel that follows it can be tapped.
     pub const fn has_hidden(self) -> bool {
         matches!(self, Self::Bottleneck(b) if b.middle.is_some())
     }
@@ -95,7 +104,7 @@ impl Operator {
 
     /// Whether it can be the first block of a stage of stride 2.
     pub const fn can_stride(self) -> bool {
-        matches!(self, Self::Skip) || self.has_depthwise()
+        matches!(self, Self::Skip) || self.has_kernel()
     }
 
     /// SqueezeNAS' operators in its order, 0 to 12.
@@ -108,8 +117,8 @@ impl Operator {
         [forms(3), forms(5), dilated].into_iter().flatten().chain([Self::Skip]).collect()
     }
 
-    /// The operators of the space: SqueezeNAS', expansions 2 and 4 beside its 1, 3 and 6, and the universal inverted
-    /// bottleneck's forms.
+    /// The operators of the space where a config does not list them: SqueezeNAS', expansions 2 and 4 beside its 1, 3 and 6, and
+    /// the universal inverted bottleneck's forms. Fused ones have to be listed.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::separable(3), Self::separable(5)];
         for expansion in [1, 2, 3, 4, 6] {
@@ -118,8 +127,8 @@ impl Operator {
         }
         all.extend(Self::squeezenas().into_iter().filter(|o| matches!(o, Self::Bottleneck(b) if b.groups == 2)));
         let form = |start, middle, expansion| {
-            let (groups, dilation) = (1, 1);
-            Self::Bottleneck(Bottleneck { start, middle, expansion: Some(expansion), groups, dilation })
+            let (groups, dilation, fused) = (1, 1, false);
+            Self::Bottleneck(Bottleneck { start, middle, expansion: Some(expansion), groups, dilation, fused })
         };
         for expansion in [2, 4] {
             all.extend([
@@ -135,7 +144,9 @@ impl Operator {
 
     /// Says which number no block can be made of.
     pub fn check(self) -> Result<(), String> {
-        let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation }) = self else { return Ok(()) };
+        let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, .. }) = self else {
+            return Ok(());
+        };
         for ksize in [start, middle].into_iter().flatten() {
             if ksize % 2 == 0 || !(1..=15).contains(&ksize) {
                 return Err(format!("a kernel of side {ksize}; expected an odd side of 1 to 15"));
@@ -153,10 +164,11 @@ impl Operator {
 
 impl fmt::Display for Operator {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation }) = self else {
+        let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused }) = self else {
             return f.write_str("skip");
         };
         f.write_str(match (start, middle, expansion) {
+            _ if *fused => "fused",
             (None, Some(_), None) => "ds",
             (None, Some(_), Some(_)) => "ib",
             (Some(_), Some(_), _) => "extra",
@@ -173,7 +185,7 @@ impl fmt::Display for Operator {
 /// A text that is no operator.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{text:?} is no operator: {reason}; expected such as skip, ds_k3, ib_k5_e3, ib_k3_e1_g2_d2, extra_k3_k5_e4, convnext_k5_e4 or ffn_e4"
+    "{text:?} is no operator: {reason}; expected such as skip, ds_k3, ib_k5_e3, ib_k3_e1_g2_d2, extra_k3_k5_e4, convnext_k5_e4, ffn_e4 or fused_k3_e4"
 )]
 pub struct ParseOperatorError {
     text: String,
@@ -209,13 +221,13 @@ fn parse(text: &str) -> Result<Operator, String> {
     }
     let (start, middle) = match (kind, &kernels[..], expansion) {
         ("skip", [], None) if rest.is_empty() => return Ok(Operator::Skip),
-        ("ds", [middle], None) | ("ib", [middle], Some(_)) => (None, Some(*middle)),
+        ("ds", [middle], None) | ("ib" | "fused", [middle], Some(_)) => (None, Some(*middle)),
         ("extra", [start, middle], Some(_)) => (Some(*start), Some(*middle)),
         ("convnext", [start], Some(_)) => (Some(*start), None),
         ("ffn", [], Some(_)) if dilation == 1 => (None, None),
         _ => return Err("kind, kernels and expansion do not make one".into()),
     };
-    Ok(Operator::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation }))
+    Ok(Operator::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused: kind == "fused" }))
 }
 
 impl TryFrom<String> for Operator {
@@ -241,7 +253,9 @@ mod tests {
         let all = Operator::all();
         let names: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(names.len(), all.len());
-        for operator in all.iter().chain(&Operator::squeezenas()) {
+        let fused = Operator::fused(3, 4);
+        assert_eq!(fused.dilated(2).grouped(2).to_string(), "fused_k3_e4_g2_d2");
+        for operator in all.iter().chain(&Operator::squeezenas()).chain([&fused, &fused.dilated(2).grouped(2)]) {
             assert_eq!(operator.to_string().parse::<Operator>().unwrap(), *operator);
         }
         let squeezenas = Operator::squeezenas();
@@ -263,6 +277,7 @@ mod tests {
             ("ffn_e2_d2", "do not make one"),
             ("ib_kx_e2", "\"kx\""),
             ("conv", "do not make one"),
+            ("fused_k3", "do not make one"),
             ("", "do not make one"),
         ] {
             let error = text.parse::<Operator>().unwrap_err().to_string();

@@ -270,6 +270,35 @@ fn dilation_makes_up_for_strides_that_are_left_out() {
     assert_eq!(config.output_stride(), 8);
 }
 
+/// Against the layers one after the other; its counts by hand.
+#[test]
+fn a_fused_block_is_a_full_convolution_and_a_projection() {
+    let style = BlockStyle { names: Names::Torchvision, activation: Activation::Relu, bn: BnConfig::default() };
+    for (operator, stride, dilation) in [(Operator::fused(3, 2), 2, 1), (Operator::fused(3, 2).dilated(2), 1, 2)] {
+        tch::manual_seed(3);
+        let vs = VarStore::new(Device::Cpu);
+        let place = Place { channels: (8, 8), stride };
+        let block = Block::new(&VarBuilder::new(&vs), operator, place, style);
+        let weights = vs.variables();
+        let xs = Tensor::randn([2, 8, 12, 14], (Kind::Float, Device::Cpu));
+        let conv = |xs: &Tensor, name: &str, stride: i64, padding: i64| {
+            xs.conv2d(&weights[name], None::<&Tensor>, [stride, stride], [padding, padding], [dilation, dilation], 1)
+        };
+        let norm = 1.0 / (1.0 + BnConfig::default().eps).sqrt();
+        let hidden = (conv(&xs, "0.0.weight", stride, dilation) * norm).relu();
+        let expected = conv(&hidden, "1.weight", 1, 0) * norm
+            + if stride == 1 { xs.shallow_clone() } else { 0.0 * &hidden.slice(1, 0, 8, 1) };
+        let (tapped, found) = tch::no_grad(|| block.forward(&xs, Mode::EVAL));
+        assert!((tapped.unwrap() - hidden).abs().max().double_value(&[]) < 1e-5);
+        assert!((found - expected).abs().max().double_value(&[]) < 1e-5, "{operator}");
+        let mut cost = Cost::default();
+        block.cost(Shape::new(8, 12, 14), &mut cost);
+        let pixels = 12 * 14 / (stride * stride) as u64;
+        assert_eq!(cost.macs, pixels * (9 * 8 * 16 + 16 * 8), "{operator}");
+        assert_eq!(cost.params, 9 * 8 * 16 + 16 * 8 + 2 * (16 + 8), "{operator}");
+    }
+}
+
 #[test]
 fn config_mistakes_are_named() {
     let base = nas_core::run::config::to_toml(&ModelConfig::MobileSeg(preset("mobile_seg_hand_a")));
