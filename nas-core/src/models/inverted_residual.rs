@@ -162,14 +162,15 @@ impl Module for InvertedResidual {
 
 /// Scales channels by a function of their means (Hu et al. 2018, arXiv 1709.01507).
 #[derive(Debug)]
-struct SqueezeExcitation {
+pub struct SqueezeExcitation {
     fc1: Conv2d,
     fc2: Conv2d,
     gate: Gate,
 }
 
 impl SqueezeExcitation {
-    fn new(vb: &VarBuilder, channels: i64, squeezed: i64, gate: Gate) -> Self {
+    /// Of maps `[B, channels, H, W]`, by `squeezed` values between its two 1x1 convolutions `fc1` and `fc2` under `vb`.
+    pub fn new(vb: &VarBuilder, channels: i64, squeezed: i64, gate: Gate) -> Self {
         let bias = ConvConfig { bias: true, ..Default::default() };
         Self {
             fc1: Conv2d::new(&vb.sub("fc1"), channels, squeezed, 1, bias),

@@ -7,7 +7,7 @@ pub mod mobile_net;
 pub mod mobilenet_v2;
 pub mod resnet;
 
-pub use inverted_residual::{BlockConfig, Gate, InvertedResidual, Naming};
+pub use inverted_residual::{BlockConfig, Gate, InvertedResidual, Naming, SqueezeExcitation};
 pub use mobile_net::{Layout, MobileNet};
 pub use resnet::{ResNet, ResNetConfig, ResNetDepth};
 

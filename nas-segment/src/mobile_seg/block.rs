@@ -1,6 +1,7 @@
 //! One block: an [`Operator`] between given channels, as SqueezeNAS and MobileNetV4 define them.
 
 use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{Gate, SqueezeExcitation};
 use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, relu};
 use tch::Tensor;
 
@@ -74,6 +75,7 @@ enum Layers {
         start: Option<ConvNorm>,
         expand: Option<ConvNorm>,
         middle: Option<ConvNorm>,
+        squeeze: Option<SqueezeExcitation>,
         project: ConvNorm,
     },
 }
@@ -131,7 +133,7 @@ impl Block {
     }
 
     fn bottleneck(vb: &VarBuilder, form: Bottleneck, place: Place, style: BlockStyle) -> Self {
-        let Bottleneck { start, middle, expansion, groups, dilation, fused } = form;
+        let Bottleneck { start, middle, expansion, groups, dilation, fused, squeeze } = form;
         let Place { channels: (c_in, c_out), stride } = place;
         assert!(stride == 1 || start.is_some() || middle.is_some(), "a stride needs a kernel");
         let BlockStyle { names, activation, bn } = style;
@@ -151,8 +153,11 @@ impl Block {
             ConvNorm::new(names.hidden(3), (from, hidden), ksize, spatial(stride, groups), bn, activation)
         });
         let tapped = middle.is_some().then_some(hidden);
+        let squeeze = squeeze.then(|| {
+            SqueezeExcitation::new(&vb.sub("squeeze"), hidden, Bottleneck::squeezed(hidden), Gate::HardSigmoid)
+        });
         let project = ConvNorm::new(names.project(), (hidden, c_out), 1, pointwise, bn, Activation::Identity);
-        let layers = Layers::Bottleneck { start, expand, middle, project };
+        let layers = Layers::Bottleneck { start, expand, middle, squeeze, project };
         Self { layers, adds_input: place.is_residual(), hidden: tapped }
     }
 
@@ -178,13 +183,16 @@ impl Block {
                 let shifted = xs_odd.slice(2, 1, None, 1).slice(3, 1, None, 1);
                 (None, Tensor::cat(&[even.forward(&xs, mode), odd.forward(&shifted, mode)], 1))
             }
-            Layers::Bottleneck { start, expand, middle, project } => {
+            Layers::Bottleneck { start, expand, middle, squeeze, project } => {
                 let apply = |layer: &Option<ConvNorm>, xs: Tensor| match layer {
                     Some(layer) => layer.forward(&xs, mode),
                     None => xs,
                 };
                 let hidden = apply(middle, apply(expand, apply(start, xs.shallow_clone())));
-                let ys = project.forward(&hidden, mode);
+                let ys = match squeeze {
+                    Some(squeeze) => project.forward(&squeeze.forward(&hidden, mode), mode),
+                    None => project.forward(&hidden, mode),
+                };
                 (middle.is_some().then_some(hidden), ys)
             }
         };
@@ -201,11 +209,12 @@ impl Block {
                 odd.cost(xs, cost);
                 (None, ys.with_channels(2 * ys.c))
             }
-            Layers::Bottleneck { start, expand, middle, project } => {
+            Layers::Bottleneck { start, expand, middle, squeeze, project } => {
                 let mut add = |layer: &Option<ConvNorm>, xs| layer.as_ref().map_or(xs, |layer| layer.cost(xs, cost));
                 let xs = add(start, xs);
                 let xs = add(expand, xs);
                 let hidden = add(middle, xs);
+                let _ = squeeze.as_ref().map(|squeeze| squeeze.cost(hidden, cost));
                 (middle.is_some().then_some(hidden), project.cost(hidden, cost))
             }
         }
@@ -220,10 +229,11 @@ pub(super) fn block_parts(
     prefix: &str,
     place: (usize, usize),
 ) -> BlockParts {
-    let Operator::Bottleneck(Bottleneck { start, middle, expansion, fused, .. }) = operator else {
+    let Operator::Bottleneck(Bottleneck { start, middle, expansion, fused, squeeze, .. }) = operator else {
         return BlockParts { place, layers: vec![("skip", prefix.to_string())], silencer: None };
     };
     let mut layers: Vec<(&'static str, String)> = start.iter().map(|_| ("start", format!("{prefix}start."))).collect();
+    layers.extend(squeeze.then(|| ("squeeze", format!("{prefix}squeeze."))));
     // As `BlockNames` hands them out.
     let hidden = match fused {
         true => [Some("fused"), None],

@@ -11,7 +11,9 @@
 //! | `fused_k3_e4` | full 3x3 to four times the channels, 1x1 |
 //! | `skip` | nothing where the block may be left out; else SqueezeNAS' change of channels or stride |
 //!
-//! `_g2` divides the convolutions that are not depthwise in two groups, `_d2` dilates those of more than one pixel.
+//! `_se` scales the channels before the last 1x1 by their means (squeeze-and-excitation as in MobileNetV3, arXiv 1905.02244),
+//! `_g2` divides the convolutions that are not depthwise in two groups, `_d2` dilates those of more than
+//! one pixel.
 
 use std::fmt;
 use std::str::FromStr;
@@ -45,25 +47,34 @@ pub struct Bottleneck {
     pub dilation: i64,
     /// Whether one full convolution of the middle's kernel stands for expansion and depthwise convolution.
     pub fused: bool,
+    /// Whether the channels after the middle are scaled by a function of their means.
+    pub squeeze: bool,
+}
+
+impl Bottleneck {
+    /// Values that the means of `hidden` channels are squeezed to: a quarter, a multiple of 8.
+    pub fn squeezed(hidden: i64) -> i64 {
+        ((hidden / 4 + 4) / 8 * 8).max(8)
+    }
 }
 
 impl Operator {
     /// The inverted bottleneck of a depthwise kernel and an expansion.
     pub const fn inverted(ksize: i64, expansion: i64) -> Self {
         let (start, middle, expansion) = (None, Some(ksize), Some(expansion));
-        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: false })
+        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: false, squeeze: false })
     }
 
     /// A depthwise and a 1x1 convolution.
     pub const fn separable(ksize: i64) -> Self {
         let (start, middle, expansion) = (None, Some(ksize), None);
-        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: false })
+        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: false, squeeze: false })
     }
 
     /// A full convolution that expands, and a 1x1.
     pub const fn fused(ksize: i64, expansion: i64) -> Self {
         let (start, middle, expansion) = (None, Some(ksize), Some(expansion));
-        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: true })
+        Self::Bottleneck(Bottleneck { start, middle, expansion, groups: 1, dilation: 1, fused: true, squeeze: false })
     }
 
     /// The operator with convolutions of `groups` groups.
@@ -80,6 +91,14 @@ impl Operator {
             Self::Bottleneck(b) if self.has_kernel() => {
                 Self::Bottleneck(Bottleneck { dilation: b.dilation * rate, ..b })
             }
+            _ => self,
+        }
+    }
+
+    /// The operator with squeeze-and-excitation, where a kernel follows the expansion.
+    pub const fn squeezing(self) -> Self {
+        match self {
+            Self::Bottleneck(b) if self.has_hidden() => Self::Bottleneck(Bottleneck { squeeze: true, ..b }),
             _ => self,
         }
     }
@@ -118,7 +137,7 @@ impl Operator {
     }
 
     /// The operators of the space where a config does not list them: SqueezeNAS', expansions 2 and 4 beside its 1, 3 and 6, and
-    /// the universal inverted bottleneck's forms. Fused ones have to be listed.
+    /// the universal inverted bottleneck's forms. Fused ones and those with squeeze-and-excitation have to be listed.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self::separable(3), Self::separable(5)];
         for expansion in [1, 2, 3, 4, 6] {
@@ -127,8 +146,9 @@ impl Operator {
         }
         all.extend(Self::squeezenas().into_iter().filter(|o| matches!(o, Self::Bottleneck(b) if b.groups == 2)));
         let form = |start, middle, expansion| {
-            let (groups, dilation, fused) = (1, 1, false);
-            Self::Bottleneck(Bottleneck { start, middle, expansion: Some(expansion), groups, dilation, fused })
+            let expansion = Some(expansion);
+            let (groups, dilation, fused, squeeze) = (1, 1, false, false);
+            Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused, squeeze })
         };
         for expansion in [2, 4] {
             all.extend([
@@ -164,7 +184,7 @@ impl Operator {
 
 impl fmt::Display for Operator {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused }) = self else {
+        let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused, squeeze }) = self else {
             return f.write_str("skip");
         };
         f.write_str(match (start, middle, expansion) {
@@ -178,7 +198,8 @@ impl fmt::Display for Operator {
         [start, middle].into_iter().flatten().try_for_each(|ksize| write!(f, "_k{ksize}"))?;
         expansion.iter().try_for_each(|expansion| write!(f, "_e{expansion}"))?;
         let other = |name: char, value: i64| if value == 1 { String::new() } else { format!("_{name}{value}") };
-        write!(f, "{}{}", other('g', *groups), other('d', *dilation))
+        let squeeze = if *squeeze { "_se" } else { "" };
+        write!(f, "{}{}{squeeze}", other('g', *groups), other('d', *dilation))
     }
 }
 
@@ -206,8 +227,12 @@ impl FromStr for Operator {
 fn parse(text: &str) -> Result<Operator, String> {
     let (kind, rest) = text.split_once('_').unwrap_or((text, ""));
     let mut kernels = Vec::new();
-    let (mut expansion, mut groups, mut dilation) = (None, 1, 1);
+    let (mut expansion, mut groups, mut dilation, mut squeeze) = (None, 1, 1, false);
     for part in rest.split('_').filter(|part| !part.is_empty()) {
+        if part == "se" {
+            squeeze = true;
+            continue;
+        }
         let mut letters = part.chars();
         let (name, number) = (letters.next(), letters.as_str());
         let number: i64 = number.parse().map_err(|_| format!("{part:?} has no number"))?;
@@ -216,7 +241,7 @@ fn parse(text: &str) -> Result<Operator, String> {
             Some('e') => expansion = Some(number),
             Some('g') => groups = number,
             Some('d') => dilation = number,
-            _ => return Err(format!("{part:?} is neither k, e, g nor d")),
+            _ => return Err(format!("{part:?} is neither k, e, g, d nor se")),
         }
     }
     let (start, middle) = match (kind, &kernels[..], expansion) {
@@ -227,7 +252,11 @@ fn parse(text: &str) -> Result<Operator, String> {
         ("ffn", [], Some(_)) if dilation == 1 => (None, None),
         _ => return Err("kind, kernels and expansion do not make one".into()),
     };
-    Ok(Operator::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused: kind == "fused" }))
+    if squeeze && middle.is_none() {
+        return Err("se follows a kernel after the expansion, and there is none".into());
+    }
+    let fused = kind == "fused";
+    Ok(Operator::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused, squeeze }))
 }
 
 impl TryFrom<String> for Operator {
@@ -254,8 +283,10 @@ mod tests {
         let names: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(names.len(), all.len());
         let fused = Operator::fused(3, 4);
-        assert_eq!(fused.dilated(2).grouped(2).to_string(), "fused_k3_e4_g2_d2");
-        for operator in all.iter().chain(&Operator::squeezenas()).chain([&fused, &fused.dilated(2).grouped(2)]) {
+        let much = fused.dilated(2).grouped(2).squeezing();
+        assert_eq!(much.to_string(), "fused_k3_e4_g2_d2_se");
+        let listed = [fused, much, Operator::separable(5).squeezing()];
+        for operator in all.iter().chain(&Operator::squeezenas()).chain(&listed) {
             assert_eq!(operator.to_string().parse::<Operator>().unwrap(), *operator);
         }
         let squeezenas = Operator::squeezenas();
@@ -278,6 +309,7 @@ mod tests {
             ("ib_kx_e2", "\"kx\""),
             ("conv", "do not make one"),
             ("fused_k3", "do not make one"),
+            ("ffn_e4_se", "there is none"),
             ("", "do not make one"),
         ] {
             let error = text.parse::<Operator>().unwrap_err().to_string();

@@ -344,15 +344,17 @@ fn a_child_that_grew_computes_what_its_parent_does() {
     let xs = Tensor::randn([2, 3, 64, 96], (Kind::Double, Device::Cpu));
     let forward = |net: &SegNet| tch::no_grad(|| net.forward(&xs, Mode::EVAL));
     let difference = |a: &Tensor, b: &Tensor| ((a - b).abs().max() / b.abs().max()).double_value(&[]);
-    let parent = preset("mobile_seg_hand_c");
+    let mut parent = preset("mobile_seg_hand_c");
+    parent.stages[2].blocks[1] = Operator::inverted(5, 3).squeezing();
     let (parent_vs, parent_net) = randomised(&parent);
     let theirs: HashMap<String, Tensor> = all_variables(&parent_vs).into_iter().collect();
     type Change = fn(&mut MobileSegConfig);
-    let children: [(&str, Change); 4] = [
+    let children: [(&str, Change); 5] = [
         ("an expansion", |config| config.stages[1].blocks[1] = Operator::inverted(5, 6)),
         ("a kernel", |config| config.stages[3].blocks[0] = Operator::inverted(7, 6)),
         ("a block", |config| config.stages[1].blocks.push(Operator::inverted(3, 3))),
         ("the last stage's width", |config| config.stages[3].channels = 80),
+        ("a squeezed expansion", |config| config.stages[2].blocks[1] = Operator::inverted(5, 6).squeezing()),
     ];
     for (what, grow) in children {
         let mut child = parent.clone();
