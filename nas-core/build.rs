@@ -6,25 +6,43 @@ const SHIM: &str = "src/nn/torch";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let sources = ["shim.cpp", "collectives.cpp", "guarded.h", "gloo"].map(|file| Path::new(SHIM).join(file));
-    sources.iter().for_each(|source| println!("cargo:rerun-if-changed={}", source.display()));
+    let sources = ["shim.cpp", "collectives.cpp", "norm_act.cpp"].map(|file| Path::new(SHIM).join(file));
+    let kernels = Path::new(SHIM).join("norm_act_kernels.cpp");
+    let headers = ["guarded.h", "norm_act.h", "gloo"].map(|file| Path::new(SHIM).join(file));
+    sources
+        .iter()
+        .chain([&kernels])
+        .chain(&headers)
+        .for_each(|source| println!("cargo:rerun-if-changed={}", source.display()));
     let Ok(lib) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
     let libtorch = Path::new(&lib).parent().unwrap_or(Path::new("/"));
-    cc::Build::new()
-        .cpp(true)
-        .pic(true)
-        .warnings(false)
-        // It only passes calls on.
+    let avx2 = std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("x86_64");
+    let base = || {
+        let mut build = cc::Build::new();
+        build.cpp(true).pic(true).warnings(false).debug(false).include(SHIM).flag("-std=c++20");
+        if avx2 {
+            build.define("NAS_AVX2", None);
+        }
+        build
+    };
+    base()
+        // It passes calls on.
         .opt_level(1)
-        .debug(false)
-        .include(SHIM)
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .define("USE_DISTRIBUTED", None)
         .define("USE_C10D_GLOO", None)
-        .flag("-std=c++20")
         .define("_GLIBCXX_USE_CXX11_ABI", std::env::var("LIBTORCH_CXX11_ABI").as_deref().unwrap_or("1"))
-        .files(&sources[..2])
+        .files(&sources)
         .compile("nas_torch_shim");
+    let kernels = |table: &str, flags: &[&str]| {
+        let mut build = base();
+        build.opt_level(3).file(&kernels).define("NAS_KERNELS", table).flags(flags).flag("-fno-trapping-math");
+        build.flag_if_supported("-Wno-psabi").compile(table);
+    };
+    kernels("nas_kernels_any", &[]);
+    if avx2 {
+        kernels("nas_kernels_avx2", &["-mavx2", "-mfma"]);
+    }
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-use super::{Init, Mode, Module, Shape, VarBuilder, probe, probe::Site, ranks};
+use super::{Activation, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site, ranks, torch};
 use crate::nn::Cost;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
@@ -151,8 +151,13 @@ impl Module for BatchNorm {
 impl BatchNorm {
     /// The norm of `xs` `[B, C, H, W]` times `scale`, a tensor of one number, which costs no pass over the map of its own.
     pub fn forward_scaled(&self, xs: &Tensor, scale: Option<&Tensor>, mode: Mode) -> Tensor {
+        self.forward_activated(xs, scale, Activation::Identity, mode)
+    }
+
+    /// [`BatchNorm::forward_scaled`] and the activation after it.
+    pub fn forward_activated(&self, xs: &Tensor, scale: Option<&Tensor>, activation: Activation, mode: Mode) -> Tensor {
         if probe::is_linear() {
-            return scale.map_or_else(|| xs.shallow_clone(), |scale| xs * scale);
+            return activation.apply_(scale.map_or_else(|| xs.shallow_clone(), |scale| xs * scale));
         }
         probe::report(Site::PreNorm, xs);
         let together = mode.train && ranks::are_several() && SYNCHRONISED.load(Ordering::Relaxed);
@@ -173,9 +178,17 @@ impl BatchNorm {
         };
         if together && train {
             let running = updates.then_some((&self.running_mean, &self.running_var));
-            return normalise_together(xs, [&weight, &bias], running, momentum, self.config.eps);
+            return activation.apply_(normalise_together(xs, [&weight, &bias], running, momentum, self.config.eps));
         }
-        xs.batch_norm(
+        if probe::is_off() {
+            let running = Some((&self.running_mean, &self.running_var));
+            let (weight, bias, eps) = (weight.as_ref(), bias.as_ref(), self.config.eps);
+            let step = torch::NormStep { weight, bias, running, train, momentum, eps };
+            if let Some(ys) = torch::norm_act(xs, step, activation) {
+                return ys;
+            }
+        }
+        let ys = xs.batch_norm(
             weight.as_ref(),
             bias.as_ref(),
             updates.then_some(&self.running_mean),
@@ -184,7 +197,8 @@ impl BatchNorm {
             momentum,
             self.config.eps,
             true,
-        )
+        );
+        activation.apply_(ys)
     }
 }
 
@@ -227,7 +241,82 @@ fn normalise_together(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::channels_last;
     use tch::{Device, Tensor};
+
+    const ACTIVATIONS: [Activation; 4] =
+        [Activation::Identity, Activation::Relu, Activation::Relu6, Activation::Hswish];
+
+    struct Passed {
+        out: Tensor,
+        grads: Vec<Tensor>,
+        running: [Tensor; 2],
+    }
+
+    /// The norm of `xs` in the numbers of `kind`; by libtorch's operators unless the maps are channels-last floats.
+    fn passed(xs: &Tensor, up: &Tensor, activation: Activation, kind: Kind, twice: bool) -> Passed {
+        let vs = tch::nn::VarStore::new(Device::Cpu);
+        let mut norm = BatchNorm::new(&VarBuilder::new(&vs), xs.size()[1], BnConfig::default());
+        let channels = Tensor::arange(norm.channels, (Kind::Double, Device::Cpu));
+        let of = |values: Tensor| values.to_kind(kind).set_requires_grad(true);
+        (norm.weight, norm.bias) = (Some(of((&channels * 0.7).sin() + 1.2)), Some(of(channels.cos() * 0.5)));
+        (norm.running_mean, norm.running_var) = (norm.running_mean.to_kind(kind), norm.running_var.to_kind(kind));
+        let xs = xs.to_kind(kind).detach().copy().set_requires_grad(true);
+        let out = norm.forward_activated(&xs, None, activation, Mode::train(0.0));
+        let inputs = [&xs, norm.weight.as_ref().unwrap(), norm.bias.as_ref().unwrap()];
+        let mut grads = Tensor::run_backward(&[(&out * up.to_kind(kind)).sum(None::<Kind>)], &inputs, twice, twice);
+        if twice {
+            let norm: Tensor = grads.iter().map(|grad| grad.square().sum(None::<Kind>)).sum();
+            grads = Tensor::run_backward(&[norm], &inputs, false, false);
+        }
+        let running = [&norm.running_mean, &norm.running_var].map(Tensor::shallow_clone);
+        Passed { out, grads, running }
+    }
+
+    /// Outputs, gradients, their gradients and running statistics of a batch, against the same in double precision. Sizes with
+    /// one and several parts, channels with and without whole vectors, means far from zero.
+    #[test]
+    fn norm_and_activation_in_one_are_those_of_libtorch() {
+        tch::manual_seed(5);
+        let close = |found: &Tensor, expected: &Tensor, what: &str| {
+            let difference = (found.to_kind(Kind::Double) - expected).norm().double_value(&[]);
+            let error = difference / expected.norm().double_value(&[]).max(1e-3);
+            assert!(error < 2e-5, "{what}: off by {error:.1e}");
+        };
+        for (shape, offset) in
+            [([4, 16, 9, 7], 0.0), ([2, 3, 5, 4], 4.0), ([8, 24, 60, 40], -1.0), ([3, 20, 1, 2], 0.5)]
+        {
+            for (activation, twice) in ACTIVATIONS.into_iter().flat_map(|a| [(a, false), (a, true)]) {
+                let [xs, up] = [offset, 0.0]
+                    .map(|offset| channels_last(&(Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 2.0 + offset)));
+                let what = format!("{shape:?}, {activation:?}, derived twice: {twice}");
+                let [found, expected] =
+                    [Kind::Float, Kind::Double].map(|kind| passed(&xs, &up, activation, kind, twice));
+                close(&found.out, &expected.out, &what);
+                found.grads.iter().zip(&expected.grads).for_each(|(a, b)| close(a, b, &what));
+                found.running.iter().zip(&expected.running).for_each(|(a, b)| close(a, b, &what));
+            }
+        }
+    }
+
+    #[test]
+    fn norm_and_activation_in_one_are_used_and_do_not_hang_on_threads() {
+        tch::manual_seed(6);
+        let xs = channels_last(&Tensor::randn([8, 24, 60, 40], (Kind::Float, Device::Cpu)));
+        let up = xs.rand_like();
+        let step = |train| torch::NormStep { weight: None, bias: None, running: None, train, momentum: 0.1, eps: 1e-5 };
+        assert!(torch::norm_act(&xs, step(true), Activation::Relu).is_some());
+        assert!(torch::norm_act(&xs.to_kind(Kind::Double), step(true), Activation::Relu).is_none());
+        assert!(torch::norm_act(&xs.contiguous(), step(true), Activation::Relu).is_none());
+        let threads = tch::get_num_threads();
+        let [one, two] = [1, 2].map(|threads| {
+            tch::set_num_threads(threads);
+            passed(&xs, &up, Activation::Relu6, Kind::Float, false)
+        });
+        tch::set_num_threads(threads);
+        assert_eq!(one.out, two.out);
+        assert!(one.grads.iter().zip(&two.grads).all(|(a, b)| a == b));
+    }
 
     #[test]
     fn norms_of_all_ranks_alone_are_libtorchs() {

@@ -46,7 +46,7 @@ impl Module for Separable {
         };
         let rectified = before.iter().fold(xs.relu(), |xs, round| {
             let (_, _, bn) = round;
-            Activation::Relu.apply_(bn.forward(&convolved(&xs, round), mode))
+            bn.forward_activated(&convolved(&xs, round), None, Activation::Relu, mode)
         });
         last.2.forward_scaled(&convolved(&rectified, last), scale, mode)
     }

@@ -147,7 +147,11 @@ pub fn conv_bn(
 
 impl Module for ConvNorm {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.activation.apply_(self.norm.forward(&self.conv.forward(xs, mode), mode))
+        let ys = self.conv.forward(xs, mode);
+        match &self.norm {
+            Norm::Batch(norm) => norm.forward_activated(&ys, None, self.activation, mode),
+            Norm::Frozen(norm) => self.activation.apply_(norm.forward(&ys, mode)),
+        }
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

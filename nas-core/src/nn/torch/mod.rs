@@ -10,6 +10,8 @@ use anyhow::{Result, bail};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
+use super::Activation;
+
 type List = *const *const C_tensor;
 
 #[link(name = "nas_torch_shim", kind = "static")]
@@ -49,6 +51,18 @@ unsafe extern "C" {
     fn nas_autocast_exit(before: bool) -> *mut c_char;
     fn nas_set_tf32(on: bool) -> *mut c_char;
     fn nas_set_deterministic() -> *mut c_char;
+    fn nas_norm_act(
+        xs: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        running_mean: *const C_tensor,
+        running_var: *const C_tensor,
+        train: bool,
+        momentum: f64,
+        eps: f64,
+        act: i64,
+        out: *const C_tensor,
+    ) -> *mut c_char;
     fn nas_device_memory(index: i8, now: *mut i64, peak: *mut i64) -> *mut c_char;
 }
 
@@ -171,6 +185,39 @@ pub(crate) fn norms(tensors: &[&Tensor]) -> Tensor {
     // SAFETY: a list of live tensors; the result replaces an undefined tensor that nothing else refers to.
     expect(unsafe { nas_norms(handles(tensors).as_ptr(), tensors.len(), norms.as_ptr()) });
     norms
+}
+
+/// What [`norm_act`] normalises by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NormStep<'a> {
+    pub weight: Option<&'a Tensor>,
+    pub bias: Option<&'a Tensor>,
+    /// Running mean and variance: moved towards those of the batch in training, else what maps are normalised by.
+    pub running: Option<(&'a Tensor, &'a Tensor)>,
+    pub train: bool,
+    pub momentum: f64,
+    pub eps: f64,
+}
+
+/// Batch norm of maps `[B, C, H, W]` and the activation after it in one operator; none where it does not serve: elsewhere than on
+/// the CPU, for other numbers than floats, for maps that are not channels-last, under a tracer, and where gradients of a
+/// network that is not trained are asked for.
+pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> Option<Tensor> {
+    let NormStep { weight, bias, running, train, momentum, eps } = step;
+    let act = match activation {
+        Activation::Identity => 0,
+        Activation::Relu => 1,
+        Activation::Relu6 => 2,
+        Activation::Hswish => 3,
+    };
+    let (mean, var) = running.unzip();
+    let out = Tensor::new();
+    // SAFETY: live tensors or null; the result replaces an undefined tensor that nothing else refers to.
+    expect(unsafe {
+        let [weight, bias, mean, var] = [weight, bias, mean, var].map(handle);
+        nas_norm_act(xs.as_ptr(), weight, bias, mean, var, train, momentum, eps, act, out.as_ptr())
+    });
+    out.defined().then_some(out)
 }
 
 /// Multiplies each tensor by `inverse_scale` in place and sets `overflow` to 1 where a number is not finite. Both are tensors of

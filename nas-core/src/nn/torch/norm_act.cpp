@@ -1,0 +1,284 @@
+// Batch norm and the activation after it as one operator, on channels-last maps of floats on the CPU: three passes over memory
+// forward and five backward where libtorch's operators make seven and ten, and one map less to remember. Batch statistics are
+// sums over fixed parts of the rows, so that they do not hang on the number of threads.
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
+#include <dlfcn.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+#include "guarded.h"
+#include "norm_act.h"
+
+namespace {
+
+const Kernels& kernels() {
+#ifdef NAS_AVX2
+  static const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (wide) return nas_kernels_avx2;
+#endif
+  return nas_kernels_any;
+}
+
+// Adds `count` values of mean `mean` and squares `squares` to `seen` others (Chan et al. 1983).
+template <typename T>
+void merge(double* total_mean, double* total_squares, int64_t seen, const T* mean, const T* squares, int64_t count, int64_t C) {
+  const double share = static_cast<double>(count) / static_cast<double>(seen + count);
+  for (int64_t c = 0; c < C; ++c) {
+    const double apart = static_cast<double>(mean[c]) - total_mean[c];
+    total_mean[c] += apart * share;
+    total_squares[c] += static_cast<double>(squares[c]) + apart * apart * static_cast<double>(seen) * share;
+  }
+}
+
+// Rows in fixed parts, whatever the number of threads, and blocks of them that stay in the cache.
+struct Parts {
+  int64_t rows, channels, count, block;
+
+  Parts(int64_t rows, int64_t channels) : rows(rows), channels(channels) {
+    count = std::clamp<int64_t>(rows * channels / 16384, 1, std::min<int64_t>(64, rows));
+    block = std::max<int64_t>(1, 4096 / channels);
+  }
+
+  Rows part(int64_t i) const {
+    const int64_t from = rows * i / count;
+    return {from, rows * (i + 1) / count - from, channels};
+  }
+
+  template <typename F>
+  void each_block(int64_t i, const F& run) const {
+    const Rows all = part(i);
+    for (int64_t at = 0; at < all.count; at += block) run(Rows{all.from + at, std::min(block, all.count - at), channels});
+  }
+};
+
+// Runs `f(0)` to `f(count - 1)` on the threads that libtorch's own loops run on: the OpenMP library that it has loaded.
+template <typename F>
+void in_parallel(int64_t count, const F& f) {
+  using Region = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  static const auto region = reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  static const auto thread = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+  static const auto threads = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
+  const int64_t most = std::min<int64_t>(count, at::in_parallel_region() ? 1 : at::get_num_threads());
+  if (most <= 1 || !region || !thread || !threads) {
+    for (int64_t i = 0; i < count; ++i) f(i);
+    return;
+  }
+  struct Job {
+    const F& f;
+    int64_t count;
+  } job{f, count};
+  const auto run = [](void* data) {
+    const Job& job = *static_cast<Job*>(data);
+    for (int64_t i = thread(); i < job.count; i += threads()) job.f(i);
+  };
+  region(run, &job, static_cast<unsigned>(most), 0);
+}
+
+bool on_floats(const at::Tensor& tensor) {
+  return !tensor.defined() || (tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous());
+}
+
+float at_or(const at::Tensor& tensor, int64_t i, float otherwise) {
+  return tensor.defined() ? tensor.const_data_ptr<float>()[i] : otherwise;
+}
+
+// Moves running statistics towards those of a batch, whose variance is recorded as that of what it is drawn from.
+void record(const at::Tensor& running_mean, const at::Tensor& running_var, const double* mean, const double* squares, int64_t C,
+            int64_t count, double momentum) {
+  if (!running_mean.defined()) return;
+  float *means = running_mean.data_ptr<float>(), *vars = running_var.data_ptr<float>();
+  for (int64_t c = 0; c < C; ++c) {
+    means[c] = static_cast<float>((1 - momentum) * means[c] + momentum * mean[c]);
+    vars[c] = static_cast<float>((1 - momentum) * vars[c] + momentum * squares[c] / static_cast<double>(count - 1));
+  }
+}
+
+constexpr int64_t MEAN = 0, INVERSE = 1, SCALE = 2, SHIFT = 3;
+
+at::Tensor applied(const at::Tensor& x, const at::Tensor& by, Act act) {
+  const int64_t C = x.size(1);
+  const Parts parts(x.numel() / C, C);
+  auto y = at::empty_like(x);
+  const float *from = x.const_data_ptr<float>(), *row = by.const_data_ptr<float>();
+  float* to = y.data_ptr<float>();
+  const Affine affine{row + MEAN * C, row + SCALE * C, row + SHIFT * C};
+  in_parallel(parts.count, [&](int64_t i) { kernels().apply(act, from, to, parts.part(i), affine); });
+  return y;
+}
+
+// Mean, inverse of the standard deviation, scale and shift `[4, C]`.
+template <typename M, typename V>
+at::Tensor affine(const at::Tensor& like, const at::Tensor& weight, const at::Tensor& bias, const M& mean, const V& var, double eps) {
+  const int64_t C = like.size(1);
+  auto by = at::empty({4, C}, like.options().memory_format(at::MemoryFormat::Contiguous));
+  float* row = by.template data_ptr<float>();
+  for (int64_t c = 0; c < C; ++c) {
+    const double inverse = 1 / std::sqrt(var(c) + eps), scale = inverse * at_or(weight, c, 1);
+    row[MEAN * C + c] = static_cast<float>(mean(c));
+    row[INVERSE * C + c] = static_cast<float>(inverse);
+    row[SCALE * C + c] = static_cast<float>(scale);
+    row[SHIFT * C + c] = static_cast<float>(at_or(bias, c, 0) - mean(c) * scale);
+  }
+  return by;
+}
+
+at::Tensor batch_affine(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& running_mean,
+                        const at::Tensor& running_var, double momentum, double eps) {
+  const int64_t C = x.size(1), rows = x.numel() / C;
+  const Parts parts(rows, C);
+  const float* from = x.const_data_ptr<float>();
+  std::vector<double> moments(parts.count * 2 * C, 0.0);
+  in_parallel(parts.count, [&](int64_t i) {
+    std::vector<float> block(2 * C);
+    double* mine = moments.data() + i * 2 * C;
+    int64_t seen = 0;
+    parts.each_block(i, [&](Rows rows) {
+      kernels().block_moments(from, rows, block.data(), block.data() + C);
+      merge(mine, mine + C, seen, block.data(), block.data() + C, rows.count, C);
+      seen += rows.count;
+    });
+  });
+  double *mean = moments.data(), *squares = mean + C;
+  int64_t seen = parts.part(0).count;
+  for (int64_t i = 1; i < parts.count; ++i) {
+    const double* theirs = moments.data() + i * 2 * C;
+    merge(mean, squares, seen, theirs, theirs + C, parts.part(i).count, C);
+    seen += parts.part(i).count;
+  }
+  record(running_mean, running_var, mean, squares, C, rows, momentum);
+  const auto var = [&](int64_t c) { return squares[c] / static_cast<double>(rows); };
+  return affine(x, weight, bias, [&](int64_t c) { return mean[c]; }, var, eps);
+}
+
+using Gradients = std::array<at::Tensor, 3>;
+
+// Of input, weight and bias.
+Gradients gradients(const at::Tensor& x, const at::Tensor& by, const at::Tensor& given, Act act) {
+  const int64_t C = x.size(1), rows = x.numel() / C;
+  const Parts parts(rows, C);
+  const auto dy = given.contiguous(at::MemoryFormat::ChannelsLast);
+  const float *from = x.const_data_ptr<float>(), *up = dy.const_data_ptr<float>(), *row = by.const_data_ptr<float>();
+  const Affine affine{row + MEAN * C, row + SCALE * C, row + SHIFT * C};
+  std::vector<double> sums(parts.count * 2 * C, 0.0);
+  in_parallel(parts.count, [&](int64_t i) {
+    std::vector<float> block(2 * C);
+    double* mine = sums.data() + i * 2 * C;
+    parts.each_block(i, [&](Rows rows) {
+      std::fill(block.begin(), block.end(), 0.0f);
+      kernels().gradient(act, from, up, rows, affine, block.data());
+      for (int64_t c = 0; c < 2 * C; ++c) mine[c] += block[c];
+    });
+  });
+  for (int64_t i = 1; i < parts.count; ++i)
+    for (int64_t c = 0; c < 2 * C; ++c) sums[c] += sums[i * 2 * C + c];
+  auto flat = by.options();
+  auto of_weight = at::empty({C}, flat), of_bias = at::empty({C}, flat), slopes = at::empty({2, C}, flat);
+  float *weights = of_weight.data_ptr<float>(), *biases = of_bias.data_ptr<float>();
+  float *tilt = slopes.data_ptr<float>(), *offset = tilt + C;
+  const double count = static_cast<double>(rows);
+  for (int64_t c = 0; c < C; ++c) {
+    const double inverse = row[INVERSE * C + c], scale = row[SCALE * C + c], mean = row[MEAN * C + c];
+    const double lean = scale * inverse * inverse * sums[C + c] / count;
+    weights[c] = static_cast<float>(sums[C + c] * inverse);
+    biases[c] = static_cast<float>(sums[c]);
+    tilt[c] = static_cast<float>(-lean);
+    offset[c] = static_cast<float>(mean * lean - scale * sums[c] / count);
+  }
+  auto of_input = at::empty_like(x);
+  float* to = of_input.data_ptr<float>();
+  in_parallel(parts.count, [&](int64_t i) { kernels().back(act, from, up, to, parts.part(i), affine, tilt, offset); });
+  return {of_input, of_weight, of_bias};
+}
+
+// The same by operators that can be derived once more.
+Gradients derivable(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& dy, double eps, Act act) {
+  const std::vector<int64_t> over{0, 2, 3};
+  const auto column = [&](const at::Tensor& tensor) { return tensor.view({1, -1, 1, 1}); };
+  const auto centred = x - x.mean(over, true);
+  const auto inverse = at::rsqrt(centred.square().mean(over, true) + eps);
+  const auto normal = centred * inverse;
+  auto z = weight.defined() ? normal * column(weight) : normal;
+  if (bias.defined()) z = z + column(bias);
+  at::Tensor g = dy;
+  if (act == RELU) g = dy * (z > 0);
+  if (act == RELU6) g = dy * (z > 0).logical_and(z < 6);
+  if (act == HSWISH) g = dy * at::where(z < -3, at::zeros_like(z), at::where(z > 3, at::ones_like(z), z / 3 + 0.5));
+  const auto scale = weight.defined() ? inverse * column(weight) : inverse;
+  const auto of_input = scale * (g - g.mean(over, true) - normal * (g * normal).mean(over, true));
+  return {of_input, (g * normal).sum(over), g.sum(over)};
+}
+
+struct NormAct : torch::autograd::Function<NormAct> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& bias, const at::Tensor& running_mean, const at::Tensor& running_var, double momentum,
+                            double eps, int64_t act) {
+    const auto by = batch_affine(x, weight, bias, running_mean, running_var, momentum, eps);
+    ctx->save_for_backward({x, weight, bias, by});
+    ctx->saved_data["eps"] = eps;
+    ctx->saved_data["act"] = act;
+    return applied(x, by, static_cast<Act>(act));
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const at::Tensor &x = saved[0], &weight = saved[1], &bias = saved[2];
+    const auto act = static_cast<Act>(ctx->saved_data["act"].toInt());
+    torch::autograd::variable_list result(8);
+    if (!grads[0].defined()) return result;
+    auto [of_input, of_weight, of_bias] = at::GradMode::is_enabled()
+        ? derivable(x, weight, bias, grads[0], ctx->saved_data["eps"].toDouble(), act)
+        : gradients(x, saved[3], grads[0], act);
+    result[0] = of_input;
+    if (weight.defined()) result[1] = of_weight;
+    if (bias.defined()) result[2] = of_bias;
+    return result;
+  }
+};
+
+bool serves(const at::Tensor& x, const std::array<at::Tensor, 4>& others, bool train) {
+  const bool sound = x.dim() == 4 && x.is_cpu() && x.scalar_type() == at::kFloat && x.numel() > 0 &&
+                     x.is_contiguous(at::MemoryFormat::ChannelsLast) && std::all_of(others.begin(), others.end(), on_floats);
+  if (!sound || torch::jit::tracer::isTracing()) return false;
+  if (train) return x.numel() > x.size(1);
+  const auto derived = [](const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); };
+  return !(at::GradMode::is_enabled() && (derived(x) || derived(others[0]) || derived(others[1])));
+}
+
+}  // namespace
+
+extern "C" {
+
+// Batch norm over `x` `[B, C, H, W]` and the activation of number `act`, written to `out`, which stays undefined where this does
+// not serve. Absent tensors are null; without `train` the running statistics are what `x` is normalised by.
+char* nas_norm_act(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, const at::Tensor* running_mean,
+                   const at::Tensor* running_var, bool train, double momentum, double eps, int64_t act, at::Tensor* out) {
+  return guarded([&] {
+    const auto given = [](const at::Tensor* tensor) { return tensor ? *tensor : at::Tensor(); };
+    const std::array<at::Tensor, 4> others{given(weight), given(bias), given(running_mean), given(running_var)};
+    if (!serves(*x, others, train)) return;
+    const auto& [w, b, mean, var] = others;
+    if (train) {
+      *out = NormAct::apply(*x, w, b, mean, var, momentum, eps, act);
+      return;
+    }
+    const float *means = mean.const_data_ptr<float>(), *vars = var.const_data_ptr<float>();
+    const auto by = affine(*x, w, b, [&](int64_t c) { return means[c]; }, [&](int64_t c) { return vars[c]; }, eps);
+    *out = applied(*x, by, static_cast<Act>(act));
+  });
+}
+}

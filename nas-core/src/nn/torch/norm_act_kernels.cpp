@@ -1,0 +1,128 @@
+// The loops of norm_act.cpp, compiled once for every processor and once for those with AVX2: NAS_KERNELS names the table.
+
+#include "norm_act.h"
+
+#include <algorithm>
+#include <cstring>
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace {
+
+// Eight floats side by side, by the compiler's own vectors: what becomes of plain loops hangs on its version.
+typedef float Lanes __attribute__((vector_size(32)));
+
+template <typename T>
+INLINE T load(const float* from) {
+  T value;
+  std::memcpy(&value, from, sizeof(T));
+  return value;
+}
+
+template <typename T>
+INLINE void store(float* to, T value) {
+  std::memcpy(to, &value, sizeof(T));
+}
+
+// Runs `f` on all channels, eight at once as far as possible.
+template <typename F>
+INLINE void each_channel(int64_t channels, const F& f) {
+  int64_t c = 0;
+  for (; c + 8 <= channels; c += 8) f.template operator()<Lanes>(c);
+  for (; c < channels; ++c) f.template operator()<float>(c);
+}
+
+#define CHANNELS [&]<typename T>(int64_t c) __attribute__((always_inline))
+
+template <Act A, typename T>
+INLINE T activated(T z) {
+  const T zero{}, six = zero + 6.0f;
+  if (A == RELU) return z < 0.0f ? zero : z;
+  if (A == RELU6) return z < 0.0f ? zero : (z > 6.0f ? six : z);
+  if (A == HSWISH) return z * (z < -3.0f ? zero : (z > 3.0f ? six : z + 3.0f)) * (1.0f / 6);
+  return z;
+}
+
+// `dy` times the derivative, which is libtorch's at the corners.
+template <Act A, typename T>
+INLINE T gated(T dy, T z) {
+  const T zero{}, one = zero + 1.0f;
+  if (A == RELU) return z > 0.0f ? dy : zero;
+  if (A == RELU6) return z > 0.0f ? (z < 6.0f ? dy : zero) : zero;
+  if (A == HSWISH) return dy * (z < -3.0f ? zero : (z > 3.0f ? one : z * (1.0f / 3) + 0.5f));
+  return dy;
+}
+
+// What a map is normalised to before the activation.
+template <typename T>
+INLINE T normalised(Affine by, T x, int64_t c) {
+  return x * load<T>(by.scale + c) + load<T>(by.shift + c);
+}
+
+template <Act A>
+INLINE void apply_rows(const float* x, float* y, Rows rows, Affine by) {
+  for (int64_t at = rows.from * rows.channels; at < (rows.from + rows.count) * rows.channels; at += rows.channels)
+    each_channel(rows.channels, CHANNELS { store(y + at + c, activated<A>(normalised(by, load<T>(x + at + c), c))); });
+}
+
+// Adds the gradients of shift (`sums[0..C]`) and of scale, times the standard deviation (`sums[C..2C]`).
+template <Act A>
+INLINE void gradient_rows(const float* x, const float* dy, Rows rows, Affine by, float* sums) {
+  for (int64_t at = rows.from * rows.channels; at < (rows.from + rows.count) * rows.channels; at += rows.channels)
+    each_channel(rows.channels, CHANNELS {
+      const T xs = load<T>(x + at + c), g = gated<A>(load<T>(dy + at + c), normalised(by, xs, c));
+      float *of_shift = sums + c, *of_scale = sums + rows.channels + c;
+      store(of_shift, load<T>(of_shift) + g);
+      store(of_scale, load<T>(of_scale) + g * (xs - load<T>(by.mean + c)));
+    });
+}
+
+// dx = scale * g + tilt * x + offset.
+template <Act A>
+INLINE void back_rows(const float* x, const float* dy, float* dx, Rows rows, Affine by, const float* tilt, const float* offset) {
+  for (int64_t at = rows.from * rows.channels; at < (rows.from + rows.count) * rows.channels; at += rows.channels)
+    each_channel(rows.channels, CHANNELS {
+      const T xs = load<T>(x + at + c), g = gated<A>(load<T>(dy + at + c), normalised(by, xs, c));
+      store(dx + at + c, load<T>(by.scale + c) * g + (load<T>(tilt + c) * xs + load<T>(offset + c)));
+    });
+}
+
+#define BY_ACTIVATION(run, ...)                        \
+  switch (act) {                                       \
+    case RELU: return run<RELU>(__VA_ARGS__);          \
+    case RELU6: return run<RELU6>(__VA_ARGS__);        \
+    case HSWISH: return run<HSWISH>(__VA_ARGS__);      \
+    default: return run<IDENTITY>(__VA_ARGS__);        \
+  }
+
+void apply(Act act, const float* x, float* y, Rows rows, Affine by) {
+  BY_ACTIVATION(apply_rows, x, y, rows, by)
+}
+
+void gradient(Act act, const float* x, const float* dy, Rows rows, Affine by, float* sums) {
+  BY_ACTIVATION(gradient_rows, x, dy, rows, by, sums)
+}
+
+void back(Act act, const float* x, const float* dy, float* dx, Rows rows, Affine by, const float* tilt,
+                       const float* offset) {
+  BY_ACTIVATION(back_rows, x, dy, dx, rows, by, tilt, offset)
+}
+
+// Mean, and sum of squared distances to it, of a block of rows that stays in the cache.
+void block_moments(const float* x, Rows rows, float* mean, float* squares) {
+  const int64_t first = rows.from * rows.channels, end = first + rows.count * rows.channels;
+  std::fill(mean, mean + rows.channels, 0.0f);
+  std::fill(squares, squares + rows.channels, 0.0f);
+  for (int64_t at = first; at < end; at += rows.channels)
+    each_channel(rows.channels, CHANNELS { store(mean + c, load<T>(mean + c) + load<T>(x + at + c)); });
+  for (int64_t c = 0; c < rows.channels; ++c) mean[c] /= static_cast<float>(rows.count);
+  for (int64_t at = first; at < end; at += rows.channels)
+    each_channel(rows.channels, CHANNELS {
+      const T d = load<T>(x + at + c) - load<T>(mean + c);
+      store(squares + c, load<T>(squares + c) + d * d);
+    });
+}
+
+}  // namespace
+
+extern const Kernels NAS_KERNELS{apply, gradient, back, block_moments};
