@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "guarded.h"
@@ -224,11 +225,15 @@ Gradients derivable(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 }
 
 struct NormAct : torch::autograd::Function<NormAct> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, const at::Tensor& running_mean, const at::Tensor& running_var, double momentum,
-                            double eps, int64_t act) {
-    const auto by = batch_affine(x, weight, bias, running_mean, running_var, momentum, eps);
-    ctx->save_for_backward({x, weight, bias, by});
+  // Of undefined tensors autograd wants to know the device: absent ones are none.
+  using Optional = std::optional<at::Tensor>;
+
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const Optional& weight, const Optional& bias,
+                            const Optional& running_mean, const Optional& running_var, double momentum, double eps, int64_t act) {
+    const auto given = [](const Optional& tensor) { return tensor.value_or(at::Tensor()); };
+    const auto by =
+        batch_affine(x, given(weight), given(bias), given(running_mean), given(running_var), momentum, eps);
+    ctx->save_for_backward({x, given(weight), given(bias), by});
     ctx->saved_data["eps"] = eps;
     ctx->saved_data["act"] = act;
     return applied(x, by, static_cast<Act>(act));
@@ -273,7 +278,8 @@ char* nas_norm_act(const at::Tensor* x, const at::Tensor* weight, const at::Tens
     if (!serves(*x, others, train)) return;
     const auto& [w, b, mean, var] = others;
     if (train) {
-      *out = NormAct::apply(*x, w, b, mean, var, momentum, eps, act);
+      const auto optional = [](const at::Tensor& tensor) { return tensor.defined() ? std::optional(tensor) : std::nullopt; };
+      *out = NormAct::apply(*x, optional(w), optional(b), optional(mean), optional(var), momentum, eps, act);
       return;
     }
     const float *means = mean.const_data_ptr<float>(), *vars = var.const_data_ptr<float>();
