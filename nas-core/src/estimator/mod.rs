@@ -8,4 +8,5 @@ pub mod latency;
 pub mod learning_curve;
 pub mod predictor;
 pub mod supernet;
+pub mod training_speed;
 pub mod zero_cost;

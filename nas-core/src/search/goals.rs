@@ -42,7 +42,8 @@ struct WrittenObjective {
 }
 
 /// What names of costs contain.
-const COSTS: [&str; 10] = ["params", "macs", "flops", "latency", "energy", "memory", "bytes", "secs", "millis", "loss"];
+const COSTS: [&str; 11] =
+    ["params", "macs", "flops", "latency", "energy", "memory", "bytes", "secs", "millis", "loss", "tse"];
 
 impl TryFrom<WrittenObjective> for Objective {
     type Error = String;

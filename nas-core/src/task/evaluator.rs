@@ -20,6 +20,7 @@ use super::zero_cost::{ZeroCost, ZeroCostConfig};
 use super::{CostFunction, Task};
 use crate::estimator::inheritance::inherit;
 use crate::estimator::predictor::{Predictor, PredictorConfig};
+use crate::estimator::training_speed;
 use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
 use crate::run::cli::Compute;
@@ -34,7 +35,7 @@ use crate::space::Architecture;
 use crate::space::trial::{Budget, Record, Trial, Values};
 use crate::strategy::StrategyConfig;
 use crate::task::commands::train::TrainResult;
-use crate::train::{all_variables, read_tensors};
+use crate::train::{all_variables, read_metrics, read_tensors};
 
 /// File in a trial's folder with the weights that its parent handed down.
 const INHERITED: &str = "inherited.safetensors";
@@ -403,7 +404,7 @@ impl<T: Task> Evaluator<T> {
             Self::Predicted { inner, .. } => [vec![PREDICTED.to_string()], inner.metrics(&[])].concat(),
             Self::Latency(latencies) => latencies.metrics(),
             Self::Both(both) => both.iter().flat_map(|evaluator| evaluator.metrics(&[])).collect(),
-            Self::Train(_) => owned(&mut T::METRICS.iter().map(|(key, _)| *key)),
+            Self::Train(_) => owned(&mut T::METRICS.iter().map(|(key, _)| *key).chain(training_speed::NAMES)),
         };
         let more = of_architecture.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>();
         names.extend(more);
@@ -595,7 +596,9 @@ impl<T: Task> TrainEvaluator<T> {
         let mut values = (self.costs)(&trial.arch)?;
         let scores: Vec<(&str, f64)> = metrics_of::<T>(&result.scores).collect();
         ensure!(!scores.is_empty(), "the held-out samples have nothing to score");
-        values.extend(scores.into_iter().map(|(name, value)| (name.to_string(), value)));
+        let losses: Vec<f64> = read_metrics(&run)?.iter().filter_map(|line| line.get("loss")?.as_f64()).collect();
+        let speed = training_speed::NAMES.into_iter().zip(training_speed::training_speed(&losses));
+        values.extend(scores.into_iter().chain(speed).map(|(name, value)| (name.to_string(), value)));
         Ok(values)
     }
 

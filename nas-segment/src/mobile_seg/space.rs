@@ -417,9 +417,11 @@ impl MobileSegSpace {
     /// The architecture of choices such as `1-0-3`, or of a network with a name. An error where it is not of the space.
     pub fn parse(&self, text: &str) -> Result<Architecture> {
         let named = presets().into_iter().find(|(name, _)| *name == text);
-        let Some((_, config)) = named else {
+        let Some((_, mut config)) = named else {
             return text.parse().with_context(|| format!("{text:?} is no network with a name and no list of choices"));
         };
+        // A network's name stands for its choices, whatever the activation that all networks of the space have.
+        config.activation = self.activation;
         self.encode(&config)
             .with_context(|| format!("{text} is not of this space: its choices do not hold that network"))
     }
