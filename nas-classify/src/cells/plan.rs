@@ -39,7 +39,7 @@ impl Plan {
         let (weights, active, skip_dropout) = match mixture {
             Mixture::Path(_) => return Self::path(space, cell.expect("a path has cells")),
             Mixture::Weights(weights) => (weights, None, 0.0),
-            Mixture::Sampled { weights, active, skip_dropout } => (weights, Some(active), skip_dropout),
+            Mixture::Sampled { weights, active, skip_dropout, .. } => (weights, Some(active), skip_dropout),
         };
         let is_active = |tensor: usize, i: usize| active.is_none_or(|active| active[tensor][i]);
         let scalars = |tensor: usize| weights.get(tensor).map(|weights| weights.reshape([-1]).unbind(0));

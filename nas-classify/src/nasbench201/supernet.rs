@@ -82,6 +82,10 @@ impl WeightSharing for NasBench201Nets {
         vec![ArchParameter::new("alpha", &[EDGES.len() as i64, OPS.len() as i64], Choice::Operator)]
     }
 
+    fn adds_undrawn(&self) -> bool {
+        true
+    }
+
     fn discretize(&self, weights: &[Tensor]) -> Architecture {
         let best = Vec::<i64>::try_from(weights[0].argmax(1, false)).expect("a row for each edge");
         Architecture::new(best.into_iter().map(|op| op as u16).collect())
@@ -152,23 +156,32 @@ impl Supernet for NasBench201Supernet {
     }
 }
 
-/// What is computed on each edge: operators but `none`, with their weights; no weight stands for 1.
-type Plan = Vec<Vec<(usize, Option<Tensor>)>>;
+/// What is computed on an edge.
+#[derive(Default)]
+struct PlannedEdge {
+    /// Operators but `none`, with their weights; no weight stands for 1.
+    ops: Vec<(usize, Option<Tensor>)>,
+    /// The sum of the weights of operators that are not drawn, where it is a term.
+    undrawn: Option<Tensor>,
+}
 
-fn plan(mixture: Mixture) -> Plan {
-    let (weights, active) = match mixture {
+fn plan(mixture: Mixture) -> Vec<PlannedEdge> {
+    let (weights, active, undrawn) = match mixture {
         Mixture::Path(arch) => {
             let op = |choice: &u16| Some(usize::from(*choice)).filter(|op| *op != NONE).map(|op| (op, None));
-            return arch.choices().iter().map(|choice| op(choice).into_iter().collect()).collect();
+            let edge = |choice| PlannedEdge { ops: op(choice).into_iter().collect(), undrawn: None };
+            return arch.choices().iter().map(edge).collect();
         }
-        Mixture::Weights(weights) => (weights, None),
-        Mixture::Sampled { weights, active, .. } => (weights, Some(active)),
+        Mixture::Weights(weights) => (weights, None, false),
+        Mixture::Sampled { weights, active, undrawn, .. } => (weights, Some(active), undrawn),
     };
     let alpha = weights[0].reshape([-1]).unbind(0);
     let is_active = |i: usize| active.is_none_or(|active| active[0][i]);
     let edge = |edge: usize| {
-        let ops = (1..OPS.len()).filter(|op| is_active(edge * OPS.len() + op));
-        ops.map(|op| (op, Some(alpha[edge * OPS.len() + op].shallow_clone()))).collect()
+        let weight = |op: usize| alpha[edge * OPS.len() + op].shallow_clone();
+        let (drawn, others): (Vec<usize>, Vec<usize>) = (0..OPS.len()).partition(|op| is_active(edge * OPS.len() + op));
+        let ops = drawn.into_iter().filter(|op| *op != NONE).map(|op| (op, Some(weight(op)))).collect();
+        PlannedEdge { ops, undrawn: undrawn.then(|| others.into_iter().map(weight).sum()) }
     };
     (0..EDGES.len()).map(edge).collect()
 }
@@ -186,17 +199,22 @@ impl MixedCell {
         Self { edges: (0..EDGES.len()).map(|edge| (0..OPS.len()).map(|i| op(edge, i)).collect()).collect() }
     }
 
-    fn forward(&self, xs: &Tensor, plan: &Plan, mode: Mode) -> Tensor {
+    fn forward(&self, xs: &Tensor, plan: &[PlannedEdge], mode: Mode) -> Tensor {
         let mut nodes: Vec<Option<Tensor>> = vec![Some(xs.shallow_clone()), None, None, None];
         for (((from, to), ops), planned) in EDGES.into_iter().zip(&self.edges).zip(plan) {
-            for (op, weight) in planned {
-                let Some(source) = &nodes[from] else { continue };
-                let ys = ops[*op].forward(source, mode);
-                let ys = weight.as_ref().map_or_else(|| ys.shallow_clone(), |weight| &ys * weight);
+            let mut add = |nodes: &mut [Option<Tensor>], ys: Tensor| {
                 nodes[to] = Some(match nodes[to].take() {
                     Some(node) => node + ys,
                     None => ys,
                 });
+            };
+            for (op, weight) in &planned.ops {
+                let Some(source) = &nodes[from] else { continue };
+                let ys = ops[*op].forward(source, mode);
+                add(&mut nodes, weight.as_ref().map_or_else(|| ys.shallow_clone(), |weight| &ys * weight));
+            }
+            if let Some(undrawn) = &planned.undrawn {
+                add(&mut nodes, undrawn.expand_as(xs));
             }
         }
         nodes.pop().flatten().unwrap_or_else(|| xs * 0.0)

@@ -76,9 +76,47 @@ fn assert_inactive_candidates_do_not_count(space: &dyn WeightSharing, supernet: 
     }
     let last = |mixture| supernet.features(&images(side), mixture, Mode::train(0.0)).pop().unwrap();
     let all = last(Mixture::Weights(&weights));
-    let sampled = last(Mixture::Sampled { weights: &weights, active: &active, skip_dropout: 0.0 });
+    let sampled = last(Mixture::Sampled { weights: &weights, active: &active, skip_dropout: 0.0, undrawn: false });
     let difference = difference(&all, &sampled);
     assert!(difference < 1e-9 * f64::max(1.0, all.abs().max().double_value(&[])), "{}: {difference}", space.name());
+}
+
+/// Weights of operators that are not drawn are terms of their edges' maps, zero in value: the gradient is that of differences, and
+/// on the first edge, whose source is the cell's input, also where `none` is drawn.
+#[test]
+fn undrawn_weights_of_nasbench201_have_the_gradient_of_their_sum() {
+    let space = NasBench201Nets { channels: 4, cells: 1 };
+    assert!(space.adds_undrawn() && !CellSpace::default().adds_undrawn());
+    let mut vs = VarStore::new(Device::Cpu);
+    let supernet = space.supernet(&VarBuilder::new(&vs));
+    vs.double();
+    let drawn = [0, 3, 1, 2, 0, 4];
+    let hot: Vec<f64> = drawn.iter().flat_map(|op| (0..5).map(move |i| f64::from(u8::from(i == *op)))).collect();
+    let active = [hot.iter().map(|value| *value > 0.0).collect::<Vec<_>>()];
+    let weights = Tensor::from_slice(&hot).view([6, 5]).set_requires_grad(true);
+    let (xs, up) = (images(16), (Tensor::arange(32, CPU) * 0.7).cos().view([2, 16, 1, 1]));
+    let value = |weights: &Tensor, undrawn: bool| {
+        let weights = [weights.shallow_clone()];
+        let mixture = Mixture::Sampled { weights: &weights, active: &active, skip_dropout: 0.0, undrawn };
+        let map = supernet.features(&xs, mixture, Mode::train(0.0)).pop().unwrap();
+        (map.mean_dim([2i64, 3].as_slice(), true, None) * &up).sum(Kind::Double)
+    };
+    let (with, without) = (value(&weights, true), value(&weights, false));
+    assert!((&with - &without).abs().double_value(&[]) < 1e-12);
+    let gradient = Tensor::run_backward(&[with], &[&weights], false, false).remove(0);
+    for (edge, op) in [(0, 1), (0, 4), (1, 0), (3, 4), (5, 0)] {
+        let moved = |by: f64| {
+            let weights = weights.detach().copy();
+            let _ = weights.get(edge).get(op).fill_(by);
+            value(&weights, true).double_value(&[])
+        };
+        let (found, expected) = (gradient.double_value(&[edge, op]), (moved(1e-5) - moved(-1e-5)) / 2e-5);
+        assert!(
+            (found - expected).abs() < 1e-4 * expected.abs().max(1e-3),
+            "{edge}, {op}: {found}, expected {expected}"
+        );
+        assert!(expected.abs() > 1e-7, "{edge}, {op}");
+    }
 }
 
 #[test]
@@ -477,7 +515,11 @@ fn dropout_of_identities_is_on_identities_of_training_passes() {
         let active: Vec<Vec<bool>> =
             weights.iter().map(|w| (0..w.numel()).map(|i| skips || i % 8 != skip).collect()).collect();
         supernet
-            .features(&images(16), Mixture::Sampled { weights: &weights, active: &active, skip_dropout }, mode)
+            .features(
+                &images(16),
+                Mixture::Sampled { weights: &weights, active: &active, skip_dropout, undrawn: false },
+                mode,
+            )
             .remove(0)
     };
     let train = Mode::train(0.0);

@@ -1,7 +1,7 @@
 //! GDAS (Dong and Yang 2019, arXiv 1910.04465): one operator per edge is drawn by the Gumbel trick; only it is computed, and
 //! it stands for the whole distribution in the backward pass (straight-through).
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::config::{OneShotDef, OneShotInfo, chooses_operators, positive};
 use super::gumbel::{Sample, gumbel_softmax, one_hot_of_largest, straight_through};
@@ -19,6 +19,10 @@ relaxed_config! {
         temperature_start: f64,
         /// Temperature at the end.
         temperature_end: f64,
+        /// Adds the weights of the operators that are not drawn, whose values are zero, to the map of an edge, as the code of
+        /// GDAS' authors does: the gradient of a logit then has the sum of the map's gradient taken off it, and an operator that
+        /// gives nothing (`none`) one of its own. Of spaces whose supernet can.
+        undrawn: bool,
     }
 }
 
@@ -29,6 +33,7 @@ impl Default for GdasConfig {
         Self {
             temperature_start: 10.0,
             temperature_end: 0.1,
+            undrawn: false,
             weights: OptimizerConfig::Sgd(weights),
             schedule: Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.001 } },
             grad_clip: 5.0,
@@ -46,6 +51,11 @@ impl OneShotDef for GdasConfig {
     fn check(&self, space: &dyn WeightSharing, _: Shape) -> Result<()> {
         positive("temperature_start", self.temperature_start)?;
         positive("temperature_end", self.temperature_end)?;
+        ensure!(
+            !self.undrawn || space.adds_undrawn(),
+            "one_shot.method.undrawn = true: no form of the space {} adds the weights of operators that are not drawn",
+            space.name()
+        );
         chooses_operators(self, space)
     }
 
@@ -75,7 +85,7 @@ impl OneShot for Gdas {
                 let hard = one_hot_of_largest(p, &soft);
                 (straight_through(&hard, &soft), hard)
             });
-            objective.loss(part, sample.as_mixture(), at)
+            objective.loss(part, sample.with_undrawn(self.config.undrawn), at)
         })
     }
 

@@ -54,7 +54,12 @@ impl Sample {
     }
 
     pub fn as_mixture(&self) -> Mixture<'_> {
-        Mixture::Sampled { weights: &self.weights, active: &self.active, skip_dropout: 0.0 }
+        self.with_undrawn(false)
+    }
+
+    /// A mixture with [`Mixture::Sampled`]'s `undrawn`.
+    pub fn with_undrawn(&self, undrawn: bool) -> Mixture<'_> {
+        Mixture::Sampled { weights: &self.weights, active: &self.active, skip_dropout: 0.0, undrawn }
     }
 }
 

@@ -242,7 +242,7 @@ impl OneShot for PDarts {
         let active = self.active();
         let skip_dropout = self.config.skip_dropout(stage, place.progress());
         let loss = |weights: &[Tensor], part| {
-            objective.loss(part, Mixture::Sampled { weights, active: &active, skip_dropout }, at)
+            objective.loss(part, Mixture::Sampled { weights, active: &active, skip_dropout, undrawn: false }, at)
         };
         let of_weights = loss(&self.placed_softmax(), Part::Weights);
         self.relaxed.training.descend(&of_weights, place);

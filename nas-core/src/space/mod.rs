@@ -69,6 +69,9 @@ pub enum Mixture<'a> {
         /// Share of the values behind an identity that are dropped while training, 0 in most methods. Of supernets whose
         /// space has [`WeightSharing::with_layers`].
         skip_dropout: f64,
+        /// Whether the map of an edge has the weights of the candidates that do not count as a term: zero in value, but of a
+        /// gradient (the code of GDAS' authors). Of supernets whose space has [`WeightSharing::adds_undrawn`].
+        undrawn: bool,
     },
     /// The candidates of one architecture only.
     Path(&'a Architecture),
@@ -148,6 +151,11 @@ pub trait WeightSharing: SearchSpace {
     /// Metrics that say how clearly `weights` speak for [`WeightSharing::discretize`], where the space knows any.
     fn evidence(&self, _weights: &[Tensor]) -> Vec<(&'static str, f64)> {
         Vec::new()
+    }
+
+    /// Whether a supernet's edges take the weights of candidates that are not drawn as a term.
+    fn adds_undrawn(&self) -> bool {
+        false
     }
 
     /// The same choices in networks of `layers` layers; `None` where no network can be so deep, or layers are the choice.

@@ -157,9 +157,10 @@ fn a_mixture_with_one_certain_operator_is_its_path() {
     let weights = [weights];
     let active = [Vec::<bool>::try_from(&weights[0].view(-1).gt(0.0)).unwrap()];
     let hard = net.forward(&images(1), Mixture::Path(&path), Mode::EVAL);
-    for mixture in
-        [Mixture::Weights(&weights), Mixture::Sampled { weights: &weights, active: &active, skip_dropout: 0.0 }]
-    {
+    for mixture in [
+        Mixture::Weights(&weights),
+        Mixture::Sampled { weights: &weights, active: &active, skip_dropout: 0.0, undrawn: false },
+    ] {
         let found = net.forward(&images(1), mixture, Mode::EVAL);
         assert!((found.logits - &hard.logits).abs().max().double_value(&[]) < 1e-5);
     }

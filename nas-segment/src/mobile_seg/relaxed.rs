@@ -256,7 +256,7 @@ mod tests {
             let active = [Vec::<bool>::try_from(list[0].reshape([-1]).to_kind(Kind::Bool)).unwrap()];
             let run = |mixture| tch::no_grad(|| supernet.forward_mixture(&images, mixture, Mode::EVAL));
             let expected = run(Mixture::Path(&arch));
-            let sampled = Mixture::Sampled { weights: &list, active: &active, skip_dropout: 0.0 };
+            let sampled = Mixture::Sampled { weights: &list, active: &active, skip_dropout: 0.0, undrawn: false };
             for mixture in [Mixture::Weights(&list), sampled] {
                 let difference = (run(mixture) - &expected).abs().max().double_value(&[]);
                 assert!(difference < 1e-9 * expected.abs().max().double_value(&[]).max(1.0), "{arch}: {difference}");
