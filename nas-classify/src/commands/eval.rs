@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::run::cli::{Compute, Format, TrainedArgs, print};
+use nas_core::run::cli::{Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
-use nas_core::task::experiment::{self, TrainExperiment};
+use nas_core::task::commands::trained::NetworkArgs;
+use nas_core::task::experiment::TrainExperiment;
 use nas_core::task::supervised::trained_network;
 use nas_core::task::{Pass, Task};
 use nas_datasets::classify::{ClassifyDataset, ClassifyEvalTransform};
@@ -20,10 +21,14 @@ use crate::task::{Classification, Net};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Examples:
   nas-classify eval --run runs/derived
+  nas-classify eval --model resnet20 --weights resnet20.safetensors --set data.kind=cifar10 --set data.root=DIR
   nas-classify eval --run runs/derived --weights last --confusion matrix.csv")]
 pub struct EvalArgs {
     #[command(flatten)]
-    trained: TrainedArgs,
+    network: NetworkArgs,
+    /// Where and how to compute
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     split: Split,
@@ -53,11 +58,10 @@ pub struct Trained {
 
 impl Trained {
     /// The network that a command is given.
-    pub fn open(args: &TrainedArgs) -> Result<Self> {
-        let compute = args.compute.resolve()?;
-        let experiment: TrainExperiment<Classification> = experiment::load(&args.config(), &args.sets)?;
-        let classes = args.classes()?;
-        let (vs, net) = trained_network::<Classification>(&experiment.model, classes.len(), &args.weights(), compute)?;
+    pub fn open(args: &NetworkArgs, compute: Compute) -> Result<Self> {
+        let experiment: TrainExperiment<Classification> = args.experiment()?;
+        let (classes, weights) = (args.classes(&experiment)?, args.weights::<Classification>()?);
+        let (vs, net) = trained_network::<Classification>(&experiment.model, classes.len(), weights.path(), compute)?;
         let transform = ClassifyEvalTransform::like(&experiment.augment, experiment.eval.resize)?;
         Ok(Self { vs, net, experiment, transform, classes, compute })
     }
@@ -81,7 +85,7 @@ impl Trained {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let trained = Trained::open(&args.trained)?;
+    let trained = Trained::open(&args.network, args.compute.resolve()?)?;
     let setting = trained.experiment.setting();
     let dataset = setting.open_sound(args.split)?;
     trained.require_classes(&*dataset)?;

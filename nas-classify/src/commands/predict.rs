@@ -9,9 +9,10 @@ use anyhow::Result;
 use clap::Args;
 use image::RgbImage;
 use nas_core::nn::Mode;
-use nas_core::run::cli::{Format, TrainedArgs, count, print};
+use nas_core::run::cli::{ComputeArgs, Format, count, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
+use nas_core::task::commands::trained::NetworkArgs;
 use nas_datasets::classify::{ClassifyDataset, eval_batches};
 use nas_datasets::{DataError, Split, image_files, read_image};
 use serde::Serialize;
@@ -27,7 +28,10 @@ use crate::task::logits;
   nas-classify predict --run runs/derived --split val --out predictions.csv --top 1")]
 pub struct PredictArgs {
     #[command(flatten)]
-    trained: TrainedArgs,
+    network: NetworkArgs,
+    /// Where and how to compute
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Image files, or folders of them
     #[arg(value_name = "IMAGE", conflicts_with = "split", required_unless_present = "split")]
     images: Vec<PathBuf>,
@@ -100,7 +104,7 @@ impl ClassifyDataset for Files {
 
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
-    let trained = Trained::open(&args.trained)?;
+    let trained = Trained::open(&args.network, args.compute.resolve()?)?;
     let dataset: Arc<dyn ClassifyDataset> = match args.split {
         Some(split) => {
             let dataset = trained.experiment.data.open(split)?;

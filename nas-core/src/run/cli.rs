@@ -3,13 +3,12 @@
 use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, ValueEnum};
-use nas_datasets::require_same_classes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,7 +17,7 @@ use crate::run::config::Growth;
 use crate::run::device::{self, DeviceChoice, Numerics};
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::launch;
-use crate::run::run_dir::{self, RunDir};
+use crate::run::run_dir::RunDir;
 use crate::run::words;
 
 /// Options of every command that works on a run.
@@ -152,54 +151,6 @@ fn patient_threads() {
         command.arg0(args.next().unwrap_or_default()).args(args);
         // Comes back only if it fails; then the threads wait as they are told.
         let _ = command.envs([("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "5000")]).exec();
-    }
-}
-
-/// Which trained network a command works with.
-#[derive(Clone, Debug, Args)]
-pub struct TrainedArgs {
-    /// Run folder of a training
-    #[arg(long, value_name = "DIR")]
-    pub run: PathBuf,
-    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
-    #[arg(long, value_name = "FILE|last")]
-    pub weights: Option<PathBuf>,
-    /// Replace a key of the run's config (data.root, eval.resize, ...); may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub sets: Vec<String>,
-    /// Where and how to compute
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-}
-
-impl TrainedArgs {
-    /// The experiment file of the run.
-    pub fn config(&self) -> PathBuf {
-        self.run.join("config.toml")
-    }
-
-    /// The classes of the run's network, in the order of its outputs.
-    pub fn classes(&self) -> Result<Vec<String>> {
-        run_dir::read_classes(&self.run)
-    }
-
-    /// Refuses a data set whose classes are not those of the run, in its order; `place` names it.
-    pub fn require_classes(&self, place: &str, names: &[String]) -> Result<()> {
-        Ok(require_same_classes("the run", &self.classes()?, place, names)?)
-    }
-
-    /// The file of the weights.
-    pub fn weights(&self) -> PathBuf {
-        weights_of(&self.run, self.weights.as_deref())
-    }
-}
-
-/// The file of the weights of a run, by what its command was given.
-pub fn weights_of(run: &Path, named: Option<&Path>) -> PathBuf {
-    match named {
-        Some(last) if last == Path::new("last") => run_dir::last_weights(run),
-        Some(file) => file.to_path_buf(),
-        None => run_dir::best_weights(run).unwrap_or_else(|| run_dir::last_weights(run)),
     }
 }
 

@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use nas_core::run::cli::{self, Compute, ComputeArgs, Format, print};
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::write_atomic;
-use nas_core::task::experiment::{self, TrainExperiment};
+use nas_core::task::commands::trained::NetworkArgs;
+use nas_core::task::experiment::TrainExperiment;
 use nas_core::task::supervised::trained_network;
 use nas_datasets::Split;
 
@@ -19,7 +20,7 @@ use crate::task::{Detection, Net, reading};
 /// Score a trained network, or anybody's detections, by the rules of COCO or Pascal VOC
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "With --run the network is run over a split. With --gt and --dt, both files are JSON as COCO has it: --gt holds {\"images\", \"annotations\", \"categories\"}, --dt what a detector found,
+    after_help = "With --run or --model the network is run over a split. With --gt and --dt, both files are JSON as COCO has it: --gt holds {\"images\", \"annotations\", \"categories\"}, --dt what a detector found,
 [{\"image_id\", \"category_id\", \"bbox\": [left, top, width, height], \"score\"}, ...] in pixels of the original images.
 
 coco: pycocotools' 12 numbers, digit for digit (JSON key `stats`), and the same per class. -1 stands for \"there was nothing to
@@ -35,15 +36,8 @@ Examples:
   nas-detect eval --gt instances_val2017.json --dt results.json --metric coco --format json"
 )]
 pub struct EvalArgs {
-    /// Run folder of a training
-    #[arg(long, value_name = "DIR")]
-    run: Option<PathBuf>,
-    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation]
-    #[arg(long, value_name = "FILE|last", requires = "run")]
-    weights: Option<PathBuf>,
-    /// Replace a key of the run's config; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE", requires = "run")]
-    sets: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Where and how to run the network
     #[command(flatten)]
     compute: ComputeArgs,
@@ -51,10 +45,10 @@ pub struct EvalArgs {
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     split: Split,
     /// Where to write what the network finds, as pycocotools reads it
-    #[arg(long, value_name = "FILE", requires = "run")]
+    #[arg(long, value_name = "FILE", conflicts_with = "gt")]
     results: Option<PathBuf>,
     /// Ground truth
-    #[arg(long, value_name = "FILE", requires = "dt", conflicts_with = "run")]
+    #[arg(long, value_name = "FILE", requires = "dt", conflicts_with_all = ["run", "model", "weights", "sets"])]
     gt: Option<PathBuf>,
     /// Detections
     #[arg(long, value_name = "FILE", requires = "gt")]
@@ -85,12 +79,6 @@ pub struct Trained {
     pub reading: Reading,
 }
 
-/// The experiment of a run, and where to compute.
-pub fn open(args: &cli::TrainedArgs) -> Result<(TrainExperiment<Detection>, Compute)> {
-    let compute = args.compute.resolve()?;
-    Ok((experiment::load(&args.config(), &args.sets)?, compute))
-}
-
 impl Trained {
     /// The network of `experiment` with the weights of a file.
     pub fn load(
@@ -106,14 +94,13 @@ impl Trained {
 
 /// Runs the command.
 pub fn run(args: &EvalArgs) -> Result<()> {
-    let files = match (&args.run, &args.gt, &args.dt) {
-        (Some(run), ..) => {
-            let EvalArgs { weights, sets, compute, .. } = args.clone();
-            let trained = cli::TrainedArgs { run: run.clone(), weights, sets, compute };
-            of_network(&trained, args.split, args.results.as_deref())?
+    let NetworkArgs { run, model, .. } = &args.network;
+    let files = match (&args.gt, &args.dt) {
+        (Some(gt), Some(dt)) => files::read(gt, dt)?,
+        _ if run.is_some() || model.is_some() => of_network(args)?,
+        _ => {
+            bail!("nothing to score: expected --run DIR, --model NAME with --weights FILE, or --gt FILE and --dt FILE")
         }
-        (None, Some(gt), Some(dt)) => files::read(gt, dt)?,
-        _ => bail!("nothing to score: expected --run DIR, or --gt FILE and --dt FILE"),
     };
     files.warnings.iter().for_each(cli::warn);
     match args.metric {
@@ -122,18 +109,21 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     }
 }
 
-fn of_network(args: &cli::TrainedArgs, split: Split, out: Option<&Path>) -> Result<EvalFiles> {
-    let (experiment, compute) = open(args)?;
-    let dataset = experiment.setting().open_sound(split)?;
-    args.require_classes(&experiment.data.place(split), dataset.classes().names())?;
-    let Trained { net, reading } = Trained::load(&experiment, dataset.classes().len(), &args.weights(), compute)?;
+fn of_network(args: &EvalArgs) -> Result<EvalFiles> {
+    let EvalArgs { network, split, .. } = args;
+    let compute = args.compute.resolve()?;
+    let experiment: TrainExperiment<Detection> = network.experiment()?;
+    let dataset = experiment.setting().open_sound(*split)?;
+    network.require_classes::<Detection>(&experiment.data.place(*split), dataset.classes().names())?;
+    let weights = network.weights::<Detection>()?;
+    let Trained { net, reading } = Trained::load(&experiment, dataset.classes().len(), weights.path(), compute)?;
     let mut progress = Progress::new("eval", dataset.len(), 0, None)?;
     let mut files = evaluate(&|images| Ok(net.detect(images, None)), &dataset, &reading, compute, |_, _| {
         progress.step(|| "images".into());
         Ok(())
     })?;
     files.warnings.extend_from_slice(dataset.warnings());
-    if let Some(out) = out {
+    if let Some(out) = &args.results {
         write_atomic(out, &serde_json::to_vec(&results(&files))?)?;
     }
     Ok(files)

@@ -6,16 +6,19 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Args;
-use nas_core::run::cli::{self, Format, print};
+use nas_core::run::cli::{self, ComputeArgs, Format, print};
 use nas_core::run::picture::write_png;
 use nas_core::run::progress::Progress;
 use nas_core::run::run_dir::{open_output, write_atomic};
+use nas_core::task::commands::trained::NetworkArgs;
+use nas_core::task::experiment::TrainExperiment;
 use nas_datasets::det::{DetClasses, DetDataset, unlabelled};
 use nas_datasets::{Split, image_files};
 use serde::Serialize;
 
-use super::eval::{Trained, open};
+use super::eval::Trained;
 use crate::picture::{draw, marked};
+use crate::task::Detection;
 use crate::task::evaluation::{evaluate, results};
 
 /// Write pictures with boxes, and results.json that pycocotools reads
@@ -27,7 +30,10 @@ Examples:
   nas-detect predict --run runs/bccd blood/*.jpg --out predictions --min-score 0.5")]
 pub struct PredictArgs {
     #[command(flatten)]
-    trained: cli::TrainedArgs,
+    network: NetworkArgs,
+    /// Where and how to compute
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Split to look at: train, val or test
     #[arg(long, default_value = "val", value_name = "SPLIT")]
     split: Split,
@@ -68,23 +74,26 @@ impl fmt::Display for PredictReport {
 
 /// Runs the command.
 pub fn run(args: &PredictArgs) -> Result<()> {
-    let (experiment, compute) = open(&args.trained)?;
+    let (network, compute) = (&args.network, args.compute.resolve()?);
+    let experiment: TrainExperiment<Detection> = network.experiment()?;
     let named = image_files(&args.images)?;
     let of_data = experiment.data.open(args.split);
     let dataset: Arc<dyn DetDataset> = match of_data {
         // Category ids are the data set's; where it is not here they are 1, 2, ...
-        Err(_) if !named.is_empty() => Arc::new(unlabelled(DetClasses::numbered(args.trained.classes()?), &named)?),
+        Err(_) if !named.is_empty() => {
+            Arc::new(unlabelled(DetClasses::numbered(network.classes(&experiment)?), &named)?)
+        }
         of_data => {
             let dataset = of_data?;
-            args.trained.require_classes(&experiment.data.place(args.split), dataset.classes().names())?;
+            network.require_classes::<Detection>(&experiment.data.place(args.split), dataset.classes().names())?;
             match named.is_empty() {
                 true => dataset,
                 false => Arc::new(unlabelled(dataset.classes().clone(), &named)?),
             }
         }
     };
-    let Trained { net, reading } =
-        Trained::load(&experiment, dataset.classes().len(), &args.trained.weights(), compute)?;
+    let weights = network.weights::<Detection>()?;
+    let Trained { net, reading } = Trained::load(&experiment, dataset.classes().len(), weights.path(), compute)?;
     open_output(&args.out, &cli::job())?;
     let pictures = (!args.no_pictures).then(|| args.out.join("pictures"));
     let mut progress = Progress::new("predict", dataset.len(), 0, None)?;

@@ -5,18 +5,17 @@ mod int8;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
-use nas_datasets::Split;
 use serde::Serialize;
 use tch::nn::VarStore;
 
 use self::int8::Int8Report;
-use crate::run::cli::{Compute, ComputeArgs, Format, count, parse_size, print, weights_of};
+use super::trained::NetworkArgs;
+use crate::run::cli::{Compute, ComputeArgs, Format, count, parse_size, print};
 use crate::run::export::{FileFormat, Network, Written, write};
-use crate::run::run_dir::read_classes;
 use crate::task::Task;
-use crate::task::experiment::{self, TrainExperiment, Weights};
+use crate::task::experiment::TrainExperiment;
 use crate::task::supervised::trained_network;
 
 /// Write a trained network as ONNX, TorchScript, PyTorch source or safetensors
@@ -26,18 +25,8 @@ use crate::task::supervised::trained_network;
   PROGRAM export --run runs/derived --out derived_int8.onnx --int8 --calibration 200
   python -c 'import onnxruntime as ort; print(ort.InferenceSession(\"derived.onnx\").get_modelmeta().custom_metadata_map)'")]
 pub struct ExportArgs {
-    /// Run folder of a training
-    #[arg(long, value_name = "DIR", required_unless_present = "model")]
-    run: Option<PathBuf>,
-    /// In the place of a run: a preset, or an experiment file of kind train
-    #[arg(long, value_name = "NAME", conflicts_with = "run")]
-    model: Option<String>,
-    /// A file of weights, or `last` for those of the run's last epoch [default: those of its best validation, or those that come with the program]
-    #[arg(long, value_name = "FILE|last")]
-    weights: Option<PathBuf>,
-    /// Replace a key of the config; may be repeated
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// File to write; its ending chooses the format: .onnx, .pt (TorchScript whose weights can be trained), .py (a PyTorch module,
     /// with its weights beside it) or .safetensors (weights alone)
     #[arg(long, value_name = "FILE")]
@@ -85,20 +74,8 @@ impl ExportArgs {
             self.out.display()
         );
         let compute = ComputeArgs::cpu().resolve()?;
-        let (experiment, classes): (TrainExperiment<T>, _) = match (&self.run, &self.model) {
-            (Some(run), _) => (experiment::load(&run.join("config.toml"), &self.sets)?, read_classes(run)?),
-            (None, Some(model)) => {
-                let experiment: TrainExperiment<T> = experiment::of_model(model, &self.sets)?;
-                let of_data = || Ok::<_, anyhow::Error>(T::classes(&T::open(&experiment.data, Split::Val)?));
-                let classes = T::preset_classes(model).map_or_else(of_data, Ok)?;
-                (experiment, classes)
-            }
-            (None, None) => bail!("expected --run or --model"),
-        };
-        let weights = match (&self.run, &self.model) {
-            (Some(run), _) => Weights::Named(weights_of(run, self.weights.as_deref())),
-            (None, model) => Weights::of_model::<T>(model.as_deref().unwrap_or_default(), self.weights.as_deref())?,
-        };
+        let experiment = self.network.experiment::<T>()?;
+        let (classes, weights) = (self.network.classes(&experiment)?, self.network.weights::<T>()?);
         let (vs, net) = trained_network::<T>(&experiment.model, classes.len(), weights.path(), compute)?;
         Ok(Trained { experiment, classes, vs, net, compute })
     }

@@ -14,9 +14,10 @@ use serde::Serialize;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
+use super::trained::weights_of;
 use crate::estimator::latency::{Latency, Protocol, Times};
 use crate::nn::{channels_last, torch};
-use crate::run::cli::{Compute, ComputeArgs, Format, count, parse_size, print, weights_of};
+use crate::run::cli::{Compute, ComputeArgs, Format, count, parse_size, print};
 use crate::run::device::describe;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::run_dir::{pretty, read_classes, write_atomic};

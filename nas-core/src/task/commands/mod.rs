@@ -18,6 +18,7 @@ pub mod report;
 pub mod search;
 pub mod strategies;
 pub mod train;
+pub mod trained;
 pub mod trainings;
 pub mod trial;
 pub mod watch;
