@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use nas_core::nn::{Mode, VarBuilder, channels_last};
+use nas_core::nn::{Activation, Mode, VarBuilder, channels_last};
 use nas_core::run::export::{MAX_DIFFERENCE, Network, onnx, write};
 use nas_core::train::{all_variables, write_tensors};
 use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool};
@@ -190,6 +190,13 @@ fn every_family_of_segmenters_is_the_same_in_onnx() {
         let name = if matches!(head, HeadConfig::LrAspp { .. }) { "lr_aspp" } else { "pooling" };
         cases.push((name.to_string(), ModelConfig::MobileSeg(MobileSegConfig { head, ..config })));
     }
+    // The operators that no named network has.
+    let ModelConfig::MobileSeg(mut config) = ModelConfig::preset("mobile_seg_hand_a").unwrap() else { panic!() };
+    config.activation = Activation::Hswish;
+    for (stage, operator) in config.stages.iter_mut().zip(["fused_k3_e2", "extra_k3_k5_e2_se", "ib_k3_e4_g2_se"]) {
+        stage.blocks.fill(operator.parse().unwrap());
+    }
+    cases.push(("operators".into(), ModelConfig::MobileSeg(config)));
     check(cases.into_iter().map(|(name, config)| {
         let vs = VarStore::new(Device::Cpu);
         let net = config.build(&VarBuilder::new(&vs), 5).unwrap();
