@@ -202,7 +202,7 @@ impl MixedCell {
     fn forward(&self, xs: &Tensor, plan: &[PlannedEdge], mode: Mode) -> Tensor {
         let mut nodes: Vec<Option<Tensor>> = vec![Some(xs.shallow_clone()), None, None, None];
         for (((from, to), ops), planned) in EDGES.into_iter().zip(&self.edges).zip(plan) {
-            let mut add = |nodes: &mut [Option<Tensor>], ys: Tensor| {
+            let add = |nodes: &mut [Option<Tensor>], ys: Tensor| {
                 nodes[to] = Some(match nodes[to].take() {
                     Some(node) => node + ys,
                     None => ys,

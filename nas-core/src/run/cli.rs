@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt::Display;
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;

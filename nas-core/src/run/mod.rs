@@ -11,6 +11,7 @@ pub mod launch;
 pub mod page;
 pub mod picture;
 pub mod plot;
+pub mod precision_recall;
 pub mod progress;
 pub mod ranges;
 pub mod run_dir;

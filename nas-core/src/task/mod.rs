@@ -31,6 +31,7 @@ use crate::optim::Named;
 use crate::run::cli::Compute;
 use crate::run::confusion::Confusion;
 use crate::run::export::Outputs;
+use crate::run::precision_recall::PrecisionRecall;
 use crate::run::run_dir::RunDir;
 use crate::search::analysis::vocabulary::{Decision, numbered};
 use crate::space::trial::Values;
@@ -331,6 +332,11 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
 
     /// Samples by true and predicted class, where a validation has counted them.
     fn confusion(_validation: &Self::Validation, _classes: &[String]) -> Option<Confusion> {
+        None
+    }
+
+    /// Precision over recall by class, where a validation has measured it.
+    fn precision_recall(_validation: &Self::Validation) -> Option<PrecisionRecall> {
         None
     }
 

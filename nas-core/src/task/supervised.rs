@@ -259,6 +259,7 @@ pub fn train_on<T: Task>(
     let summary = train::run(&mut training, "train", dir, settings)?;
     let validation = training.validation().context("the last epoch has no validation")?;
     T::confusion(validation, &classes).map_or(Ok(()), |confusion| confusion.write(dir.root()))?;
+    T::precision_recall(validation).map_or(Ok(()), |curves| curves.write(dir.root()))?;
     let cost = T::cost(training.net(), input)?;
     let result = TrainResult::new(T::scores(validation, &classes), cost, training.stopped(), &summary, dir);
     draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;

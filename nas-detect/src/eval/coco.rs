@@ -56,6 +56,8 @@ struct ClassScores([Option<RangeScores>; AREAS.len()]);
 struct RangeScores {
     /// Average precision by overlap threshold, with the most detections per image.
     precisions: [f64; NUM_IOUS],
+    /// Precision at 101 recalls at the first overlap threshold, 0.5.
+    curve: Vec<f64>,
     /// Recall by number of detections per image and overlap threshold.
     recalls: Vec<[f64; NUM_IOUS]>,
 }
@@ -177,14 +179,16 @@ fn score(scenes: &[Scene], outcomes: &[Outcome], range: usize, max_dets: &[usize
             .map(move |verdict| verdict.matched >> bit & 1 == 1)
     };
     let recall = |bit, limit| hits(bit, limit).filter(|hit| *hit).count() as f64 / positives;
+    let curves: [Vec<f64>; NUM_IOUS] = std::array::from_fn(|bit| precisions(hits(bit, usize::MAX), positives));
     Some(RangeScores {
-        precisions: std::array::from_fn(|bit| average_precision(hits(bit, usize::MAX), positives)),
+        precisions: std::array::from_fn(|bit| curves[bit].iter().sum::<f64>() / NUM_RECALLS as f64),
+        curve: curves.into_iter().next().unwrap_or_default(),
         recalls: max_dets.iter().map(|limit| std::array::from_fn(|bit| recall(bit, *limit))).collect(),
     })
 }
 
-/// Mean over 101 recalls of the best precision at that recall or a higher one.
-fn average_precision(hits: impl Iterator<Item = bool>, positives: f64) -> f64 {
+/// At 101 recalls, the best precision at that recall or a higher one.
+fn precisions(hits: impl Iterator<Item = bool>, positives: f64) -> Vec<f64> {
     let (mut recalls, mut precisions) = (Vec::new(), Vec::new());
     let (mut tp, mut fp) = (0.0, 0.0);
     for hit in hits {
@@ -200,7 +204,7 @@ fn average_precision(hits: impl Iterator<Item = bool>, positives: f64) -> f64 {
         reached += recalls[reached..].partition_point(|recall| *recall < threshold);
         precisions.get(reached).copied().unwrap_or(0.0)
     });
-    read.sum::<f64>() / NUM_RECALLS as f64
+    read.collect()
 }
 
 impl CocoScores {
@@ -224,6 +228,15 @@ impl CocoScores {
     /// If there is no such class.
     pub fn class_stats(&self, class: usize) -> Vec<f64> {
         self.summarize(&self.classes[class..=class])
+    }
+
+    /// Recalls at which precision is read, and the precisions of a class there at overlap 0.5; none where there is nothing to find.
+    ///
+    /// # Panics
+    /// If there is no such class.
+    pub fn curve(&self, class: usize) -> Option<(Vec<f64>, Vec<f64>)> {
+        let scores = self.classes[class].0[0].as_ref()?;
+        Some((recall_thresholds().collect(), scores.curve.clone()))
     }
 
     fn summarize(&self, classes: &[ClassScores]) -> Vec<f64> {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use nas_core::run::precision_recall::PrecisionRecall;
 use nas_core::run::words;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ pub struct CocoReport {
     pub notes: Vec<String>,
     /// What was left out or looks like a mistake.
     pub warnings: Vec<String>,
+    /// Precision over recall; not among the numbers that are printed.
+    #[serde(skip)]
+    pub curves: PrecisionRecall,
 }
 
 /// COCO's scores of one class.
@@ -51,6 +55,13 @@ impl CocoReport {
             let stats = scores.class_stats(class);
             CocoClass { category: category.clone(), ap: stats[0], stats }
         });
+        let mut curves = PrecisionRecall::default();
+        for (class, category) in files.categories.iter().enumerate() {
+            let Some((recalls, precisions)) = scores.curve(class) else { continue };
+            curves.classes.push(category.name.clone());
+            curves.precisions.push(precisions);
+            curves.recalls = recalls;
+        }
         let stats = scores.stats();
         Self {
             images: files.images.len(),
@@ -62,6 +73,7 @@ impl CocoReport {
             per_class: per_class.collect(),
             notes: scores.explain(),
             warnings: files.warnings.clone(),
+            curves,
         }
     }
 }

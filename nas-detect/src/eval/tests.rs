@@ -43,6 +43,19 @@ fn the_twelve_numbers_equal_pycocotools() {
     assert_eq!(report.names[..3], ["AP", "AP50", "AP75"]);
 }
 
+/// Class by class what pycocotools accumulates; those with nothing to find are left out.
+#[test]
+fn precision_over_recall_equals_pycocotools() {
+    let curves = CocoReport::new(&fixture(""), &coco::MAX_DETS).curves;
+    let expected = json("coco/curves.json");
+    assert_eq!(curves.classes.len(), expected.as_object().unwrap().len());
+    for (name, precisions) in curves.classes.iter().zip(&curves.precisions) {
+        assert_close(precisions, &expected[name]);
+    }
+    assert_eq!(curves.recalls.len(), 101);
+    assert!(curves.recalls.is_sorted() && curves.recalls[0] == 0.0 && curves.recalls[100] == 1.0);
+}
+
 #[test]
 fn annotation_id_0_counts_like_any_other() {
     // pycocotools takes 0 for "unmatched" and finds 0.330494 in this file.

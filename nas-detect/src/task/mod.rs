@@ -15,6 +15,7 @@ use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::export::Outputs;
 use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::precision_recall::PrecisionRecall;
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
@@ -415,6 +416,10 @@ impl Task for Detection {
             Ok(())
         })?;
         Ok(CocoReport::new(&files, &MAX_DETS))
+    }
+
+    fn precision_recall(validation: &CocoReport) -> Option<PrecisionRecall> {
+        Some(validation.curves.clone())
     }
 
     fn scores(validation: &CocoReport, _classes: &[String]) -> CocoReport {

@@ -386,13 +386,34 @@ function trialTable(data, log, pick) {
 function classes(data) {
   const scored = data.runs.filter((run) => run.classes && run.classes.rows.length);
   const confused = data.runs.filter((run) => run.confusion);
-  if (!scored.length && !confused.length) return null;
+  const measured = data.runs.filter((run) => run.precision_recall);
+  if (!scored.length && !confused.length && !measured.length) return null;
   const names = [...new Set(scored.flatMap((run) => run.classes.rows.map(([name]) => name)))];
   const columns = scored.flatMap((run) => run.classes.scores.map((score, i) => ({ run, i, name: scored.length > 1 ? `${run.name}: ${score}` : score })));
   const meter = (value) => ({ value, node: value === null || value === undefined ? "–" : [number(value, "fraction"), h("span", { class: "meter" }, h("i", { style: `width:${100 * value}%` }))] });
   const rows = names.map((name) => ({ cells: [name, ...columns.map(({ run, i }) => meter(run.classes.rows.find(([of]) => of === name)?.[1][i]))] }));
   const sheet = scored.length && h("div", { class: "card" }, h("h3", {}, "Scores by class"), table([{ name: "class", left: true }, ...columns.map(({ name }) => ({ name }))], rows));
-  return section("classes", "Classes", sheet, confused.map((run) => confusion(run, confused.length > 1)));
+  return section("classes", "Classes", sheet, confused.map((run) => confusion(run, confused.length > 1)),
+    measured.map((run) => precisionRecall(run, measured.length > 1)));
+}
+
+/** Precision over recall; of many classes all in one colour, each by its name under the pointer. */
+function precisionRecall(run, withName) {
+  const { classes: names, recalls, precisions } = run.precision_recall;
+  const some = names.length <= COLORS;
+  const off = new Set();
+  const place = h("div");
+  const draw = () => {
+    const series = names.map((name, i) => ({ name, color: color(some ? i : 0), kind: "line", points: recalls.map((x, j) => ({ x, y: precisions[i][j] })) }));
+    place.replaceChildren(chart({
+      title: "precision over recall", x: { label: "recall", range: [0, 1] }, y: { label: "precision", range: [0, 1.02] },
+      series: series.filter(({ name }) => !off.has(name)),
+      tips: (p, one) => [h("div", {}, one.name), line("recall", number(p.x, "fraction")), line("precision", number(p.y, "fraction"))],
+    }));
+  };
+  draw();
+  return h("div", { class: "card" }, h("h3", {}, `Precision over recall at overlap 0.5${withName ? ` of ${run.name}` : ""}`),
+    some && h("div", { class: "bar" }, names.map((name, i) => key(name, color(i), off, draw))), place);
 }
 
 function confusion(run, withName) {

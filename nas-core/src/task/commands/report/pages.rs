@@ -16,6 +16,7 @@ use crate::executor::trial_folder;
 use crate::run::config;
 use crate::run::confusion::Confusion;
 use crate::run::picture::read_pngs;
+use crate::run::precision_recall::PrecisionRecall;
 use crate::run::run_dir::{read_json, read_result, read_text};
 use crate::run::times;
 use crate::search::analysis::vocabulary::Decision;
@@ -81,6 +82,9 @@ pub struct Run {
     pub classes: Option<PerClass>,
     /// Samples by true and predicted class.
     pub confusion: Option<Confusion>,
+    /// Precision over recall by class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision_recall: Option<PrecisionRecall>,
     /// Pictures that the run has drawn.
     pub pictures: Vec<Picture>,
     /// The resolved experiment by dotted key.
@@ -242,6 +246,7 @@ impl Run {
             done: folder.join("result.json").exists(),
             epochs: epochs(folder)?,
             confusion: Confusion::read(folder)?,
+            precision_recall: PrecisionRecall::read(folder)?,
             meta: read_json(&folder.join("meta.json"))?,
             ..Self::default()
         };
