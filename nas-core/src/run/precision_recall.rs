@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(PrecisionRecall::read(temp.path()).unwrap(), None);
         for classes in [1, 3, 12] {
             let names: Vec<String> = (0..classes).map(|i| format!("<kind, {i}>")).collect();
-            let precisions = (0..classes).map(|i| vec![1.0, 0.5 + 0.02 * i as f64, 0.0]).collect();
+            let precisions = (0..classes).map(|i| vec![1.0, 0.25 * (i % 4) as f64, 0.0]).collect();
             let written = PrecisionRecall { classes: names, recalls: vec![0.0, 0.5, 1.0], precisions };
             written.write(temp.path()).unwrap();
             assert_eq!(PrecisionRecall::read(temp.path()).unwrap(), Some(written));
