@@ -69,7 +69,7 @@ impl Mdenas {
 
 impl SearchStrategy for Mdenas {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
-        Some(self.distribution.sample(asking.space, rng).into())
+        Some(self.penalty.fresh(|| self.distribution.sample(asking.space, rng)).into())
     }
 
     /// The choices that were drawn most often. The probabilities of the moment swing: a choice that leads in trials cannot

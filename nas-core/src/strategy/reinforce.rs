@@ -67,7 +67,8 @@ impl Reinforce {
 
 impl SearchStrategy for Reinforce {
     fn ask(&self, asking: &Asking, rng: &mut ChaCha8Rng) -> Option<Proposal> {
-        Some(Distribution::softmax(&self.logits).sample(asking.space, rng).into())
+        let distribution = Distribution::softmax(&self.logits);
+        Some(self.penalty.fresh(|| distribution.sample(asking.space, rng)).into())
     }
 
     fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
