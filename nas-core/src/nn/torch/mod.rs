@@ -4,6 +4,7 @@
 pub(crate) mod collectives;
 
 use std::ffi::{CStr, c_char};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail};
@@ -200,9 +201,14 @@ pub(crate) struct NormStep<'a> {
 }
 
 /// Batch norm of maps `[B, C, H, W]` and the activation after it in one operator; none where it does not serve: elsewhere than on
-/// the CPU, for other numbers than floats, for maps that are not channels-last, under a tracer, and where gradients of a
-/// network that is not trained are asked for.
+/// the CPU, for other numbers than floats, for maps that are not channels-last, under a tracer, where gradients of a
+/// network that is not trained are asked for, and where the variable `NAS_PLAIN_NORM` is set, which leaves the CPU to the operators
+/// that a card has.
 pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> Option<Tensor> {
+    static IS_PLAIN: LazyLock<bool> = LazyLock::new(|| std::env::var_os("NAS_PLAIN_NORM").is_some());
+    if *IS_PLAIN {
+        return None;
+    }
     let NormStep { weight, bias, running, train, momentum, eps } = step;
     let act = match activation {
         Activation::Identity => 0,
