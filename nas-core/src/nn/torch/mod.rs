@@ -188,6 +188,14 @@ pub(crate) fn norms(tensors: &[&Tensor]) -> Tensor {
     norms
 }
 
+static IS_PLAIN: AtomicBool = AtomicBool::new(false);
+
+/// From now on batch norms of this process are libtorch's on the CPU too. Where a rectifier's input is zero but for rounding, two
+/// forms of the same sums are two gradients: what compares devices compares the same operators.
+pub(crate) fn plain_norms() {
+    IS_PLAIN.store(true, Ordering::Relaxed);
+}
+
 /// What [`norm_act`] normalises by.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NormStep<'a> {
@@ -202,11 +210,11 @@ pub(crate) struct NormStep<'a> {
 
 /// Batch norm of maps `[B, C, H, W]` and the activation after it in one operator; none where it does not serve: elsewhere than on
 /// the CPU, for other numbers than floats, for maps that are not channels-last, under a tracer, where gradients of a
-/// network that is not trained are asked for, and where the variable `NAS_PLAIN_NORM` is set, which leaves the CPU to the operators
-/// that a card has.
+/// network that is not trained are asked for, and where the CPU is left to the operators that a card has: by [`plain_norms`], or by
+/// the variable `NAS_PLAIN_NORM`.
 pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> Option<Tensor> {
-    static IS_PLAIN: LazyLock<bool> = LazyLock::new(|| std::env::var_os("NAS_PLAIN_NORM").is_some());
-    if *IS_PLAIN {
+    static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("NAS_PLAIN_NORM").is_some());
+    if *ASKED || IS_PLAIN.load(Ordering::Relaxed) {
         return None;
     }
     let NormStep { weight, bias, running, train, momentum, eps } = step;

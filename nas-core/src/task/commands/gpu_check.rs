@@ -186,6 +186,7 @@ impl fmt::Display for GpuReport {
 pub fn run(args: &GpuCheckArgs, cases: impl FnOnce() -> Result<Vec<Case>>) -> Result<()> {
     let device = args.device.resolve()?;
     let mut report = GpuReport { device: describe(device), findings: Vec::new(), peak_memory_mib: None };
+    torch::plain_norms();
     if device.is_cuda() {
         for case in cases()? {
             report.findings.extend(check(&case, device)?);
