@@ -61,7 +61,7 @@ mod tests {
     fn what_a_trial_has_had_is_drawn_again_where_nothing_is_bounded() {
         let mut penalty = Penalty::default();
         let arch = |choice| Architecture::new(vec![choice]);
-        let mut tell = |penalty: &mut Penalty, choice, violation| {
+        let tell = |penalty: &mut Penalty, choice, violation| {
             let (values, origin) = (Some(vec![1.0]), Origin::Proposed);
             let (arch, epochs, parent) = (arch(choice), None, None);
             penalty.value(&Observation { id: 0, arch, epochs, parent, values, violation, origin });
