@@ -1,5 +1,5 @@
 //! What tch lacks of libtorch: operators over lists of tensors, mixed precision by device, numeric switches, the figures of
-//! a device's allocator. `shim.cpp` holds the other side. Failures are libtorch's and panic, as tch's operators do.
+//! a device's allocator. `shim.cpp` and `norm_act.cpp` hold the other side. Failures are libtorch's and panic, as tch's operators do.
 
 pub(crate) mod collectives;
 
