@@ -402,7 +402,7 @@ function precisionRecall(run, withName) {
   const { classes: names, recalls, precisions } = run.precision_recall;
   const some = names.length <= COLORS;
   const off = new Set();
-  const place = h("div");
+  const place = h("div", { style: "max-width:640px" });
   const draw = () => {
     const series = names.map((name, i) => ({ name, color: color(some ? i : 0), kind: "line", points: recalls.map((x, j) => ({ x, y: precisions[i][j] })) }));
     place.replaceChildren(chart({
