@@ -14,13 +14,13 @@ use serde::Serialize;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 
-use super::trained::weights_of;
+use super::trained::{NetworkArgs, weights_of};
 use crate::estimator::latency::{Latency, Protocol, Times};
 use crate::nn::{channels_last, torch};
 use crate::run::cli::{Compute, ComputeArgs, Format, count, parse_size, print};
 use crate::run::device::describe;
 use crate::run::interrupt::{self, Interrupted};
-use crate::run::run_dir::{pretty, read_classes, write_atomic};
+use crate::run::run_dir::{pretty, write_atomic};
 use crate::task::experiment::{self, Experiment, TrainExperiment};
 use crate::task::supervised::{new_network, trained_network};
 use crate::task::{Pass, Task};
@@ -203,23 +203,22 @@ struct Opened<T: Task> {
 impl<T: Task> Opened<T> {
     fn new(args: &LatencyArgs, compute: Compute) -> Result<Self> {
         let folder = Path::new(&args.network);
-        if folder.is_dir() {
-            let experiment: TrainExperiment<T> = of_run(folder, &args.sets)?;
-            let weights = weights_of(folder, args.weights.as_deref());
-            let (vs, net) = trained_network::<T>(&experiment.model, read_classes(folder)?.len(), &weights, compute)?;
-            return Ok(Self { experiment, _vs: vs, net, weights: Some(weights) });
-        }
-        let experiment: TrainExperiment<T> = experiment::of_model(&args.network, &args.sets)?;
-        let classes = match T::preset_classes(&args.network) {
-            Some(classes) => classes,
-            None => T::classes(&T::open(&experiment.data, Split::Val)?),
+        let run = folder.is_dir().then(|| folder.to_path_buf());
+        let model = run.is_none().then(|| args.network.clone());
+        let network = NetworkArgs { run, model, weights: args.weights.clone(), sets: args.sets.clone() };
+        let experiment: TrainExperiment<T> = match &network.run {
+            Some(run) => of_run(run, &args.sets)?,
+            None => network.experiment()?,
         };
-        let (model, classes) = (&experiment.model, classes.len());
-        let (vs, net) = match &args.weights {
+        let (model, classes) = (&experiment.model, network.classes(&experiment)?.len());
+        // Of a preset without a file they are random: they make no difference to the time.
+        let trained = network.run.as_deref().map(|run| weights_of(run, args.weights.as_deref()));
+        let weights = trained.or(network.weights);
+        let (vs, net) = match &weights {
             Some(file) => trained_network::<T>(model, classes, file, compute)?,
             None => new_network::<T>(model, classes, experiment.seed, compute)?,
         };
-        Ok(Self { _vs: vs, net, weights: args.weights.clone(), experiment })
+        Ok(Self { _vs: vs, net, weights, experiment })
     }
 }
 
