@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_core::estimator::inheritance::BlockParts;
-use nas_core::models::{ResNet, ResNetConfig, ResNetDepth};
+use nas_core::models::{Layout, ResNet, ResNetConfig, ResNetDepth, StageSize};
 use nas_core::nn::VarBuilder;
 use nas_core::space::Architecture;
+use nas_core::task::TaskModel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,9 @@ pub struct MobileModel {
     /// The first convolution has stride 1, for images of 32 or 64 pixels.
     #[serde(default)]
     pub small_images: bool,
+    /// Channels and blocks of the first convolution, which is one block, and of every stage; none for the published ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
 }
 
 /// A ResNet.
@@ -52,6 +56,9 @@ pub struct MobileModel {
 pub struct ResNetModel {
     /// 18 or 20.
     pub depth: u32,
+    /// Channels and blocks of every stage; none for the published ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
 }
 
 /// An architecture of a search space.
@@ -65,8 +72,20 @@ pub struct SearchedModel {
 }
 
 impl MobileModel {
+    fn layout(&self) -> Result<(Layout, mobile::Head)> {
+        let (layout, head) = self.network.layout();
+        match self.stages.as_slice() {
+            [] => Ok((layout, head)),
+            stages => Ok((layout.with_sizes("model.stages", stages)?, head)),
+        }
+    }
+
+    fn stages(&self) -> Vec<StageSize> {
+        if self.stages.is_empty() { self.network.layout().0.sizes() } else { self.stages.clone() }
+    }
+
     fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<mobile::Network> {
-        let (mut layout, mut head) = self.network.layout();
+        let (mut layout, mut head) = self.layout()?;
         if self.small_images {
             layout.stem.1 = 1;
         }
@@ -79,13 +98,17 @@ impl MobileModel {
 
 impl ResNetModel {
     /// ResNet-18 with torchvision's names, or the paper's ResNet-20, whose shortcuts have no weights (option A).
-    fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<BackboneClassifier> {
+    fn config(&self) -> Result<ResNetConfig> {
         let config = match self.depth {
             18 => ResNetConfig::torchvision(ResNetDepth::R18),
             20 => ResNetConfig::cifar(3),
             depth => bail!("model.depth = {depth}: expected 18 or 20"),
         };
-        let backbone = Box::new(ResNet::new(vb, &config));
+        if self.stages.is_empty() { Ok(config) } else { config.with_sizes("model.stages", &self.stages) }
+    }
+
+    fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<BackboneClassifier> {
+        let backbone = Box::new(ResNet::new(vb, &self.config()?));
         Ok(BackboneClassifier::at("fc", vb, backbone, num_classes))
     }
 }
@@ -125,16 +148,6 @@ fn cells_per_stage() -> usize {
 }
 
 impl ModelConfig {
-    /// The published network called `name`. The error of an unknown name lists the known ones.
-    pub fn preset(name: &str) -> Result<Self> {
-        let preset = presets().into_iter().find(|(known, _)| *known == name);
-        let (_, config) = preset.with_context(|| {
-            let known: Vec<&str> = presets().into_iter().map(|(known, _)| known).collect();
-            format!("{name:?} is no preset; expected one of {}", known.join(", "))
-        })?;
-        Ok(config)
-    }
-
     /// The network for `num_classes`, its weights under `vb`. A value that no network can be made of is an error that
     /// names the key.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<Box<dyn Classifier>> {
@@ -171,20 +184,12 @@ impl ModelConfig {
         }
     }
 
-    /// The blocks of a network of the space of inverted residuals.
-    pub(crate) fn mobile_parts(&self) -> Option<Vec<BlockParts>> {
-        match self {
-            Self::Searched(SearchedModel { arch, space: SpaceConfig::Mobile(space) }) => Some(space.parts(arch)),
-            _ => None,
-        }
-    }
-
     /// What the network is usually counted and trained on: CIFAR-10 or ImageNet.
     pub fn reference(&self) -> Reference {
         match self {
             Self::Cells(config) if config.stem == StemKind::Imagenet => IMAGENET,
             Self::Mobile(config) if !config.small_images => IMAGENET,
-            Self::Resnet(ResNetModel { depth: 18 }) => IMAGENET,
+            Self::Resnet(ResNetModel { depth: 18, .. }) => IMAGENET,
             Self::Searched(SearchedModel { space: SpaceConfig::Mobile(space), .. })
                 if space.resolved().stem_stride > 1 =>
             {
@@ -195,13 +200,47 @@ impl ModelConfig {
     }
 }
 
+impl TaskModel for ModelConfig {
+    fn presets() -> Vec<(&'static str, Self)> {
+        presets()
+    }
+
+    fn stages(&self) -> Result<Vec<StageSize>> {
+        match self {
+            Self::Mobile(config) => Ok(config.stages()),
+            Self::Resnet(config) => Ok(config.config()?.sizes()),
+            Self::Nasbench201(_) | Self::Cells(_) | Self::Searched(_) => {
+                bail!("model.kind: networks of a search space have no stages of their own; expected mobile or resnet")
+            }
+        }
+    }
+
+    fn with_stages(self, stages: Vec<StageSize>) -> Self {
+        match self {
+            Self::Mobile(config) => Self::Mobile(MobileModel { stages, ..config }),
+            Self::Resnet(config) => Self::Resnet(ResNetModel { stages, ..config }),
+            other => other,
+        }
+    }
+
+    fn parts(&self) -> Option<Vec<BlockParts>> {
+        match self {
+            Self::Searched(SearchedModel { arch, space: SpaceConfig::Mobile(space) }) => Some(space.parts(arch)),
+            Self::Mobile(config) => Some(config.layout().ok()?.0.parts("", &config.stages())),
+            _ => None,
+        }
+    }
+}
+
 /// Every named network.
 pub fn presets() -> Vec<(&'static str, ModelConfig)> {
     let nasbench201 = |arch: &str| {
         let arch = arch.parse().expect("an architecture");
         ModelConfig::Nasbench201(NasBench201Model { arch, channels: channels(), cells: cells_per_stage() })
     };
-    let mobile = |network| ModelConfig::Mobile(MobileModel { network, dropout: None, small_images: false });
+    let mobile =
+        |network| ModelConfig::Mobile(MobileModel { network, dropout: None, small_images: false, stages: Vec::new() });
+    let resnet = |depth| ModelConfig::Resnet(ResNetModel { depth, stages: Vec::new() });
     let darts = |notation| cells::NetworkConfig { genotype: published::genotype(notation), ..Default::default() };
     let cifar = |notation| ModelConfig::Cells(darts(notation));
     // The published ImageNet networks drop no paths.
@@ -239,7 +278,7 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("fbnet_b", mobile(Published::FbnetB)),
         ("fbnet_c", mobile(Published::FbnetC)),
         ("proxyless_gpu", mobile(Published::ProxylessGpu)),
-        ("resnet18", ModelConfig::Resnet(ResNetModel { depth: 18 })),
-        ("resnet20", ModelConfig::Resnet(ResNetModel { depth: 20 })),
+        ("resnet18", resnet(18)),
+        ("resnet20", resnet(20)),
     ]
 }

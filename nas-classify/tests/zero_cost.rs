@@ -150,7 +150,7 @@ fn networks_of_every_space_are_scored() {
     };
     for space in spaces {
         let space: SearchedSpace<Classification> = toml::from_str(space).unwrap();
-        let arch = space.space.build().unwrap().sample(&mut stream(1, "test", 0));
+        let arch = space.choices().unwrap().sample(&mut stream(1, "test", 0));
         for on in ["noise", "data"] {
             let proxies = "proxies = ['naswot', 'zen', 'grad_norm', 'zico', 'az_expressivity']";
             let text = format!("{proxies}\nbatch_size = 4\nimage = 32\non = '{on}'");

@@ -11,6 +11,7 @@ use nas_core::nn::{Shape, VarBuilder};
 use nas_core::run::cli::{Format, parse_size};
 use nas_core::space::Architecture;
 use nas_core::space::FeatureInfo;
+use nas_core::task::TaskModel;
 use nas_core::task::commands::cost::CostReport;
 use nas_core::task::experiment::named_model;
 use serde::{Deserialize, Serialize};

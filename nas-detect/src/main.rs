@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::NoNames;
 use nas_core::task::commands::common::Common;
+use nas_core::task::commands::data::DataArgs;
 use nas_core::task::commands::gpu_check::GpuCheckArgs;
 use nas_core::task::commands::models::ModelsArgs;
 use nas_detect::task::Detection;
@@ -37,7 +38,7 @@ enum Command {
     Cost(cost::CostArgs),
     Export(commands::export::DetectorExportArgs),
     Models(ModelsArgs),
-    Data(commands::data::DataArgs),
+    Data(DataArgs<commands::data::SynthArgs>),
     GpuCheck(GpuCheckArgs),
 }
 
@@ -80,7 +81,7 @@ fn main() -> ExitCode {
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),
         Command::Export(args) => commands::export::run(args),
         Command::Models(args) => commands::models::run(args),
-        Command::Data(args) => commands::data::run(args),
+        Command::Data(args) => args.run::<Detection>(commands::data::synth),
         Command::GpuCheck(args) => commands::gpu_check::run(args),
     })
 }

@@ -1,11 +1,14 @@
 //! A detector, and the config it is built from: any backbone, any neck, any head.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::StageSize;
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
 use nas_core::run::export::onnx::{PredictingLevel, Suppression};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo, Mixture, Supernet};
+use nas_core::task::TaskModel;
 use nas_datasets::det::DetTarget;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,16 +34,6 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// The detector called `name`. The error of an unknown name lists the known ones.
-    pub fn preset(name: &str) -> Result<Self> {
-        let preset = presets().into_iter().find(|(known, _)| *known == name);
-        let (_, config) = preset.with_context(|| {
-            let known: Vec<&str> = presets().into_iter().map(|(known, _)| known).collect();
-            format!("{name:?} is no preset; expected one of {}", known.join(", "))
-        })?;
-        Ok(config)
-    }
-
     /// The detector of `num_classes`, its weights under `vb`. A value that no detector can be made of is an error that
     /// names the key.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<Detector> {
@@ -236,10 +229,29 @@ fn size_of(images: &Tensor) -> (i64, i64) {
     (h, w)
 }
 
+/// Stages are the backbone's.
+impl TaskModel for ModelConfig {
+    fn presets() -> Vec<(&'static str, Self)> {
+        presets()
+    }
+
+    fn stages(&self) -> Result<Vec<StageSize>> {
+        self.backbone.stages()
+    }
+
+    fn with_stages(self, stages: Vec<StageSize>) -> Self {
+        Self { backbone: self.backbone.with_stages(stages), ..self }
+    }
+
+    fn parts(&self) -> Option<Vec<BlockParts>> {
+        self.backbone.parts("backbone.")
+    }
+}
+
 /// Every detector by name.
 pub fn presets() -> Vec<(&'static str, ModelConfig)> {
     let detnas = |size| BackboneConfig::Detnas(DetNasConfig::new(size));
-    let resnet = |depth, frozen_norms| BackboneConfig::Resnet(ResNetConfig { depth, frozen_norms });
+    let resnet = |depth, frozen_norms| BackboneConfig::Resnet(ResNetConfig { depth, frozen_norms, stages: Vec::new() });
     let fpn = |channels, extra| NeckConfig::Fpn(FpnConfig { channels, extra, ..Default::default() });
     let small_fpn =
         || NeckConfig::Fpn(FpnConfig { channels: 64, levels: Levels { min: 3, max: 5 }, ..Default::default() });
@@ -257,7 +269,10 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
             model(BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5 }, small_fpn(), small_fcos()),
         ),
         ("fcos_resnet18_fpn", model(resnet(ResNetDepth::R18, false), fpn(256, ExtraInput::P5), fcos(0.5))),
-        ("fcos_mobilenet_v2_fpn", model(BackboneConfig::MobilenetV2 {}, fpn(256, ExtraInput::P5), fcos(0.5))),
+        (
+            "fcos_mobilenet_v2_fpn",
+            model(BackboneConfig::MobilenetV2 { stages: Vec::new() }, fpn(256, ExtraInput::P5), fcos(0.5)),
+        ),
         ("fcos_detnas_300m_fpn", model(detnas(DetNasSize::Mega300), fpn(256, ExtraInput::P5), fcos(0.5))),
         (
             "retinanet_detnas_300m_fpn",

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nas_core::nn::VarBuilder;
 use nas_core::run::cli::{Format, parse_size};
+use nas_core::task::TaskModel;
 use nas_core::task::commands::cost::CostReport;
 use nas_core::task::experiment::{named_model, searched_arch};
 

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use nas_core::run::cli;
 use nas_core::task::commands::analyse::NoNames;
 use nas_core::task::commands::common::Common;
+use nas_core::task::commands::data::DataArgs;
 use nas_core::task::commands::export::ExportArgs;
 use nas_core::task::commands::gpu_check::GpuCheckArgs;
 use nas_core::task::commands::models::ModelsArgs;
@@ -39,7 +40,7 @@ enum Command {
     Miou(miou::MiouArgs),
     Export(ExportArgs),
     Models(ModelsArgs),
-    Data(commands::data::DataArgs),
+    Data(DataArgs<commands::data::SynthArgs>),
     BenchStep(commands::bench_step::BenchStepArgs),
     GpuCheck(GpuCheckArgs),
 }
@@ -82,7 +83,7 @@ fn main() -> ExitCode {
         Command::Miou(args) => cli::print(&miou::run(args)?, args.format),
         Command::Export(args) => commands::export::run(args),
         Command::Models(args) => commands::models::run(args),
-        Command::Data(args) => commands::data::run(args),
+        Command::Data(args) => args.run::<Segmentation>(commands::data::synth),
         Command::BenchStep(args) => commands::bench_step::run(args),
         Command::GpuCheck(args) => commands::gpu_check::run(args),
     })

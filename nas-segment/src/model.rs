@@ -1,8 +1,11 @@
 //! The configs that segmentation networks are built from.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::StageSize;
 use nas_core::nn::VarBuilder;
 use nas_core::space::Architecture;
+use nas_core::task::TaskModel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,16 +28,6 @@ pub enum ModelConfig {
 }
 
 impl ModelConfig {
-    /// The published network called `name`. The error of an unknown name lists the known ones.
-    pub fn preset(name: &str) -> Result<Self> {
-        let preset = presets().into_iter().find(|(known, _)| *known == name);
-        let (_, config) = preset.with_context(|| {
-            let known: Vec<&str> = presets().into_iter().map(|(known, _)| known).collect();
-            format!("{name:?} is no preset; expected one of {}", known.join(", "))
-        })?;
-        Ok(config)
-    }
-
     /// The network for `num_classes`, its weights under `vb`. A value that no network can be made of is an error that
     /// names the key.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
@@ -62,6 +55,46 @@ impl ModelConfig {
             Self::AutoDeeplab(config) => Ok(Self::AutoDeeplab(AutoDeepLabConfig { arch, ..config })),
             Self::Deeplabv3plus(_) => bail!("a DeepLabv3+ has no architecture to choose"),
             Self::MobileSeg(_) => bail!("a mobile_seg network is written out; its architecture is that of its space"),
+        }
+    }
+}
+
+impl TaskModel for ModelConfig {
+    fn presets() -> Vec<(&'static str, Self)> {
+        presets()
+    }
+
+    fn stages(&self) -> Result<Vec<StageSize>> {
+        match self {
+            Self::MobileSeg(config) => Ok(config.sizes()),
+            Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
+                Ok(config.sizes())
+            }
+            Self::Deeplabv3plus(_) => bail!("model.backbone: expected mobilenet_v2, whose stages have sizes to choose"),
+            Self::AutoDeeplab(_) => {
+                bail!("model.kind: the cells of auto_deeplab have no stages; expected another kind")
+            }
+        }
+    }
+
+    fn with_stages(mut self, stages: Vec<StageSize>) -> Self {
+        match &mut self {
+            Self::MobileSeg(config) => config.resize(&stages),
+            Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
+                config.stages = stages;
+            }
+            Self::Deeplabv3plus(_) | Self::AutoDeeplab(_) => {}
+        }
+        self
+    }
+
+    fn parts(&self) -> Option<Vec<BlockParts>> {
+        match self {
+            Self::MobileSeg(config) => Some(config.parts()),
+            Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
+                config.parts("backbone.").ok()
+            }
+            Self::Deeplabv3plus(_) | Self::AutoDeeplab(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Experiment files for people's own images.
 
 use nas_core::nn::VarBuilder;
+use nas_core::task::TaskModel;
 use nas_core::task::commands::init::Facts;
 
 use crate::model::ModelConfig;

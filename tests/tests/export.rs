@@ -7,6 +7,7 @@ use std::process::Command;
 
 use nas_core::nn::{Activation, Mode, VarBuilder, channels_last};
 use nas_core::run::export::{MAX_DIFFERENCE, Network, onnx, write};
+use nas_core::task::TaskModel;
 use nas_core::train::{all_variables, write_tensors};
 use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool};
 use serde_json::Value;

@@ -1,6 +1,7 @@
 use nas_core::nn::{Mode, Shape, VarBuilder};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace};
+use nas_core::task::TaskModel;
 use tch::nn::VarStore;
 use tch::{Device, Kind, Tensor};
 

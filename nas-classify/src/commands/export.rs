@@ -1,9 +1,9 @@
 //! `nas-classify export`: a trained network for other programs.
 
 use anyhow::Result;
-use nas_core::nn::{Mode, channels_last};
 use nas_core::run::export::Network;
-use nas_core::task::commands::export::{self, About, ExportArgs, Trained};
+use nas_core::task::Task;
+use nas_core::task::commands::export::{self, About, ExportArgs, Trained, names};
 use nas_core::train::all_variables;
 use nas_datasets::classify::ClassifyEvalTransform;
 use tch::Tensor;
@@ -15,11 +15,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let trained = args.open::<Classification>()?;
     let Trained { experiment, classes, vs, net, .. } = &trained;
     let transform = ClassifyEvalTransform::like(&experiment.augment, experiment.eval.resize)?;
-    let forward = |images: &Tensor| vec![net.forward(&channels_last(images), None, Mode::EVAL).main];
+    let forward = |images: &Tensor| Classification::outputs(net, images);
     let network = Network {
         variables: all_variables(vs),
         forward: &forward,
-        outputs: vec!["logits".into()],
+        outputs: names::<Classification>(),
         size: args.size((i64::from(transform.size.height()), i64::from(transform.size.width())), 1)?,
         divisor: 1,
         fixed: None,

@@ -6,6 +6,7 @@ use anyhow::Result;
 use nas_core::nn::{Mode, VarBuilder, autocast, channels_last};
 use nas_core::run::cli::Compute;
 use nas_core::space::WeightSharing;
+use nas_core::task::TaskModel;
 use nas_core::task::commands::gpu_check::{self, Case, GpuCheckArgs, evaluation, step, supernet};
 use tch::{Device, Kind, Tensor};
 

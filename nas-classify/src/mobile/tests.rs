@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use nas_core::nn::{Mode, Shape, VarBuilder};
+use nas_core::task::TaskModel;
 use nas_core::train::{all_variables, copy_into, read_tensors};
 use serde_json::Value;
 use tch::nn::VarStore;

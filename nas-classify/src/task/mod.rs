@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
-use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
@@ -165,6 +164,7 @@ impl Task for Classification {
     const CURVES: &'static [&'static str] = &["loss", "top1", "top5"];
     const REDUCED: [&'static [&'static str]; 2] = [&["channels"], &["cells", "layers"]];
     const CLASS_LAYERS: &'static [&'static str] = &["classifier.", "fc.", "aux"];
+    const OUTPUTS: &'static [&'static str] = &["logits"];
 
     const BENCHMARK: Option<&'static str> = Some("nasbench201");
 
@@ -188,11 +188,8 @@ impl Task for Classification {
         Recipe::new(200, 256, OptimizerConfig::Sgd(sgd), schedule, 0.0)
     }
 
-    fn lineage(child: &ModelConfig, parent: &ModelConfig) -> Lineage {
-        match (child.mobile_parts(), parent.mobile_parts()) {
-            (Some(child), Some(parent)) => Lineage::of_blocks(&child, &parent),
-            _ => Lineage::default(),
-        }
+    fn outputs(net: &Net, images: &Tensor) -> Vec<Tensor> {
+        vec![net.forward(&channels_last(images), None, Mode::EVAL).main]
     }
 
     fn eval_every(eval: &EvalConfig) -> usize {
@@ -208,14 +205,6 @@ impl Task for Classification {
         ensure!(aux_weight >= 0.0 && aux_weight.is_finite(), "loss.aux_weight = {aux_weight}; expected 0 or more");
         ensure!(setting.eval.batch_size > 0, "eval.batch_size = 0; expected at least 1");
         transform(setting).map(drop)
-    }
-
-    fn preset(name: &str) -> Result<ModelConfig> {
-        ModelConfig::preset(name)
-    }
-
-    fn presets() -> Vec<&'static str> {
-        crate::model::presets().into_iter().map(|(name, _)| name).collect()
     }
 
     fn open(data: &ClassifyDataConfig, split: Split) -> Result<Set> {

@@ -5,7 +5,8 @@
 //! A child that only grew computes what its parent does, up to rounding: wider layers keep the parent's channels first, and what
 //! these would read of new channels is zero; a larger kernel has the parent's in its middle and zeros around it; a new residual
 //! block starts with its branch at zero. What has shrunk keeps its first channels and the middle of its kernels, and computes
-//! something else. All other values are the child's own initial ones.
+//! something else; where it is known what a parent's channels are worth ([`Taken`]), the best ones stay in their place. All
+//! other values are the child's own initial ones.
 
 use std::collections::HashMap;
 
@@ -54,7 +55,7 @@ impl Lineage {
     }
 
     /// The parent's name of a child's variable.
-    fn name_of(&self, child: &str) -> Option<String> {
+    pub fn name_of(&self, child: &str) -> Option<String> {
         let part = self.parts.iter().find_map(|(prefix, theirs)| Some((child.strip_prefix(prefix.as_str())?, theirs)));
         match part {
             None => Some(child.to_string()),
@@ -74,18 +75,23 @@ pub struct Inherited {
     pub new: usize,
 }
 
+/// Which entries of an axis of a parent's tensor a child's has, entry by entry, none for new ones; `None` for the first ones.
+pub type Taken<'a> = dyn Fn(&str, usize) -> Option<Vec<Option<i64>>> + 'a;
+
 /// Gives the variables of a child, which have their initial values, what the parent's say of them.
-pub fn inherit(child: &[Named], parent: &HashMap<String, Tensor>, lineage: &Lineage) -> Inherited {
+pub fn inherit(child: &[Named], parent: &HashMap<String, Tensor>, lineage: &Lineage, taken: &Taken) -> Inherited {
     let mut count = Inherited::default();
     for (name, variable) in child {
-        let theirs = lineage.name_of(name).and_then(|name| parent.get(&name));
+        let their_name = lineage.name_of(name);
+        let theirs = their_name.as_ref().and_then(|name| parent.get(name));
         tch::no_grad(|| match theirs {
             Some(theirs) if theirs.size() == variable.size() => {
                 variable.shallow_clone().copy_(theirs);
                 count.whole += 1;
             }
             Some(theirs) if theirs.dim() == variable.dim() => {
-                overlap(variable, theirs);
+                let name = their_name.as_deref().unwrap_or_default();
+                overlap(variable, theirs, &|axis| taken(name, axis));
                 count.in_part += 1;
             }
             _ => {
@@ -99,20 +105,34 @@ pub fn inherit(child: &[Named], parent: &HashMap<String, Tensor>, lineage: &Line
     count
 }
 
-/// Copies what two variables of one rank share: the first of their outputs and inputs (axes 0 and 1), the middle of their kernels
-/// (the other axes). What else the shared outputs would read is zero.
-fn overlap(variable: &Tensor, theirs: &Tensor) {
-    let outputs = variable.size().first().copied().unwrap_or(1).min(theirs.size().first().copied().unwrap_or(1));
-    let (mut to, mut from) = (variable.narrow(0, 0, outputs), theirs.narrow(0, 0, outputs));
-    let _ = to.zero_();
-    for axis in 1..variable.dim() {
+/// Copies what two variables of one rank share: of outputs and inputs (axes 0 and 1) what is `taken`, by default the first, the middle
+/// of their kernels (the other axes). What else the shared outputs would read is zero.
+fn overlap(variable: &Tensor, theirs: &Tensor, taken: &dyn Fn(usize) -> Option<Vec<Option<i64>>>) {
+    let mut target = variable.shallow_clone();
+    let mut places = Vec::new();
+    let mut values = theirs.shallow_clone();
+    for axis in 0..variable.dim() {
         let (ours, their) = (variable.size()[axis], theirs.size()[axis]);
         let shared = ours.min(their);
-        let start = |length: i64| if axis == 1 { 0 } else { (length - shared) / 2 };
-        to = to.narrow(axis as i64, start(ours), shared);
-        from = from.narrow(axis as i64, start(their), shared);
+        let start = |length: i64| if axis < 2 { 0 } else { (length - shared) / 2 };
+        let middle = || (0..shared).map(|i| (start(ours) + i, start(their) + i)).unzip();
+        let fits = |taken: &Vec<Option<i64>>| taken.len() as i64 == ours;
+        let (to, from): (Vec<i64>, Vec<i64>) = match taken(axis).filter(fits) {
+            Some(taken) => {
+                taken.iter().zip(0..).filter_map(|(theirs, ours)| theirs.map(|theirs| (ours, theirs))).unzip()
+            }
+            None => middle(),
+        };
+        let [to, from] = [to, from].map(|places| Tensor::from_slice(&places).to_device(variable.device()));
+        if axis == 0 {
+            let _ = target.index_fill_(0, &to, 0.0);
+        }
+        values = values.index_select(axis as i64, &from);
+        let mut dims = vec![1; variable.dim()];
+        dims[axis] = -1;
+        places.push(Some(to.view(dims.as_slice())));
     }
-    to.copy_(&from);
+    let _ = target.index_put_(&places, &values.to_kind(variable.kind()), false);
 }
 
 #[cfg(test)]
@@ -183,7 +203,7 @@ mod tests {
         for (width, ksize, has_branch) in [(5, 3, false), (9, 3, false), (5, 5, false), (5, 3, true), (8, 7, true)] {
             let child = Net::new(width, ksize, has_branch);
             assert!(difference(&child.forward(&xs), &parent.forward(&xs)) > 0.1);
-            inherit(&all_variables(&child.vs), &parent.tensors(), &branch);
+            inherit(&all_variables(&child.vs), &parent.tensors(), &branch, &|_, _| None);
             let error = difference(&child.forward(&xs), &parent.forward(&xs));
             assert!(error < 1e-12, "{width} channels, kernel {ksize}, branch {has_branch}: off by {error}");
         }
@@ -193,7 +213,7 @@ mod tests {
     fn what_shrinks_keeps_its_first_channels_and_the_middle_of_its_kernels() {
         tch::manual_seed(2);
         let (parent, child) = (Net::new(6, 5, true), Net::new(4, 3, false));
-        let count = inherit(&all_variables(&child.vs), &parent.tensors(), &Lineage::default());
+        let count = inherit(&all_variables(&child.vs), &parent.tensors(), &Lineage::default(), &|_, _| None);
         let (theirs, ours) = (&parent.tensors()["first.conv.weight"], &child.tensors()["first.conv.weight"]);
         let middle = theirs.narrow(0, 0, 4).narrow(2, 1, 3).narrow(3, 1, 3);
         assert_eq!(difference(ours, &middle), 0.0);
@@ -227,7 +247,7 @@ mod tests {
         let parent =
             [named("features.4.w", 1.0), named("features.10.w", 2.0), named("head.w", 3.0)].into_iter().collect();
         let parts = vec![("features.1.".to_string(), Some("features.4.".to_string())), ("features.2.".into(), None)];
-        let count = inherit(&child, &parent, &Lineage { parts, silent: Vec::new() });
+        let count = inherit(&child, &parent, &Lineage { parts, silent: Vec::new() }, &|_, _| None);
         let values: Vec<f64> = child.iter().map(|(_, tensor)| tensor.double_value(&[0])).collect();
         assert_eq!(values, [1.0, 2.0, 7.0, 3.0]);
         assert_eq!(count, Inherited { whole: 3, in_part: 0, new: 1 });

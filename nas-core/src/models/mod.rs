@@ -6,10 +6,12 @@ pub mod inverted_residual;
 pub mod mobile_net;
 pub mod mobilenet_v2;
 pub mod resnet;
+pub mod sizes;
 
 pub use inverted_residual::{BlockConfig, Gate, InvertedResidual, Naming, SqueezeExcitation};
 pub use mobile_net::{Layout, MobileNet};
 pub use resnet::{ResNet, ResNetConfig, ResNetDepth};
+pub use sizes::StageSize;
 
 /// Which maps a backbone gives out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

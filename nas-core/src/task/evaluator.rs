@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_datasets::{SampleSet, Split, rng};
@@ -12,21 +12,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::experiment::{self, Experiment, Recipe, SearchExperiment, Setting, TrainExperiment};
+use super::handed_down::Source;
 use super::held_out::{HeldOut, held_out_part};
 use super::latency::{Latencies, LatencyConfig};
 use super::searched::SearchedSpace;
-use super::supervised::{metrics_of, new_network, train_on};
+use super::supervised::{metrics_of, train_on};
 use super::zero_cost::{ZeroCost, ZeroCostConfig};
 use super::{CostFunction, Task};
-use crate::estimator::inheritance::inherit;
 use crate::estimator::predictor::{Predictor, PredictorConfig};
 use crate::estimator::training_speed;
 use crate::executor::{self, trial_folder};
 use crate::nn::Shape;
 use crate::run::cli::Compute;
 use crate::run::config;
-use crate::run::run_dir::{RunDir, last_weights, open_to_append, read_classes, write_atomic_with};
-use crate::run::tensor_file::write_tensors_about;
+use crate::run::run_dir::{RunDir, last_weights, open_to_append, write_atomic_with};
 use crate::run::words;
 use crate::search::goals::Goals;
 use crate::search::log as trial_log;
@@ -35,10 +34,7 @@ use crate::space::Architecture;
 use crate::space::trial::{Budget, Record, Trial, Values};
 use crate::strategy::StrategyConfig;
 use crate::task::commands::train::TrainResult;
-use crate::train::{all_variables, read_metrics, read_tensors};
-
-/// File in a trial's folder with the weights that its parent handed down.
-const INHERITED: &str = "inherited.safetensors";
+use crate::train::read_metrics;
 
 /// `[evaluator]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -545,12 +541,16 @@ fn plain(value: &toml::Value) -> String {
 ///
 /// A killed trial goes on where it was. A trial with a parent of the same architecture goes on from the parent's last
 /// checkpoint, optimizer included; the learning rate follows the schedule of the longer run from there on. One with a parent of
-/// another architecture starts from the parent's weights, as [`inherit`] hands them down.
+/// another architecture starts from the parent's weights, and one without a parent in a search around a run from that run's, as
+/// [`Source`] hands them down.
 pub struct TrainEvaluator<T: Task> {
     searched: Searched<T>,
     setting: Setting<T>,
     held_out: HeldOut,
     costs: CostFunction,
+    /// What trials without a parent start from.
+    source: Option<Mutex<Source<T>>>,
+    classes: Vec<String>,
 }
 
 impl<T: Task> TrainEvaluator<T> {
@@ -561,10 +561,11 @@ impl<T: Task> TrainEvaluator<T> {
         let sample = searched.space.choices()?.sample(&mut rng::stream(0, "check", 0));
         training_at(searched, &setting, &sample, &searched.budget)?.check().context("evaluator")?;
         let train = T::open(&setting.data, Split::Train)?;
-        let (num_classes, input) = (T::classes(&train).len(), cost_input::<T>(searched.cost_size, &setting, &train)?);
-        let costs = searched.space.costs(searched.model.as_ref(), num_classes, input)?;
+        let (classes, input) = (T::classes(&train), cost_input::<T>(searched.cost_size, &setting, &train)?);
+        let costs = searched.space.costs(searched.model.as_ref(), classes.len(), input)?;
         costs(&sample).context("evaluator")?;
-        Ok(Self { searched: searched.clone(), setting, held_out, costs })
+        let source = searched.space.source()?.map(Mutex::new);
+        Ok(Self { searched: searched.clone(), setting, held_out, costs, source, classes })
     }
 
     /// Trains in `folder`, the trial's own, and returns the metrics.
@@ -577,8 +578,19 @@ impl<T: Task> TrainEvaluator<T> {
             false => {
                 let experiment = training_at(&self.searched, &self.setting, &trial.arch, &trial.budget)?;
                 let mut experiment = with_best(experiment, folder)?;
-                if let Some(parent) = trial.parent {
-                    hand_down(&parent_run(folder, parent)?, folder, &mut experiment)?;
+                match (trial.parent, &self.source) {
+                    (Some(parent), _) => {
+                        let parent = Source::open(&parent_run(folder, parent)?)?;
+                        if !parent.is_of(&experiment) {
+                            parent.hand_down(folder, &mut experiment, &self.classes)?;
+                        }
+                    }
+                    (None, Some(source)) => {
+                        // What a thread that panicked has read is as it was.
+                        let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+                        source.hand_down(folder, &mut experiment, &self.classes)?;
+                    }
+                    (None, None) => {}
                 }
                 experiment
             }
@@ -668,25 +680,6 @@ fn with_best<T: Task>(mut experiment: TrainExperiment<T>, folder: &Path) -> Resu
 fn parent_run(folder: &Path, parent: u64) -> Result<PathBuf> {
     let root = folder.parent().context("a trial's folder lies in the folder of all trials")?;
     Ok(trial_folder(root, parent).join("train"))
-}
-
-/// Makes the initial weights of a training those that its parent of another architecture hands down, as a file in `folder`.
-fn hand_down<T: Task>(parent: &Path, folder: &Path, experiment: &mut TrainExperiment<T>) -> Result<()> {
-    let theirs: TrainExperiment<T> = experiment::load(&parent.join("config.toml"), &[])?;
-    if theirs.model == experiment.model {
-        return Ok(());
-    }
-    let weights = last_weights(parent);
-    let trained = read_tensors(&weights).with_context(|| format!("{}: the parent's weights", weights.display()))?;
-    let num_classes = read_classes(parent)?.len();
-    let cpu = Compute { device: tch::Device::Cpu, threads: 1, amp: false };
-    let (vs, _) = new_network::<T>(&experiment.model, num_classes, experiment.seed, cpu)?;
-    let variables = all_variables(&vs);
-    let count = inherit(&variables, &trained, &T::lineage(&experiment.model, &theirs.model));
-    let path = folder.join(INHERITED);
-    write_tensors_about(&path, variables, Some(&serde_json::to_value(count)?))?;
-    (experiment.train.init, experiment.train.init_prefix) = (Some(std::path::absolute(path)?), None);
-    Ok(())
 }
 
 /// Makes the parent's last checkpoint that of `run`, where `run` has none yet and both train the same network.

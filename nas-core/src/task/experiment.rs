@@ -11,11 +11,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::around::AROUND;
 use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSection, SearchPart};
 use super::held_out::HeldOut;
 use super::latency::LatencyConfig;
 use super::searched::SearchedSpace;
-use super::{Task, TaskSpace};
+use super::{Task, TaskModel, TaskSpace};
 use crate::estimator::learning_curve::EarlyStopConfig;
 use crate::executor::{ExecutorConfig, Limits};
 use crate::one_shot::{OneShotConfig, check_constraints};
@@ -650,11 +651,43 @@ pub fn load<E: Experiment>(path: &Path, sets: &[String]) -> Result<E> {
         Some(kind) if kind == E::KIND => {}
         Some(kind) => bail!("{origin}: kind = {:?}; this command takes kind = {expected:?}", kind.name()),
     }
-    resolve(&mut table, &|name: &str| named_model(name, E::Task::preset))?;
+    resolve(&mut table, &|name: &str| named_model(name, <E::Task as Task>::Model::preset))?;
     move_init(&mut table, E::KIND).with_context(|| origin.clone())?;
+    go_around::<E::Task>(&mut table, E::KIND).with_context(|| origin.clone())?;
     let experiment: E = config::from_table(table, &origin)?;
     check_all(&experiment).with_context(|| origin)?;
     Ok(experiment)
+}
+
+/// In a search around a network: `model` where it is not given becomes that of `space.run`, and `space.stages` the model's own.
+fn go_around<T: Task>(table: &mut Table, kind: Kind) -> Result<()> {
+    let space = table.get("space").and_then(Value::as_table);
+    let Some(mut space) = space.filter(|space| space.get("kind").and_then(Value::as_str) == Some(AROUND)).cloned()
+    else {
+        return Ok(());
+    };
+    ensure!(
+        kind == Kind::Search,
+        "space.kind = \"around\": such networks share no weights; expected kind = \"search\""
+    );
+    let run = match space.get("run") {
+        Some(Value::String(run)) => Some(absolute(run).context("space.run")?),
+        _ => None,
+    };
+    if let Some(run) = &run {
+        space.insert("run".into(), Value::String(run.clone()));
+    }
+    if !table.contains_key("model") {
+        let run = run.context("space.run, model: neither is given; expected the folder of a training, or a network")?;
+        let theirs: TrainExperiment<T> = load(&Path::new(&run).join("config.toml"), &[]).context("space.run")?;
+        table.insert("model".into(), Value::try_from(theirs.model)?);
+    }
+    if !space.contains_key("stages") {
+        let model: T::Model = config::section(table.clone(), "model", "the network to go around")?;
+        space.insert("stages".into(), Value::try_from(model.stages()?)?);
+    }
+    table.insert("space".into(), Value::Table(space));
+    Ok(())
 }
 
 /// What makes no sense, as the sections say it and then by every number's range.
@@ -701,7 +734,7 @@ impl Weights {
 /// file of kind `train`. A preset whose classes are known ([`Task::preset_classes`]) needs no data; then those of the
 /// experiment stand for none.
 pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<T>> {
-    let model = match T::preset(name) {
+    let model = match T::Model::preset(name) {
         Err(_) if Path::new(name).is_file() => return load(Path::new(name), sets),
         preset => preset.with_context(|| format!("{name}: neither a preset nor an experiment file"))?,
     };
@@ -715,7 +748,7 @@ pub fn of_model<T: Task>(name: &str, sets: &[String]) -> Result<TrainExperiment<
         table.entry("data").or_insert(data);
     }
     ensure!(table.contains_key("data"), "{name}: no samples; expected --set data.kind=KIND and --set data.root=DIR");
-    resolve(&mut table, &|name: &str| named_model(name, T::preset))?;
+    resolve(&mut table, &|name: &str| named_model(name, T::Model::preset))?;
     let experiment: TrainExperiment<T> = config::from_table(table, name)?;
     check_all(&experiment).with_context(|| name.to_string())?;
     Ok(experiment)

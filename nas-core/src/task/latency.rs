@@ -9,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Task;
 use super::evaluator::{PLACEHOLDERS, filled, placeholders};
 use super::experiment::SearchExperiment;
 use super::searched::SearchedSpace;
 use super::zero_cost::LATENCY;
-use super::{Task, TaskSpace};
 use crate::executor;
 use crate::run::config::to_toml;
 use crate::run::run_dir::{open_to_append, write_atomic};

@@ -1,10 +1,12 @@
 //! The frame that every task fills. A task says what its data, networks, losses and scores are ([`Task`]) and what can be
 //! searched ([`TaskSpace`]); trainings, searches by trials and on shared weights, comparisons and their commands follow.
 
+pub mod around;
 pub mod commands;
 pub mod evaluator;
 pub mod experiment;
 pub mod find_batch;
+pub mod handed_down;
 pub mod held_out;
 pub mod latency;
 pub mod schema;
@@ -17,7 +19,7 @@ use std::collections::HashMap;
 use std::fmt::{Debug, Display};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
 use nas_datasets::{LoaderConfig, SampleSet, Source, Split, TrainLoader};
 use schemars::JsonSchema;
@@ -25,7 +27,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, nn::VarStore};
 
-use crate::estimator::inheritance::Lineage;
+use crate::estimator::inheritance::BlockParts;
+use crate::models::StageSize;
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
 use crate::optim::Named;
 use crate::run::cli::Compute;
@@ -47,6 +50,33 @@ pub trait Section:
 }
 
 impl<S: Clone + Debug + PartialEq + Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static> Section for S {}
+
+/// A network as plain data: the section `[model]`.
+pub trait TaskModel: Section {
+    /// Every published network by name.
+    fn presets() -> Vec<(&'static str, Self)>;
+
+    /// The published network called `name`. The error of an unknown name lists the known ones.
+    fn preset(name: &str) -> Result<Self> {
+        let preset = Self::presets().into_iter().find(|(known, _)| *known == name);
+        let (_, config) = preset.with_context(|| {
+            let known: Vec<&str> = Self::presets().into_iter().map(|(known, _)| known).collect();
+            format!("{name:?} is no preset; expected one of {}", known.join(", "))
+        })?;
+        Ok(config)
+    }
+
+    /// The stages of a network that a search may go around ([`around::AroundSpace`]); an error of others says which it may.
+    fn stages(&self) -> Result<Vec<StageSize>>;
+
+    /// The same network with other stages. What no network can have is an error when it is built.
+    fn with_stages(self, stages: Vec<StageSize>) -> Self;
+
+    /// The blocks, where they are not called the same in networks of other stages.
+    fn parts(&self) -> Option<Vec<BlockParts>> {
+        None
+    }
+}
 
 /// What a validation ends in.
 pub trait Scores: Clone + Debug + Display + Serialize + DeserializeOwned {
@@ -132,11 +162,13 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     const BENCHMARK: Option<&'static str> = None;
     /// Prefixes of the variables whose shape follows from the number of classes.
     const CLASS_LAYERS: &'static [&'static str];
+    /// Names of what a file of a network gives.
+    const OUTPUTS: &'static [&'static str];
 
     /// `[space]`.
     type Space: TaskSpace<Self>;
     /// `[model]`.
-    type Model: Section;
+    type Model: TaskModel;
     /// `[loss]`.
     type Loss: Section + Default;
     /// `[data]`.
@@ -167,9 +199,6 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     /// Says which value of the sections makes no sense.
     fn check(setting: &Setting<Self>) -> Result<()>;
 
-    /// The network of a published name.
-    fn preset(name: &str) -> Result<Self::Model>;
-
     /// Names of the classes that the published weights of a preset know.
     fn preset_classes(_name: &str) -> Option<Vec<String>> {
         None
@@ -179,9 +208,6 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     fn shipped_weights(_name: &str) -> Option<&'static [u8]> {
         None
     }
-
-    /// Names of all published networks.
-    fn presets() -> Vec<&'static str>;
 
     /// A split of the data.
     fn open(data: &Self::Data, split: Split) -> Result<Self::Set>;
@@ -263,10 +289,8 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         Ok(())
     }
 
-    /// What the variables of a network are in that of its parent; by default what is called the same is the same.
-    fn lineage(_child: &Self::Model, _parent: &Self::Model) -> Lineage {
-        Lineage::default()
-    }
+    /// What a file of a network gives for images `[B, 3, H, W]`, one tensor for each of [`Task::OUTPUTS`].
+    fn outputs(net: &Self::Net, images: &Tensor) -> Vec<Tensor>;
 
     /// Takes over weights of a run or a file; returns the names of variables that keep their initial values.
     fn inherit(from: &Path, _model: &Self::Model, to: &VarStore) -> Result<Vec<String>> {

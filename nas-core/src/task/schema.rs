@@ -6,10 +6,10 @@ use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use super::Task;
 use super::experiment::{
     CompareExperiment, Experiment, OF_WEIGHTS, OneShotExperiment, SearchExperiment, TrainExperiment,
 };
+use super::{Task, TaskModel};
 use crate::run::ranges;
 
 /// A line that tells editors which schema the TOML file below it has.
@@ -45,7 +45,8 @@ pub fn alternatives<T: Task>() -> Value {
     ];
     let mut defs = generator.take_definitions(false);
     if let Some(model) = defs.get_mut(&*T::Model::schema_name()) {
-        objects(model).into_iter().for_each(|model| or_preset(model, &T::presets()));
+        let presets: Vec<&str> = T::Model::presets().into_iter().map(|(name, _)| name).collect();
+        objects(model).into_iter().for_each(|model| or_preset(model, &presets));
     }
     let mut root = json_schema!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -6,12 +6,15 @@ use anyhow::{Context, Result};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::json;
+use serde_json::{Map, json};
 use toml::{Table, Value};
 
+use super::around::{AROUND, AroundSpace};
 use super::experiment::Recipe;
+use super::handed_down::Source;
 use super::schema::objects;
-use super::{CostFunction, Task, TaskSpace};
+use super::supervised::cost_of;
+use super::{CostFunction, Task, TaskModel, TaskSpace, sizes};
 use crate::nn::Shape;
 use crate::run::config;
 use crate::search::analysis::vocabulary::Decision;
@@ -25,19 +28,111 @@ const RECIPE: &str = "recipe";
 /// the recipe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SearchedSpace<T: Task> {
-    /// The task's space.
-    pub space: T::Space,
+    /// What networks are.
+    pub space: NetworkSpace<T>,
     /// Values by key of `[train]`.
     pub recipe: RecipeConfig,
 }
 
+/// A space of networks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NetworkSpace<T: Task> {
+    /// One of the task's.
+    OfTask(T::Space),
+    /// That around a network.
+    Around(AroundSpace),
+}
+
+impl<T: Task> NetworkSpace<T> {
+    /// The decisions. See [`TaskSpace::choices`].
+    pub fn choices(&self) -> Result<Box<dyn ChoiceSpace>> {
+        match self {
+            Self::OfTask(space) => space.choices(),
+            Self::Around(space) => {
+                space.check()?;
+                Ok(Box::new(space.clone()))
+            }
+        }
+    }
+
+    fn derive(&self, model: Option<&T::Model>, arch: &Architecture) -> Result<T::Model> {
+        match self {
+            Self::OfTask(space) => space.derive(model, arch),
+            Self::Around(space) => {
+                let model = model.context("model: the section is missing; expected the network to go around")?;
+                Ok(model.clone().with_stages(space.sizes(arch)?))
+            }
+        }
+    }
+
+    fn costs(&self, model: Option<&T::Model>, num_classes: usize, input: Shape) -> Result<CostFunction> {
+        match self {
+            Self::OfTask(space) => space.costs(model, num_classes, input),
+            Self::Around(_) => {
+                let (this, model) = (self.clone(), model.cloned());
+                Ok(Box::new(move |arch| {
+                    Ok(sizes(cost_of::<T>(&this.derive(model.as_ref(), arch)?, num_classes, input)?))
+                }))
+            }
+        }
+    }
+
+    fn notation(&self, arch: &Architecture) -> Result<String> {
+        match self {
+            Self::OfTask(space) => space.notation(arch),
+            Self::Around(space) => space.notation(arch),
+        }
+    }
+
+    /// The architecture of a notation. See [`TaskSpace::parse`].
+    pub fn parse(&self, text: &str) -> Result<Architecture> {
+        match self {
+            Self::OfTask(space) => space.parse(text),
+            Self::Around(space) => space.parse(text),
+        }
+    }
+
+    /// Names of the decisions and of their choices. See [`TaskSpace::names`].
+    pub fn names(&self) -> Result<Vec<Decision>> {
+        match self {
+            Self::OfTask(space) => space.names(),
+            Self::Around(space) => Ok(space.names()),
+        }
+    }
+
+    fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
+        match self {
+            Self::OfTask(space) => space.drawing(arch),
+            Self::Around(_) => Ok(None),
+        }
+    }
+
+    fn table(&self) -> Result<Table, toml::ser::Error> {
+        match self {
+            Self::OfTask(space) => Table::try_from(space),
+            Self::Around(space) => {
+                let mut table = Table::try_from(space)?;
+                table.insert("kind".into(), Value::String(AROUND.into()));
+                Ok(table)
+            }
+        }
+    }
+
+    fn read(mut table: Table) -> Result<Self, toml::de::Error> {
+        if table.get("kind").and_then(Value::as_str) != Some(AROUND) {
+            return Ok(Self::OfTask(T::Space::deserialize(Value::Table(table))?));
+        }
+        table.remove("kind");
+        Ok(Self::Around(AroundSpace::deserialize(Value::Table(table))?))
+    }
+}
+
 impl<T: Task> Serialize for SearchedSpace<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.recipe.is_empty() {
-            return self.space.serialize(serializer);
+        let mut table = self.space.table().map_err(serde::ser::Error::custom)?;
+        if !self.recipe.is_empty() {
+            table.insert(RECIPE.into(), Value::Table(self.recipe.0.clone()));
         }
-        let mut table = Table::try_from(&self.space).map_err(serde::ser::Error::custom)?;
-        table.insert(RECIPE.into(), Value::Table(self.recipe.0.clone()));
         table.serialize(serializer)
     }
 }
@@ -52,7 +147,7 @@ impl<'de, T: Task> Deserialize<'de> for SearchedSpace<T> {
                 return Err(D::Error::custom(format!("{RECIPE} = {other}; expected lists by key of [train]")));
             }
         };
-        let space = T::Space::deserialize(Value::Table(table)).map_err(|error| D::Error::custom(error.message()))?;
+        let space = NetworkSpace::read(table).map_err(|error| D::Error::custom(error.message()))?;
         Ok(Self { space, recipe })
     }
 }
@@ -64,6 +159,11 @@ impl<T: Task> JsonSchema for SearchedSpace<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let mut schema = T::Space::json_schema(generator).to_value();
+        let mut around = AroundSpace::json_schema(generator).to_value();
+        let mut properties = Map::from_iter([("kind".to_string(), json!({ "type": "string", "const": AROUND }))]);
+        properties.extend(around["properties"].as_object().cloned().unwrap_or_default());
+        (around["properties"], around["required"]) = (properties.into(), json!(["kind"]));
+        schema["oneOf"].as_array_mut().into_iter().for_each(|spaces| spaces.push(around.clone()));
         let recipe = json!({
             "type": "object",
             "description": "Keys of `[train]` that are choices too, dotted or nested: lists of the values to choose from.",
@@ -77,6 +177,12 @@ impl<T: Task> JsonSchema for SearchedSpace<T> {
 }
 
 impl<T: Task> SearchedSpace<T> {
+    /// What trainings of its networks start from: the run that the search goes around.
+    pub fn source(&self) -> Result<Option<Source<T>>> {
+        let NetworkSpace::Around(AroundSpace { run: Some(run), .. }) = &self.space else { return Ok(None) };
+        Source::by_importance(run).map(Some).context("space.run")
+    }
+
     fn joint(&self) -> Result<RecipeSpace<Box<dyn ChoiceSpace>>> {
         RecipeSpace::new(self.space.choices()?, &self.recipe)
     }

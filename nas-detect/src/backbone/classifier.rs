@@ -78,7 +78,9 @@ impl Classifier {
             BackboneConfig::ShufflenetV2 { width } => {
                 ClassifierHead::shufflenet(vb, c_in, width.last_channels(), num_classes)
             }
-            BackboneConfig::Resnet(_) | BackboneConfig::MobilenetV2 {} => bail!("this backbone has no classifier here"),
+            BackboneConfig::Resnet(_) | BackboneConfig::MobilenetV2 { .. } => {
+                bail!("this backbone has no classifier here")
+            }
         };
         Ok(Self { backbone, head })
     }

@@ -8,8 +8,9 @@ pub use nas_core::models::ResNetDepth;
 pub use shufflenet_v2::{ShuffleNetV2, ShuffleNetWidth};
 
 use anyhow::{Result, bail};
+use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::resnet::DrawOrder;
-use nas_core::models::{self, MobileNet, ResNet, mobilenet_v2};
+use nas_core::models::{self, Layout, MobileNet, ResNet, StageSize, mobilenet_v2};
 use nas_core::nn::{BnConfig, Cost, NormConfig, VarBuilder};
 use nas_core::space::{Architecture, Backbone};
 use schemars::JsonSchema;
@@ -31,11 +32,15 @@ pub enum BackboneConfig {
     /// ResNet as torchvision has it.
     Resnet(ResNetConfig),
     /// MobileNetV2 as torchvision has it, without its last 1x1 convolution.
-    MobilenetV2 {},
+    MobilenetV2 {
+        /// Channels and blocks of the first convolution, which is one block, and of every stage; none for the published ones.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stages: Vec<StageSize>,
+    },
 }
 
 /// Which ResNet.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
     /// Its layers.
@@ -43,17 +48,26 @@ pub struct ResNetConfig {
     /// Norms are fixed, as in torchvision's detectors: for pretrained weights and small batches.
     #[serde(default)]
     pub frozen_norms: bool,
+    /// Channels and blocks of every stage; none for the published ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
 }
 
 impl ResNetConfig {
-    fn build(self, vb: &VarBuilder) -> ResNet {
+    fn config(&self) -> Result<models::ResNetConfig> {
         let norm = match self.frozen_norms {
             true => NormConfig::Frozen,
             false => NormConfig::Batch(BnConfig::default()),
         };
         let plain = models::ResNetConfig::torchvision(self.depth);
-        ResNet::new(vb, &models::ResNetConfig { norm, draws: DrawOrder::StagesFirst, ..plain })
+        let config = models::ResNetConfig { norm, draws: DrawOrder::StagesFirst, ..plain };
+        if self.stages.is_empty() { Ok(config) } else { config.with_sizes("model.backbone.stages", &self.stages) }
     }
+}
+
+fn mobilenet(stages: &[StageSize]) -> Result<Layout> {
+    let layout = mobilenet_v2::trunk(1.0, mobilenet_v2::BLOCKS);
+    if stages.is_empty() { Ok(layout) } else { layout.with_sizes("model.backbone.stages", stages) }
 }
 
 impl BackboneConfig {
@@ -62,9 +76,36 @@ impl BackboneConfig {
         Ok(match self {
             Self::Detnas(config) => Box::new(DetNasNet::new(vb, &config.space()?, &config.arch()?)?),
             Self::ShufflenetV2 { width } => Box::new(ShuffleNetV2::new(vb, *width, BnConfig::default())),
-            Self::Resnet(config) => Box::new(config.build(vb)),
-            Self::MobilenetV2 {} => Box::new(MobileNet::new(vb, &mobilenet_v2::trunk(1.0, mobilenet_v2::BLOCKS))),
+            Self::Resnet(config) => Box::new(ResNet::new(vb, &config.config()?)),
+            Self::MobilenetV2 { stages } => Box::new(MobileNet::new(vb, &mobilenet(stages)?)),
         })
+    }
+
+    /// The stages of a backbone that has sizes to choose.
+    pub fn stages(&self) -> Result<Vec<StageSize>> {
+        match self {
+            Self::Resnet(config) => Ok(config.config()?.sizes()),
+            Self::MobilenetV2 { stages } if stages.is_empty() => Ok(mobilenet(stages)?.sizes()),
+            Self::MobilenetV2 { stages } => Ok(stages.clone()),
+            Self::Detnas(_) | Self::ShufflenetV2 { .. } => {
+                bail!("model.backbone: expected resnet or mobilenet_v2, whose stages have sizes to choose")
+            }
+        }
+    }
+
+    /// The same backbone with other stages.
+    pub fn with_stages(self, stages: Vec<StageSize>) -> Self {
+        match self {
+            Self::Resnet(config) => Self::Resnet(ResNetConfig { stages, ..config }),
+            Self::MobilenetV2 { .. } => Self::MobilenetV2 { stages },
+            other => other,
+        }
+    }
+
+    /// What weight inheritance knows of the blocks, whose names begin with `prefix`, of a backbone of inverted residuals.
+    pub fn parts(&self, prefix: &str) -> Option<Vec<BlockParts>> {
+        let Self::MobilenetV2 { stages } = self else { return None };
+        Some(mobilenet(stages).ok()?.parts(prefix, &self.stages().ok()?))
     }
 
     /// The same backbone with another architecture of its space.

@@ -12,14 +12,14 @@ use crate::testing::{assert_described, fill, wave};
 fn maps_are_torchvisions_under_its_names() {
     tch::set_num_threads(1);
     let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/det/backbones.json")).unwrap();
-    let resnet = |depth, frozen_norms| BackboneConfig::Resnet(ResNetConfig { depth, frozen_norms });
+    let resnet = |depth, frozen_norms| BackboneConfig::Resnet(ResNetConfig { depth, frozen_norms, stages: Vec::new() });
     for (name, config) in [
         ("shufflenet_v2_x0_5", BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5 }),
         ("shufflenet_v2_x1_0", BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X1_0 }),
         ("resnet18", resnet(ResNetDepth::R18, false)),
         ("resnet50", resnet(ResNetDepth::R50, false)),
         ("resnet50", resnet(ResNetDepth::R50, true)),
-        ("mobilenet_v2", BackboneConfig::MobilenetV2 {}),
+        ("mobilenet_v2", BackboneConfig::MobilenetV2 { stages: Vec::new() }),
     ] {
         let mut vs = VarStore::new(Device::Cpu);
         let net = config.build(&VarBuilder::new(&vs)).unwrap();
@@ -34,8 +34,8 @@ fn maps_are_torchvisions_under_its_names() {
 #[test]
 fn frozen_norms_have_no_parameters_and_stay() {
     let vs = VarStore::new(Device::Cpu);
-    let config = ResNetConfig { depth: ResNetDepth::R18, frozen_norms: true };
-    let net = config.build(&VarBuilder::new(&vs));
+    let config = ResNetConfig { depth: ResNetDepth::R18, frozen_norms: true, stages: Vec::new() };
+    let net = ResNet::new(&VarBuilder::new(&vs), &config.config().unwrap());
     let is_kernel = |tensor: &tch::Tensor| tensor.dim() == 4;
     assert!(vs.variables().values().all(|tensor| tensor.requires_grad() == is_kernel(tensor)));
     let before = vs.variables()["bn1.running_mean"].copy();

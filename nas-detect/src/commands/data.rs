@@ -1,34 +1,18 @@
-//! `nas-detect data`: check a data set, write a synthetic one.
+//! `nas-detect data synth`: a synthetic data set.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::Args;
 use nas_core::run::cli;
 use nas_core::run::run_dir::open_output;
-use nas_core::task::commands::data::{CheckArgs, check};
 use nas_datasets::det::shapes;
-
-use crate::task::Detection;
-
-/// Check a data set, or write a synthetic one
-#[derive(Clone, Debug, Args)]
-pub struct DataArgs {
-    #[command(subcommand)]
-    command: DataCommand,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum DataCommand {
-    Check(CheckArgs),
-    Synth(SynthArgs),
-}
 
 /// Write seeded pictures of circles, squares and triangles in COCO's layout
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
   nas-detect data synth --out data/shapes --images 400 --seed 0")]
-struct SynthArgs {
+pub struct SynthArgs {
     /// Folder to write to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -40,15 +24,8 @@ struct SynthArgs {
     seed: u64,
 }
 
-/// Runs the command.
-pub fn run(args: &DataArgs) -> Result<()> {
-    match &args.command {
-        DataCommand::Check(args) => check::<Detection>(args),
-        DataCommand::Synth(args) => run_synth(args),
-    }
-}
-
-fn run_synth(args: &SynthArgs) -> Result<()> {
+/// Writes the set.
+pub fn synth(args: &SynthArgs) -> Result<()> {
     let num_val = (args.images / 4).max(1);
     open_output(&args.out, &cli::job())?;
     shapes::write_coco(&args.out, args.images, num_val, args.seed)?;

@@ -4,7 +4,8 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use nas_core::run::export::onnx::DETECTIONS;
 use nas_core::run::export::{FileFormat, Network, Suppressed};
-use nas_core::task::commands::export::{self, About, ExportArgs, Trained};
+use nas_core::task::Task;
+use nas_core::task::commands::export::{self, About, ExportArgs, Trained, names};
 use nas_core::train::all_variables;
 use serde_json::json;
 use tch::Tensor;
@@ -41,7 +42,7 @@ pub fn run(DetectorExportArgs { export: args, nms }: &DetectorExportArgs) -> Res
     // Network and file are scored on images that both take.
     experiment.augment.pad_multiple = u32::try_from(divisor)?;
     let Trained { experiment, classes, vs, net, .. } = &trained;
-    let forward = |images: &Tensor| net.scores_and_boxes(images).into();
+    let forward = |images: &Tensor| Detection::outputs(net, images);
     let suppression = net.top().suppression(classes.len());
     let detect = |[scores, boxes]: [&Tensor; 2], size: (i64, i64), room: i64| {
         Ok(Detections::padded(&net.top().detections(scores, boxes, size)?, room as usize))
@@ -52,7 +53,7 @@ pub fn run(DetectorExportArgs { export: args, nms }: &DetectorExportArgs) -> Res
     let network = Network {
         variables: all_variables(vs),
         forward: &forward,
-        outputs: vec!["scores".into(), "boxes".into()],
+        outputs: names::<Detection>(),
         size: args.size((2 * divisor, 3 * divisor), divisor)?,
         divisor,
         fixed: None,

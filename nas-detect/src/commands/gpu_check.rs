@@ -4,6 +4,7 @@ use anyhow::Result;
 use nas_core::nn::{Mode, VarBuilder, autocast};
 use nas_core::run::cli::Compute;
 use nas_core::space::{ChoiceSpace, Mixture};
+use nas_core::task::TaskModel;
 use nas_core::task::commands::gpu_check::{self, Case, GpuCheckArgs, evaluation, step};
 use nas_datasets::det::DetTarget;
 use nas_datasets::rng::stream;

@@ -4,6 +4,7 @@ use anyhow::Result;
 use nas_core::estimator::batch_norm_recalibration::recalibrate;
 use nas_core::optim::{OptimizerConfig, SgdConfig, gradients, named_parameters};
 use nas_core::space::ChoiceSpace;
+use nas_core::task::TaskModel;
 use nas_core::train::{all_variables, copy_into};
 use tch::nn::VarStore;
 use tch::{Device, Kind};

@@ -191,6 +191,7 @@ impl Task for Detection {
     const FIXED_SHAPES: bool = false;
     const SPEED_INCLUDES: &'static str = ", boxes included";
     const CLASS_LAYERS: &'static [&'static str] = &["head.logits."];
+    const OUTPUTS: &'static [&'static str] = &["scores", "boxes"];
 
     type Space = SpaceConfig;
     type Model = ModelConfig;
@@ -219,14 +220,6 @@ impl Task for Detection {
     fn check(setting: &Setting<Self>) -> Result<()> {
         ensure!(setting.eval.batch_size > 0, "eval.batch_size = 0; expected at least 1");
         Ok(())
-    }
-
-    fn preset(name: &str) -> Result<ModelConfig> {
-        ModelConfig::preset(name)
-    }
-
-    fn presets() -> Vec<&'static str> {
-        crate::model::presets().into_iter().map(|(name, _)| name).collect()
     }
 
     fn open(data: &DetDataConfig, split: Split) -> Result<Set> {
@@ -313,6 +306,10 @@ impl Task for Detection {
     fn fits(setting: &Setting<Self>, net: &Net, _num_classes: usize) -> Result<()> {
         let pad = i64::from(setting.augment.pad_multiple);
         net.top().check_size((pad, pad)).map_err(|error| error.context(format!("augment.pad_multiple = {pad}")))
+    }
+
+    fn outputs(net: &Net, images: &Tensor) -> Vec<Tensor> {
+        net.fixed().scores_and_boxes(images).into()
     }
 
     /// Of a search it is the backbone's path through the supernet.

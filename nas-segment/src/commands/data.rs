@@ -1,34 +1,18 @@
-//! `nas-segment data`: check a data set, write a synthetic one.
+//! `nas-segment data synth`: a synthetic data set.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use clap::{Args, Subcommand};
+use clap::Args;
 use nas_core::run::cli::{self, parse_size};
 use nas_core::run::run_dir::open_output;
-use nas_core::task::commands::data::{CheckArgs, check};
 use nas_datasets::{Size, synth};
-
-use crate::task::Segmentation;
-
-/// Check a data set, or write a synthetic one
-#[derive(Clone, Debug, Args)]
-pub struct DataArgs {
-    #[command(subcommand)]
-    command: DataCommand,
-}
-
-#[derive(Clone, Debug, Subcommand)]
-enum DataCommand {
-    Check(CheckArgs),
-    Synth(SynthArgs),
-}
 
 /// Write a seeded synthetic street set in Cityscapes' layout
 #[derive(Clone, Debug, Args)]
 #[command(after_help = "Example:
   nas-segment data synth --out data/street --images 200 --size 128x256 --seed 0")]
-struct SynthArgs {
+pub struct SynthArgs {
     /// Folder to write to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -43,15 +27,8 @@ struct SynthArgs {
     seed: u64,
 }
 
-/// Runs the command.
-pub fn run(args: &DataArgs) -> Result<()> {
-    match &args.command {
-        DataCommand::Check(args) => check::<Segmentation>(args),
-        DataCommand::Synth(args) => run_synth(args),
-    }
-}
-
-fn run_synth(args: &SynthArgs) -> Result<()> {
+/// Writes the set.
+pub fn synth(args: &SynthArgs) -> Result<()> {
     let num_val = (args.images / 4).max(1);
     let (h, w) = args.size;
     // Before anything is written.

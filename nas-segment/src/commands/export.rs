@@ -1,9 +1,9 @@
 //! `nas-segment export`: a trained network for other programs.
 
 use anyhow::Result;
-use nas_core::nn::Mode;
 use nas_core::run::export::Network;
-use nas_core::task::commands::export::{self, About, ExportArgs, Trained};
+use nas_core::task::Task;
+use nas_core::task::commands::export::{self, About, ExportArgs, Trained, names};
 use nas_core::train::all_variables;
 use tch::Tensor;
 
@@ -13,12 +13,12 @@ use crate::task::Segmentation;
 pub fn run(args: &ExportArgs) -> Result<()> {
     let trained = args.open::<Segmentation>()?;
     let Trained { experiment, classes, vs, net, .. } = &trained;
-    let forward = |images: &Tensor| vec![net.forward(images, None, Mode::EVAL)];
+    let forward = |images: &Tensor| Segmentation::outputs(net, images);
     let crop = experiment.augment.crop;
     let network = Network {
         variables: all_variables(vs),
         forward: &forward,
-        outputs: vec!["logits".into()],
+        outputs: names::<Segmentation>(),
         size: args.size((i64::from(crop.height()), i64::from(crop.width())), 1)?,
         divisor: 1,
         fixed: net.varies_with_size(),

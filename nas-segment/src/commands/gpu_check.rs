@@ -5,6 +5,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use nas_core::nn::{Mode, VarBuilder, autocast, channels_last};
 use nas_core::run::cli::Compute;
+use nas_core::task::TaskModel;
 use nas_core::task::commands::gpu_check::{self, Case, GpuCheckArgs, evaluation, step, supernet};
 use tch::{Device, Kind, Tensor};
 
@@ -33,7 +34,7 @@ fn cases() -> Result<Vec<Case>> {
     let mut model = ModelConfig::preset("deeplabv3plus_mobilenet_v2")?;
     if let ModelConfig::Deeplabv3plus(config) = &mut model {
         // Each norm without training multiplies what half precision loses.
-        config.backbone = BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 7 });
+        config.backbone = BackboneConfig::MobilenetV2(MobileNetV2Config { blocks: 7, ..Default::default() });
         // One pass settles the statistics; by those that norms begin with, half precision loses the maps of a deep network.
         (config.bn.momentum, config.head.bn.momentum) = (1.0, 1.0);
     }

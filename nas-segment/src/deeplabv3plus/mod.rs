@@ -75,7 +75,7 @@ impl BackboneConfig {
             }
             Self::MobilenetV2(config) => {
                 config.validate()?;
-                Box::new(config.build(vb, output_stride, bn))
+                Box::new(config.build(vb, output_stride, bn)?)
             }
         })
     }

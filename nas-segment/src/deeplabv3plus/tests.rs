@@ -13,7 +13,7 @@ const ALL: [BackboneConfig; 5] = [
     BackboneConfig::Xception65 {},
     BackboneConfig::Xception71 {},
     BackboneConfig::Resnet101 {},
-    BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 17 }),
+    BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 17, stages: Vec::new() }),
 ];
 
 fn count(config: &DeepLabV3PlusConfig, num_classes: i64, size: (i64, i64)) -> Cost {
@@ -112,7 +112,7 @@ fn mobilenet_v2_computes_what_torchvision_computes() {
     let golden: Value =
         serde_json::from_str(include_str!("../../../tests/golden/torchvision/mobilenet_v2.json")).unwrap();
     let vs = VarStore::new(Device::Cpu);
-    let net = MobileNetV2Config::default().build(&VarBuilder::new(&vs), 32, BnConfig::default());
+    let net = MobileNetV2Config::default().build(&VarBuilder::new(&vs), 32, BnConfig::default()).unwrap();
     tch::no_grad(|| vs.variables().iter().for_each(|(name, tensor)| fill(name, tensor)));
     let features = net.features(&wave(&[2, 3, 65, 48], 0.0).to_kind(Kind::Float), Mode::EVAL);
     for (name, feature) in ["low_level", "last"].into_iter().zip(features) {
@@ -193,7 +193,7 @@ fn camvid_config() -> DeepLabV3PlusConfig {
     DeepLabV3PlusConfig {
         output_stride: 16,
         bn,
-        backbone: BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 13 }),
+        backbone: BackboneConfig::MobilenetV2(MobileNetV2Config { blocks: 13, ..Default::default() }),
         head: HeadConfig { channels: 64, separable: true, bn, decoder: Some(decoder), ..Default::default() },
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::{Activation, BnConfig, VarBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -284,6 +285,23 @@ impl MobileSegConfig {
             }
         }
         blocks
+    }
+
+    /// The first convolution, which is one block, and the stages that have blocks.
+    pub fn sizes(&self) -> Vec<StageSize> {
+        let stem = StageSize { channels: self.stem, blocks: 1 };
+        let size = |stage: &StageConfig| StageSize { channels: stage.channels, blocks: stage.blocks.len() };
+        std::iter::once(stem).chain(self.stages.iter().map(size).filter(|size| size.blocks > 0)).collect()
+    }
+
+    /// Gives it other [`MobileSegConfig::sizes`].
+    pub fn resize(&mut self, sizes: &[StageSize]) {
+        self.stem = sizes.first().map_or(self.stem, |stem| stem.channels);
+        let stages = self.stages.iter_mut().filter(|stage| !stage.blocks.is_empty());
+        for (stage, size) in stages.zip(sizes.iter().skip(1)) {
+            stage.channels = size.channels;
+            stage.blocks = sizes::resized(&stage.blocks, size.blocks);
+        }
     }
 
     /// What weight inheritance knows of the blocks.

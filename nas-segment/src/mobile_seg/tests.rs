@@ -368,7 +368,7 @@ fn a_child_that_grew_computes_what_its_parent_does() {
         tch::no_grad(|| {
             variables.iter().filter(is_branch).for_each(|(_, tensor)| drop(tensor.shallow_clone().zero_()))
         });
-        let count = inherit(&variables, &theirs, &lineage);
+        let count = inherit(&variables, &theirs, &lineage, &|_, _| None);
         assert!(count.whole > 100, "{what}: {count:?}");
         let error = difference(&forward(&net), &forward(&parent_net));
         assert!(error < 1e-10, "{what}: off by {error}");

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use image::{GrayImage, RgbImage};
-use nas_core::estimator::inheritance::Lineage;
 use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
@@ -153,6 +152,7 @@ impl Task for Segmentation {
     const CURVES: &'static [&'static str] = &["loss", "miou", "pixel_acc"];
     const REDUCED: [&'static [&'static str]; 2] = [&["filters"], &["layers"]];
     const CLASS_LAYERS: &'static [&'static str] = &["head.logits."];
+    const OUTPUTS: &'static [&'static str] = &["logits"];
 
     type Space = SpaceConfig;
     type Model = ModelConfig;
@@ -174,13 +174,8 @@ impl Task for Segmentation {
         Recipe::new(100, 8, OptimizerConfig::Sgd(sgd), schedule, 0.0)
     }
 
-    fn lineage(child: &ModelConfig, parent: &ModelConfig) -> Lineage {
-        match (child, parent) {
-            (ModelConfig::MobileSeg(child), ModelConfig::MobileSeg(parent)) => {
-                Lineage::of_blocks(&child.parts(), &parent.parts())
-            }
-            _ => Lineage::default(),
-        }
+    fn outputs(net: &Net, images: &Tensor) -> Vec<Tensor> {
+        vec![net.forward(images, None, Mode::EVAL)]
     }
 
     fn eval_every(eval: &EvalConfig) -> usize {
@@ -210,10 +205,6 @@ impl Task for Segmentation {
         Ok(())
     }
 
-    fn preset(name: &str) -> Result<ModelConfig> {
-        ModelConfig::preset(name)
-    }
-
     fn preset_classes(name: &str) -> Option<Vec<String>> {
         name.starts_with("squeezenas_").then(|| Classes::cityscapes().names)
     }
@@ -221,10 +212,6 @@ impl Task for Segmentation {
     /// Of SqueezeNAS' smallest network, which its authors trained on Cityscapes (MIT licence, `weights/LICENSE.squeezenas`).
     fn shipped_weights(name: &str) -> Option<&'static [u8]> {
         (name == "squeezenas_mac_small").then_some(include_bytes!("../../weights/squeezenas_mac_small.safetensors"))
-    }
-
-    fn presets() -> Vec<&'static str> {
-        crate::model::presets().into_iter().map(|(name, _)| name).collect()
     }
 
     fn slowest_momentum(model: &ModelConfig) -> Option<f64> {

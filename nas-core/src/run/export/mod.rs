@@ -6,6 +6,7 @@
 //! own; the tracer sees what runs, whatever layer it came from. Its two gaps are closed in `trace`: weights keep their names,
 //! and sizes are free.
 
+pub mod channels;
 pub mod graph;
 mod int8;
 pub mod onnx;

@@ -79,6 +79,12 @@ pub fn trace(network: &Network) -> Result<Traced> {
     }
 }
 
+/// The graph of a network at its own size alone: for what does not hang on sizes.
+pub fn trace_at_its_size(network: &Network) -> Result<Graph> {
+    let (h, w) = network.size;
+    trace_once(network, &Tensor::ones([2, 3, h, w], (Kind::Float, Device::Cpu)))
+}
+
 fn trace_at(network: &Network, sizes: &[[i64; 3]]) -> Result<Graph> {
     let mut graphs = Vec::new();
     let mut shapes = Vec::new();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, Subcommand};
 use nas_datasets::{SampleSet, Split, shared_images};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use serde::Serialize;
@@ -15,6 +15,29 @@ use crate::run::picture::write_png;
 use crate::run::run_dir::open_output;
 use crate::run::{config, plot, words};
 use crate::task::{Task, experiment};
+
+/// Check a data set, or write a synthetic one
+#[derive(Clone, Debug, Args)]
+pub struct DataArgs<S: Args> {
+    #[command(subcommand)]
+    command: DataCommand<S>,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum DataCommand<S: Args> {
+    Check(CheckArgs),
+    Synth(S),
+}
+
+impl<S: Args> DataArgs<S> {
+    /// Runs the command; `synth` writes a data set.
+    pub fn run<T: Task>(&self, synth: impl FnOnce(&S) -> Result<()>) -> Result<()> {
+        match &self.command {
+            DataCommand::Check(args) => check::<T>(args),
+            DataCommand::Synth(args) => synth(args),
+        }
+    }
+}
 
 /// Read every sample of a data set, list the broken ones and count what was left out
 #[derive(Clone, Debug, Args)]

@@ -93,6 +93,11 @@ impl ExportArgs {
     }
 }
 
+/// Names of what a file of a task's networks gives.
+pub fn names<T: Task>() -> Vec<String> {
+    T::OUTPUTS.iter().map(ToString::to_string).collect()
+}
+
 /// What is worth knowing of a network besides its weights.
 #[derive(Clone, Debug)]
 pub struct About {

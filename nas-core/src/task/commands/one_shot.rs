@@ -30,7 +30,7 @@ use crate::space::{Architecture, ChoiceSpace};
 use crate::strategy::{RandomConfig, StrategyConfig};
 use crate::task::evaluator::{Evaluator, HonestyConfig, SearchPart, Searched, cost_input};
 use crate::task::experiment::{self, OneShotExperiment, Recipe};
-use crate::task::searched::SearchedSpace;
+use crate::task::searched::{NetworkSpace, SearchedSpace};
 use crate::task::shared::{Shared, main_candidate_metric};
 use crate::task::{CostFunction, Task, TaskSpace};
 use crate::train::{self, LoopConfig, Metrics, read_metrics, write_tensors};
@@ -137,7 +137,7 @@ impl<'a, T: Task> Search<'a, T> {
         let OneShotExperiment { seed, space, model, retrain, cost_size, .. } = self.experiment.clone();
         let train = Recipe { init: None, ..retrain };
         let setting = Some(self.experiment.setting());
-        let space = SearchedSpace { space, recipe: RecipeConfig::default() };
+        let space = SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() };
         let searched = Searched { seed, space, model, train, setting, cost_size, budget: Budget::default() };
         let truth = Evaluator::open(truth, &searched).context("honesty.evaluator")?;
         honesty.check(&truth.metrics(costs))?;

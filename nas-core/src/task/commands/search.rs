@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use nas_datasets::Split;
 use serde::{Deserialize, Serialize};
 
 use super::one_shot;
@@ -281,7 +282,11 @@ impl<T: Task> Job<'_, T> {
     /// Writes the experiment of a training of what was found; returns its command.
     fn write_training(&self, found: Option<&Found>) -> Result<Option<String>> {
         let Some(found) = found else { return Ok(None) };
-        let Some(training) = self.experiment.training_of(&found.architecture)? else { return Ok(None) };
+        let Some(mut training) = self.experiment.training_of(&found.architecture)? else { return Ok(None) };
+        if let Some(source) = self.experiment.space.source()? {
+            let classes = T::classes(&T::open(&training.data, Split::Train)?);
+            source.hand_down(self.dir.root(), &mut training, &classes)?;
+        }
         let path = self.dir.path("train.toml");
         write_atomic(&path, to_toml(&training).as_bytes())?;
         Ok(Some(format!("{} train --config {}", T::PROGRAM, path.display())))

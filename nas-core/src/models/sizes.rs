@@ -1,0 +1,202 @@
+//! Sizes of a network's stages, and networks of other sizes.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BlockConfig, Layout, ResNetConfig};
+use crate::estimator::inheritance::BlockParts;
+
+/// How wide and how deep a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StageSize {
+    /// Channels of its blocks' outputs; of a ResNet the base channels.
+    pub channels: i64,
+    /// Blocks, at least one.
+    pub blocks: usize,
+}
+
+impl fmt::Display for StageSize {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{}x{}", self.channels, self.blocks)
+    }
+}
+
+impl FromStr for StageSize {
+    type Err = anyhow::Error;
+
+    /// Channels and blocks, such as `24x2`.
+    fn from_str(text: &str) -> Result<Self> {
+        let parsed = || {
+            let (channels, blocks) = text.split_once('x')?;
+            Some(Self { channels: channels.parse().ok()?, blocks: blocks.parse().ok()? })
+        };
+        parsed().with_context(|| format!("{text:?}: expected channels and blocks, such as 24x2"))
+    }
+}
+
+/// Says which of `stages`, the key `key` of a model, no network can have; it has as many as `own`.
+pub fn check(key: &str, own: &[StageSize], stages: &[StageSize]) -> Result<()> {
+    ensure!(own.len() == stages.len(), "{key}: {} stages; expected {}", stages.len(), own.len());
+    for (i, StageSize { channels, blocks }) in stages.iter().enumerate() {
+        ensure!((1..=4096).contains(channels), "{key}[{i}].channels = {channels}; expected 1 to 4096");
+        ensure!((1..=64).contains(blocks), "{key}[{i}].blocks = {blocks}; expected 1 to 64");
+    }
+    Ok(())
+}
+
+/// `items` cut or grown to `len`: what is new is like the last.
+pub fn resized<I: Clone>(items: &[I], len: usize) -> Vec<I> {
+    items.iter().chain(items.last().into_iter().cycle()).take(len).cloned().collect()
+}
+
+/// `value` in the ratio of two widths, at least 1.
+fn scaled(value: i64, (own, wanted): (i64, i64)) -> i64 {
+    ((value * wanted) as f64 / own as f64).round().max(1.0) as i64
+}
+
+impl Layout {
+    /// The first convolution, whose blocks are always one, and the stages: blocks of equal channels up to the next stride.
+    pub fn sizes(&self) -> Vec<StageSize> {
+        let stem = StageSize { channels: self.stem.0, blocks: 1 };
+        let stage = |blocks: &[BlockConfig]| StageSize { channels: blocks[0].channels.1, blocks: blocks.len() };
+        std::iter::once(stem).chain(self.stages().map(stage)).collect()
+    }
+
+    fn stages(&self) -> impl Iterator<Item = &[BlockConfig]> {
+        self.blocks.chunk_by(|a, b| a.channels.1 == b.channels.1 && b.stride == 1)
+    }
+
+    /// The network with other [`Layout::sizes`]. Channels within a block keep their ratio to those that come in; the last
+    /// convolution stays as it is.
+    ///
+    /// # Errors
+    /// If there are more or fewer stages, or convolutions in groups.
+    pub fn with_sizes(&self, key: &str, sizes: &[StageSize]) -> Result<Self> {
+        check(key, &self.sizes(), sizes)?;
+        ensure!(sizes[0].blocks == 1, "{key}[0].blocks = {}; expected 1, the first convolution", sizes[0].blocks);
+        ensure!(self.blocks.iter().all(|block| block.groups == 1), "{key}: convolutions in groups keep their sizes");
+        let mut before = (self.stem.0, sizes[0].channels);
+        let mut blocks = Vec::new();
+        for (stage, size) in self.stages().zip(&sizes[1..]) {
+            // A block that is new stands behind one of its stage, whatever came in before that.
+            let inner = stage.last().map(|last| {
+                let channels = (last.channels.1, last.channels.1);
+                let ratio = (last.channels.0, last.channels.1);
+                let squeeze = last.squeeze.map(|(squeezed, gate)| (scaled(squeezed, ratio), gate));
+                let hidden = if last.hidden == last.channels.0 { last.channels.1 } else { scaled(last.hidden, ratio) };
+                BlockConfig { channels, hidden, squeeze, stride: 1, ..*last }
+            });
+            let whole = stage.iter().copied().chain(inner.into_iter().cycle());
+            for block in whole.take(size.blocks) {
+                let squeeze = block.squeeze.map(|(squeezed, gate)| (scaled(squeezed, before), gate));
+                let hidden = if block.hidden == block.channels.0 { before.1 } else { scaled(block.hidden, before) };
+                let channels = (before.1, size.channels);
+                // Another width makes no shortcut where there was none.
+                blocks.push(BlockConfig { channels, hidden, squeeze, residual: block.adds_input(), ..block });
+                before = (block.channels.1, size.channels);
+            }
+        }
+        Ok(Self { stem: (sizes[0].channels, self.stem.1, self.stem.2), blocks, ..self.clone() })
+    }
+
+    /// What weight inheritance knows of the blocks, whose names begin with `prefix`, in stages of `sizes`.
+    pub fn parts(&self, prefix: &str, sizes: &[StageSize]) -> Vec<BlockParts> {
+        let stages = sizes.iter().skip(1).enumerate();
+        let places = stages.flat_map(|(stage, size)| (0..size.blocks).map(move |i| (stage, i)));
+        let part = |(i, (block, place)): (usize, (&BlockConfig, (usize, usize)))| {
+            block.parts(self.naming, &format!("{prefix}features.{}.", i + 1), place)
+        };
+        let mut parts: Vec<BlockParts> = self.blocks.iter().zip(places).enumerate().map(part).collect();
+        let last = format!("{prefix}features.{}.", self.blocks.len() + 1);
+        let last = BlockParts { place: (usize::MAX, 0), layers: vec![("last", last)], silencer: None };
+        parts.extend(self.last.map(|_| last));
+        parts
+    }
+}
+
+impl ResNetConfig {
+    /// The stages.
+    pub fn sizes(&self) -> Vec<StageSize> {
+        self.stages.iter().map(|stage| StageSize { channels: stage.base, blocks: stage.units }).collect()
+    }
+
+    /// The network with other [`ResNetConfig::sizes`].
+    ///
+    /// # Errors
+    /// If there are more or fewer stages.
+    pub fn with_sizes(&self, key: &str, sizes: &[StageSize]) -> Result<Self> {
+        check(key, &self.sizes(), sizes)?;
+        let mut resized = self.clone();
+        for (stage, StageSize { channels, blocks }) in resized.stages.iter_mut().zip(sizes) {
+            (stage.base, stage.units) = (*channels, *blocks);
+        }
+        Ok(resized)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::{MobileNet, ResNet, ResNetDepth, mobilenet_v2};
+    use crate::nn::{Shape, VarBuilder};
+    use crate::space::Backbone;
+
+    fn sizes(text: &str) -> Vec<StageSize> {
+        text.split(' ').map(|size| size.parse().unwrap()).collect()
+    }
+
+    fn text(sizes: &[StageSize]) -> String {
+        sizes.iter().map(StageSize::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn a_network_of_its_own_sizes_is_the_same_and_of_half_widths_the_one_of_half_width() {
+        let whole = mobilenet_v2::trunk(1.0, 17);
+        assert_eq!(text(&whole.sizes()), "32x1 16x1 24x2 32x3 64x4 96x3 160x3 320x1");
+        assert_eq!(whole.with_sizes("stages", &whole.sizes()).unwrap().blocks.len(), 17);
+        let half = mobilenet_v2::trunk(0.5, 17);
+        let cost = |layout: &Layout| MobileNet::new(&VarBuilder::dry(), layout).cost_parts(Shape::new(3, 64, 64)).0;
+        assert_eq!(cost(&whole.with_sizes("stages", &whole.sizes()).unwrap()), cost(&whole));
+        let halved = whole.with_sizes("stages", &half.sizes()).unwrap();
+        assert_eq!(cost(&halved), cost(&half));
+        // Where two stages become equally wide no shortcut appears that was none.
+        let wide = whole.with_sizes("stages", &sizes("32x1 16x1 24x2 32x3 64x4 64x3 160x3 320x1")).unwrap();
+        let shortcuts = |layout: &Layout| layout.blocks.iter().map(BlockConfig::adds_input).collect::<Vec<_>>();
+        assert_eq!(shortcuts(&wide), shortcuts(&whole));
+    }
+
+    #[test]
+    fn blocks_are_cut_from_the_end_of_a_stage_and_new_ones_are_like_its_last() {
+        let layout = mobilenet_v2::trunk(1.0, 6);
+        let other = layout.with_sizes("stages", &sizes("32x1 16x2 24x1 32x4")).unwrap();
+        let rows: Vec<_> = other.blocks.iter().map(|block| (block.channels, block.hidden, block.stride)).collect();
+        let expected = [
+            ((32, 16), 32, 1),
+            ((16, 16), 16, 1),
+            ((16, 24), 96, 2),
+            ((24, 32), 144, 2),
+            ((32, 32), 192, 1),
+            ((32, 32), 192, 1),
+            ((32, 32), 192, 1),
+        ];
+        assert_eq!(rows, expected);
+        assert!(other.blocks[1].adds_input());
+        let error = layout.with_sizes("model.stages", &sizes("32x1 16x2")).unwrap_err().to_string();
+        assert_eq!(error, "model.stages: 2 stages; expected 4");
+        assert!(layout.with_sizes("s", &sizes("32x1 16x0 24x1 32x4")).unwrap_err().to_string().contains("s[1].blocks"));
+    }
+
+    #[test]
+    fn a_resnet_takes_other_stages() {
+        let config = ResNetConfig::torchvision(ResNetDepth::R18);
+        assert_eq!(text(&config.sizes()), "64x2 128x2 256x2 512x2");
+        let other = config.with_sizes("stages", &sizes("32x1 64x1 128x2 256x1")).unwrap();
+        let info = ResNet::new(&VarBuilder::dry(), &other).feature_info();
+        assert_eq!(info.iter().map(|map| map.channels).collect::<Vec<_>>(), [32, 64, 128, 256]);
+    }
+}

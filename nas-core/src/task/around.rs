@@ -1,0 +1,194 @@
+//! `kind = "around"`: the space of a network's own widths and depths. A trained network is where the search begins; what is found
+//! is the same network with other stages, which starts from its weights.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::models::StageSize;
+use crate::search::analysis::vocabulary::Decision;
+use crate::space::{Architecture, ChoiceSpace, InvalidArchitecture};
+
+/// The `kind` of the space.
+pub const AROUND: &str = "around";
+
+/// A network's own widths and depths.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AroundSpace {
+    /// The folder of a training: its network is searched around, and its weights are what trials that train start from, its most
+    /// important channels where theirs are fewer (L1 norm of the scales of batch norms, Liu et al. 2017, arXiv 1708.06519). Absent:
+    /// the network of `[model]`, from random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<PathBuf>,
+    /// Factors on the channels of every stage, which become multiples of 8 where the stage's own are.
+    #[serde(default = "default_widths")]
+    pub widths: Vec<f64>,
+    /// Blocks that a stage may lose; one always stays.
+    #[serde(default = "one")]
+    pub shallower: usize,
+    /// Blocks that a stage may gain.
+    #[serde(default)]
+    pub deeper: usize,
+    /// The network's own stages; read off it where not given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
+}
+
+fn default_widths() -> Vec<f64> {
+    vec![0.5, 0.75, 1.0]
+}
+
+fn one() -> usize {
+    1
+}
+
+impl AroundSpace {
+    /// Says which key has an impossible value.
+    pub fn check(&self) -> Result<()> {
+        let Self { widths, shallower, deeper, stages, .. } = self;
+        let sound = !widths.is_empty() && widths.iter().all(|width| *width > 0.0 && *width <= 16.0);
+        ensure!(sound, "space.widths = {widths:?}; expected at least one factor, each above 0 and up to 16");
+        ensure!(*shallower <= 64, "space.shallower = {shallower}; expected 0 to 64");
+        ensure!(*deeper <= 64, "space.deeper = {deeper}; expected 0 to 64");
+        let sound = |stage: &StageSize| (1..=4096).contains(&stage.channels) && (1..=64).contains(&stage.blocks);
+        ensure!(
+            !stages.is_empty() && stages.iter().all(sound),
+            "space.stages: expected the stages of a network, channels of 1 to 4096 and blocks of 1 to 64"
+        );
+        Ok(())
+    }
+
+    /// The channels of every stage that can be chosen, and its numbers of blocks, rising.
+    fn options(&self) -> Vec<(Vec<i64>, Vec<usize>)> {
+        let options = |(i, stage): (usize, &StageSize)| {
+            let step = if stage.channels % 8 == 0 { 8.0 } else { 1.0 };
+            let scaled = |width: &f64| ((stage.channels as f64 * width / step).round().max(1.0) * step) as i64;
+            let mut channels: Vec<i64> = self.widths.iter().map(scaled).collect();
+            channels.sort_unstable();
+            channels.dedup();
+            // The first of a network of inverted residuals is its first convolution; a stage of one block stays one of them.
+            let fixed = i == 0 && stage.blocks == 1;
+            let deeper = if fixed { 0 } else { self.deeper };
+            (channels, (stage.blocks.saturating_sub(self.shallower).max(1)..=stage.blocks + deeper).collect())
+        };
+        self.stages.iter().enumerate().map(options).collect()
+    }
+
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        fn decision(name: String, choices: &[impl ToString]) -> Decision {
+            Decision { name, choices: choices.iter().map(ToString::to_string).collect() }
+        }
+        let of_stage = |(i, (channels, blocks)): (usize, (Vec<i64>, Vec<usize>))| {
+            [decision(format!("stage {i} channels"), &channels), decision(format!("stage {i} blocks"), &blocks)]
+        };
+        self.options().into_iter().enumerate().flat_map(of_stage).collect()
+    }
+
+    /// The sizes that an architecture stands for.
+    pub fn sizes(&self, arch: &Architecture) -> Result<Vec<StageSize>> {
+        self.validate(arch)?;
+        let pairs = arch.choices().chunks(2).zip(self.options());
+        let size = |(choices, (channels, blocks)): (&[u16], (Vec<i64>, Vec<usize>))| StageSize {
+            channels: channels[usize::from(choices[0])],
+            blocks: blocks[usize::from(choices[1])],
+        };
+        Ok(pairs.map(size).collect())
+    }
+
+    /// Channels and blocks of every stage: `32x1 16x1 24x2`.
+    pub fn notation(&self, arch: &Architecture) -> Result<String> {
+        Ok(self.sizes(arch)?.iter().map(StageSize::to_string).collect::<Vec<_>>().join(" "))
+    }
+
+    /// The architecture of a notation.
+    pub fn parse(&self, text: &str) -> Result<Architecture> {
+        if let Ok(arch) = text.parse::<Architecture>() {
+            return Ok(arch);
+        }
+        let sizes: Vec<StageSize> = text.split_whitespace().map(str::parse).collect::<Result<_>>()?;
+        ensure!(sizes.len() == self.stages.len(), "{} stages; expected {}", sizes.len(), self.stages.len());
+        let mut choices = Vec::new();
+        for (size, (channels, blocks)) in sizes.iter().zip(self.options()) {
+            let chosen =
+                channels.iter().position(|c| *c == size.channels).zip(blocks.iter().position(|n| *n == size.blocks));
+            let (width, depth) =
+                chosen.with_context(|| format!("{size}; expected one of {channels:?} x one of {blocks:?}"))?;
+            choices.extend([width as u16, depth as u16]);
+        }
+        Ok(Architecture::new(choices))
+    }
+}
+
+impl ChoiceSpace for AroundSpace {
+    fn name(&self) -> &str {
+        AROUND
+    }
+
+    /// Of every stage channels and blocks.
+    fn decisions(&self) -> Vec<u16> {
+        self.options().iter().flat_map(|(channels, blocks)| [channels.len() as u16, blocks.len() as u16]).collect()
+    }
+
+    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
+        let decisions = self.decisions();
+        let choices = arch.choices();
+        let fits = choices.len() == decisions.len() && choices.iter().zip(&decisions).all(|(choice, n)| choice < n);
+        let reason = || format!("expected {} choices below {decisions:?}", decisions.len());
+        let invalid = || InvalidArchitecture { space: AROUND.into(), arch: arch.to_string(), reason: reason() };
+        fits.then_some(()).ok_or_else(invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(keys: &str, stages: &str) -> AroundSpace {
+        let mut space: AroundSpace = toml::from_str(keys).unwrap();
+        space.stages = stages.split(' ').map(|size| size.parse().unwrap()).collect();
+        space.check().unwrap();
+        space
+    }
+
+    #[test]
+    fn widths_are_multiples_of_eight_and_each_once_and_one_block_stays() {
+        let space = space("shallower = 2\ndeeper = 1", "32x1 16x1 24x2 30x3");
+        let expected = [
+            (vec![16, 24, 32], vec![1]),
+            (vec![8, 16], vec![1, 2]),
+            (vec![16, 24], vec![1, 2, 3]),
+            (vec![15, 23, 30], vec![1, 2, 3, 4]),
+        ];
+        assert_eq!(space.options(), expected);
+        assert_eq!(space.decisions(), [3, 1, 2, 2, 2, 3, 3, 4]);
+        assert_eq!(space.names()[2].name, "stage 1 channels");
+    }
+
+    #[test]
+    fn a_notation_stands_for_its_architecture() {
+        let space = space("", "32x1 16x1 24x2");
+        let arch = space.parse("24x1 8x1 16x1").unwrap();
+        assert_eq!(arch.choices(), [1, 0, 0, 0, 0, 0]);
+        assert_eq!(space.notation(&arch).unwrap(), "24x1 8x1 16x1");
+        assert_eq!(space.parse(&arch.to_string()).unwrap(), arch);
+        for (text, expected) in [("24x1 8x1", "3"), ("24x1 8x1 20x2", "[16, 24]"), ("24 8 16", "24x2")] {
+            let error = format!("{:#}", space.parse(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        assert!(space.validate(&Architecture::new(vec![3, 0, 0, 0, 0, 0])).is_err());
+    }
+
+    #[test]
+    fn impossible_values_are_named() {
+        for (keys, key) in
+            [("widths = []", "widths"), ("widths = [0.0]", "widths"), ("shallower = 99", "shallower"), ("", "stages")]
+        {
+            let error = toml::from_str::<AroundSpace>(keys).unwrap().check().unwrap_err().to_string();
+            assert!(error.contains(key), "{keys}: {error}");
+        }
+    }
+}

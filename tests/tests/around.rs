@@ -1,0 +1,190 @@
+//! Searches around a trained network: which of its channels go together, what its smaller ones inherit, and the search itself.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use nas_classify::task::Classification;
+use nas_core::estimator::inheritance::inherit;
+use nas_core::models::StageSize;
+use nas_core::run::cli::Compute;
+use nas_core::run::export::channels::Channels;
+use nas_core::run::export::{Network, trace};
+use nas_core::search::log as trial_log;
+use nas_core::task::commands::export::names;
+use nas_core::task::handed_down::lineage;
+use nas_core::task::supervised::new_network;
+use nas_core::task::{Task, TaskModel};
+use nas_core::train::{all_variables, read_tensors};
+use nas_detect::task::Detection;
+use nas_segment::task::Segmentation;
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool};
+use tch::nn::VarStore;
+use tch::{Device, Kind, Tensor};
+
+const CPU: Compute = Compute { device: Device::Cpu, threads: 1, amp: false };
+
+/// A network of a preset whose norms scale and shift at random.
+fn network<T: Task>(model: &T::Model) -> (VarStore, T::Net) {
+    let (vs, net) = new_network::<T>(model, 3, 1, CPU).unwrap();
+    tch::no_grad(|| {
+        for (_, variable) in all_variables(&vs).iter().filter(|(_, variable)| variable.dim() == 1) {
+            let _ = variable.shallow_clone().copy_(&(variable.rand_like() + 0.25));
+        }
+    });
+    (vs, net)
+}
+
+fn channels_of<T: Task>(vs: &VarStore, net: &T::Net) -> anyhow::Result<Channels> {
+    let forward = |images: &Tensor| T::outputs(net, images);
+    let (variables, outputs) = (all_variables(vs), names::<T>());
+    let (size, divisor, fixed, suppressed) = ((128, 128), 128, None, None);
+    let network = Network { variables, forward: &forward, outputs, size, divisor, fixed, suppressed };
+    Channels::of(&tch::no_grad(|| trace::trace_at_its_size(&network))?)
+}
+
+fn narrower(stages: Vec<StageSize>) -> Vec<StageSize> {
+    stages.into_iter().map(|stage| StageSize { channels: stage.channels * 5 / 8, ..stage }).collect()
+}
+
+/// Channels that give zero, to all that reads them, can go and nothing changes: what a child takes of a network whose other channels
+/// give zero computes what the network does.
+fn assert_cuts_what_goes_together<T: Task>(preset: &str) {
+    tch::manual_seed(7);
+    let model = T::Model::preset(preset).unwrap();
+    let (vs, net) = network::<T>(&model);
+    let channels = channels_of::<T>(&vs, &net).unwrap();
+    let smaller = model.clone().with_stages(narrower(model.stages().unwrap()));
+    let (child_vs, child) = network::<T>(&smaller);
+    let variables = all_variables(&child_vs);
+    let sizes = channels.sizes_in(&variables.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect());
+    let taken = |name: &str, axis: usize| channels.taken(name, axis, &|group| sizes[group]);
+    let mut cut = 0;
+    tch::no_grad(|| {
+        for (name, variable) in all_variables(&vs) {
+            let Some(taken) = taken(&name, 0) else { continue };
+            let gone = (0..variable.size()[0]).filter(|i| !taken.contains(&Some(*i))).collect::<Vec<_>>();
+            cut += gone.len();
+            let _ = variable.shallow_clone().index_fill_(0, &Tensor::from_slice(&gone), 0.0);
+        }
+    });
+    assert!(cut > 0, "{preset}");
+    let parent: HashMap<String, Tensor> = all_variables(&vs).into_iter().collect();
+    inherit(&variables, &parent, &lineage(&smaller, &model), &taken);
+    let images = Tensor::randn([1, 3, 128, 128], (Kind::Float, Device::Cpu));
+    let [theirs, ours] = tch::no_grad(|| [T::outputs(&net, &images), T::outputs(&child, &images)]);
+    for (theirs, ours) in theirs.iter().zip(&ours) {
+        let largest = |tensor: &Tensor| tensor.abs().max().double_value(&[]);
+        let error = largest(&(theirs - ours)) / largest(theirs);
+        assert!(error < 1e-4, "{preset}: off by {error}");
+    }
+}
+
+#[test]
+fn channels_that_give_nothing_go_and_the_network_computes_the_same() {
+    for preset in ["mobilenet_v2", "mobilenet_v3_large", "mnasnet_a1", "resnet18"] {
+        assert_cuts_what_goes_together::<Classification>(preset);
+    }
+    for preset in
+        ["mobile_seg_hand_a", "mobile_seg_hand_c", "mobile_seg_deeplabv3plus_11", "deeplabv3plus_mobilenet_v2"]
+    {
+        assert_cuts_what_goes_together::<Segmentation>(preset);
+    }
+    for preset in ["fcos_mobilenet_v2_fpn", "fcos_resnet18_fpn"] {
+        assert_cuts_what_goes_together::<Detection>(preset);
+    }
+}
+
+#[test]
+fn networks_that_cannot_be_cut_say_why() {
+    let model = <Segmentation as Task>::Model::preset("squeezenas_mac_small").unwrap();
+    let (vs, net) = network::<Segmentation>(&model);
+    let error = format!("{:#}", channels_of::<Segmentation>(&vs, &net).unwrap_err());
+    assert!(error.contains("not followed"), "{error}");
+    for (error, expected) in [
+        (<Segmentation as Task>::Model::preset("auto_deeplab_s").unwrap().stages().unwrap_err(), "auto_deeplab"),
+        (<Classification as Task>::Model::preset("darts_v2").unwrap().stages().unwrap_err(), "mobile or resnet"),
+        (
+            <Detection as Task>::Model::preset("fcos_detnas_300m_fpn").unwrap().stages().unwrap_err(),
+            "resnet or mobilenet_v2",
+        ),
+    ] {
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+/// A training of one epoch in `folder`, and the sections of a search that has the same data.
+fn trained(tool: Tool, folder: &Path, model: &str, rest: &str) -> String {
+    let config = folder.join("train.toml");
+    fs::write(&config, format!("kind = 'train'\nmodel = {model}\ntrain = {{ epochs = 1, batch_size = 2 }}\n{rest}"))
+        .unwrap();
+    let run = folder.join("run");
+    tool.succeed(&["train", "--config", config.to_str().unwrap(), "--out", run.to_str().unwrap(), "--threads", "1"]);
+    run.to_str().unwrap().to_string()
+}
+
+const SEGMENT_DATA: &str = "data = { kind = 'synth', num_images = 8, num_val = 2, height = 32, width = 64, seed = 0 }\naugment = { crop = [32, 32] }\n";
+const CLASSIFY_DATA: &str =
+    "data = { kind = 'synth', num_images = 40, num_val = 10, side = 16 }\naugment = { size = [16, 16] }\n";
+const DETECT_DATA: &str = "data = { kind = 'shapes', num_images = 6, num_val = 2, seed = 0 }\naugment = { short = 64, long = 64, pad_multiple = 128 }\n";
+
+#[test]
+fn a_search_around_a_run_finds_smaller_networks_that_start_from_its_weights() {
+    for (tool, model, data, metric) in [
+        (SEGMENT, "{ preset = 'mobile_seg_hand_c' }", SEGMENT_DATA, "miou"),
+        (CLASSIFY, "{ preset = 'mobilenet_v3_small', small_images = true }", CLASSIFY_DATA, "top1"),
+        (DETECT, "{ preset = 'fcos_mobilenet_v2_fpn' }", DETECT_DATA, "ap"),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let run = trained(tool, temp.path(), model, data);
+        let config = temp.path().join("search.toml");
+        let text = format!(
+            "kind = 'search'\nnum_trials = 3\nspace = {{ kind = 'around', run = '{run}', widths = [0.5, 1.0] }}\n\
+             strategy = {{ kind = 'random' }}\nobjectives = [{{ metric = '{metric}', goal = 'maximize' }}]\n\
+             evaluator = {{ kind = 'train', held_out = 0.34 }}\ntrain = {{ epochs = 1, batch_size = 2 }}\n{data}"
+        );
+        fs::write(&config, text).unwrap();
+        let (straight, killed) = (temp.path().join("straight"), temp.path().join("killed"));
+        let args = |out: &Path| {
+            let args = ["search", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap(), "--resume"];
+            args.into_iter().chain(["--threads", "1"]).map(String::from).collect::<Vec<_>>()
+        };
+        let [a, b] = [&straight, &killed].map(|out| args(out));
+        let [a, b] = [&a, &b].map(|args| args.iter().map(String::as_str).collect::<Vec<_>>());
+        tool.succeed(&a);
+        tool.run_with_kills(&b);
+        let log = |run: &Path| fs::read_to_string(run.join("trials.jsonl")).unwrap();
+        assert_eq!(log(&straight), log(&killed), "{}", tool.name());
+        assert_eq!(trial_log::read(&straight.join("trials.jsonl")).unwrap().len(), 3);
+        let stored = fs::read_to_string(straight.join("config.toml")).unwrap();
+        assert!(stored.contains("[[space.stages]]") && stored.contains("[model"), "{stored}");
+        for weights in ["trials/00000/inherited.safetensors", "inherited.safetensors"] {
+            assert!(!read_tensors(&straight.join(weights)).unwrap().is_empty());
+        }
+        let training = fs::read_to_string(straight.join("train.toml")).unwrap();
+        assert!(training.contains("inherited.safetensors"), "{training}");
+        let out = temp.path().join("final");
+        let train = straight.join("train.toml");
+        tool.succeed(&["train", "--config", train.to_str().unwrap(), "--out", out.to_str().unwrap(), "--threads", "1"]);
+    }
+}
+
+#[test]
+fn a_search_around_nothing_says_what_is_missing() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = temp.path().join("search.toml");
+    let base = "num_trials = 2\nstrategy = { kind = 'random' }\nobjectives = [{ metric = 'miou', goal = 'maximize' }]\nevaluator = { kind = 'train' }\n";
+    for (kind, space, model, expected) in [
+        ("search", "{ kind = 'around' }", "", "space.run, model: neither is given"),
+        ("search", "{ kind = 'around', run = 'nowhere' }", "", "nowhere/config.toml"),
+        ("search", "{ kind = 'around', widths = [] }", "model = { preset = 'mobile_seg_hand_a' }", "space.widths"),
+        ("search", "{ kind = 'around', width = [1] }", "model = { preset = 'mobile_seg_hand_a' }", "width"),
+        ("search", "{ kind = 'around' }", "model = { preset = 'auto_deeplab_s' }", "auto_deeplab"),
+        ("one_shot", "{ kind = 'around' }", "model = { preset = 'mobile_seg_hand_a' }", "share no weights"),
+    ] {
+        fs::write(&config, format!("kind = '{kind}'\nspace = {space}\n{model}\n{base}{SEGMENT_DATA}")).unwrap();
+        let out = temp.path().join("out");
+        let error = SEGMENT.fail(&["search", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+        assert!(error.contains(expected), "{space}: {error}");
+    }
+}
