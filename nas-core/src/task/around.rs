@@ -29,7 +29,7 @@ pub struct AroundSpace {
     /// Blocks that a stage may lose; one always stays.
     #[serde(default = "one")]
     pub shallower: usize,
-    /// Blocks that a stage may gain.
+    /// Blocks that a stage of more than one may gain.
     #[serde(default)]
     pub deeper: usize,
     /// The network's own stages; read off it where not given.
@@ -63,18 +63,17 @@ impl AroundSpace {
 
     /// The channels of every stage that can be chosen, and its numbers of blocks, rising.
     fn options(&self) -> Vec<(Vec<i64>, Vec<usize>)> {
-        let options = |(i, stage): (usize, &StageSize)| {
+        let options = |stage: &StageSize| {
             let step = if stage.channels % 8 == 0 { 8.0 } else { 1.0 };
             let scaled = |width: &f64| ((stage.channels as f64 * width / step).round().max(1.0) * step) as i64;
             let mut channels: Vec<i64> = self.widths.iter().map(scaled).collect();
             channels.sort_unstable();
             channels.dedup();
-            // The first of a network of inverted residuals is its first convolution; a stage of one block stays one of them.
-            let fixed = i == 0 && stage.blocks == 1;
-            let deeper = if fixed { 0 } else { self.deeper };
+            // It may be a single convolution.
+            let deeper = if stage.blocks == 1 { 0 } else { self.deeper };
             (channels, (stage.blocks.saturating_sub(self.shallower).max(1)..=stage.blocks + deeper).collect())
         };
-        self.stages.iter().enumerate().map(options).collect()
+        self.stages.iter().map(options).collect()
     }
 
     /// Names of the decisions and of their choices.
@@ -159,12 +158,12 @@ mod tests {
         let space = space("shallower = 2\ndeeper = 1", "32x1 16x1 24x2 30x3");
         let expected = [
             (vec![16, 24, 32], vec![1]),
-            (vec![8, 16], vec![1, 2]),
+            (vec![8, 16], vec![1]),
             (vec![16, 24], vec![1, 2, 3]),
             (vec![15, 23, 30], vec![1, 2, 3, 4]),
         ];
         assert_eq!(space.options(), expected);
-        assert_eq!(space.decisions(), [3, 1, 2, 2, 2, 3, 3, 4]);
+        assert_eq!(space.decisions(), [3, 1, 2, 1, 2, 3, 3, 4]);
         assert_eq!(space.names()[2].name, "stage 1 channels");
     }
 

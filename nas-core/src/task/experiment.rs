@@ -122,6 +122,13 @@ impl<T: Task> Setting<T> {
         Ok(set)
     }
 
+    /// The train split without `held_out`, and that, looked at as by [`Setting::open_sound`].
+    pub fn open_parts_sound(&self, held_out: HeldOut, seed: u64) -> Result<(T::Set, T::Set)> {
+        let train = self.open_sound(Split::Train)?;
+        let (seen, held_out) = held_out.split::<T>(&train, seed)?;
+        Ok((train.subset(seen), train.subset(held_out)))
+    }
+
     /// The splits of a training, looked at as by [`Setting::open_sound`], and for images that both have.
     pub fn open_both_sound(&self) -> Result<(T::Set, T::Set)> {
         let (train, val) = (self.open_sound(Split::Train)?, self.open_sound(Split::Val)?);
@@ -255,13 +262,17 @@ pub struct TrainExperiment<T: Task> {
     /// How the network is validated.
     #[serde(default)]
     pub eval: T::Eval,
+    /// Part of the train split that is left out of the training and validated on in the place of the val split, which is not opened:
+    /// for what a search begins from, or for choosing a recipe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
 }
 
 impl<T: Task> TrainExperiment<T> {
     /// The training of `model` by `train` on the data of `setting`.
     pub fn new(seed: u64, model: T::Model, train: Recipe<T>, setting: Setting<T>) -> Self {
         let Setting { data, augment, loader, eval, loss } = setting;
-        Self { kind: Kind::Train, seed, model, train, loss, data, augment, loader, eval }
+        Self { kind: Kind::Train, seed, model, train, loss, data, augment, loader, eval, held_out: None }
     }
 
     /// Its sections about data, and the loss.
@@ -277,6 +288,7 @@ impl<T: Task> Experiment for TrainExperiment<T> {
 
     fn check(&self) -> Result<()> {
         self.train.check("train", &self.eval)?;
+        self.held_out.map_or(Ok(()), |held_out| held_out.check("held_out"))?;
         T::check(&self.setting())
     }
 }

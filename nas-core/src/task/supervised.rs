@@ -235,7 +235,10 @@ pub fn train<T: Task>(
     compute: Compute,
 ) -> Result<TrainResult<T::Scores>> {
     let setting = experiment.setting();
-    let (train, val) = setting.open_both_sound()?;
+    let (train, val) = match experiment.held_out {
+        None => setting.open_both_sound()?,
+        Some(held_out) => setting.open_parts_sound(held_out, experiment.seed)?,
+    };
     train_on(dir, experiment, (train, val), compute)
 }
 

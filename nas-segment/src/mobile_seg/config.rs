@@ -178,6 +178,15 @@ impl HeadConfig {
         }
     }
 
+    fn channels_mut(&mut self) -> (&mut i64, Option<&mut Vec<DecoderStep>>) {
+        match self {
+            Self::SeparableAspp { channels, decoder, .. }
+            | Self::LrAspp { channels, decoder }
+            | Self::Pooling { channels, decoder } => (channels, Some(decoder)),
+            Self::SqueezenasLrAspp { channels, .. } | Self::SqueezenasAspp { channels, .. } => (channels, None),
+        }
+    }
+
     /// The maps besides the last that the head takes, coarser first: stride and which.
     pub fn taps(&self) -> Vec<(i64, Tap)> {
         match self {
@@ -287,20 +296,36 @@ impl MobileSegConfig {
         blocks
     }
 
-    /// The first convolution, which is one block, and the stages that have blocks.
+    /// The first convolution, which is one block, the stages that have blocks, the context module, and of every refinement the
+    /// reduced finer map and the convolutions.
     pub fn sizes(&self) -> Vec<StageSize> {
-        let stem = StageSize { channels: self.stem, blocks: 1 };
-        let size = |stage: &StageConfig| StageSize { channels: stage.channels, blocks: stage.blocks.len() };
-        std::iter::once(stem).chain(self.stages.iter().map(size).filter(|size| size.blocks > 0)).collect()
+        let size = |channels, blocks| StageSize { channels, blocks };
+        let stages = self.stages.iter().filter(|stage| !stage.blocks.is_empty());
+        let decoder = self.head.decoder().into_iter().flatten();
+        std::iter::once(size(self.stem, 1))
+            .chain(stages.map(|stage| size(stage.channels, stage.blocks.len())))
+            .chain([size(self.head.channels(), 1)])
+            .chain(decoder.flat_map(|step| [size(step.low_level_channels, 1), size(step.channels, step.convs)]))
+            .collect()
     }
 
     /// Gives it other [`MobileSegConfig::sizes`].
     pub fn resize(&mut self, sizes: &[StageSize]) {
-        self.stem = sizes.first().map_or(self.stem, |stem| stem.channels);
-        let stages = self.stages.iter_mut().filter(|stage| !stage.blocks.is_empty());
-        for (stage, size) in stages.zip(sizes.iter().skip(1)) {
-            stage.channels = size.channels;
-            stage.blocks = sizes::resized(&stage.blocks, size.blocks);
+        let mut sizes = sizes.iter();
+        let mut take = |channels: &mut i64| {
+            let size = sizes.next()?;
+            *channels = size.channels;
+            Some(size.blocks)
+        };
+        take(&mut self.stem);
+        for StageConfig { channels, blocks, .. } in self.stages.iter_mut().filter(|stage| !stage.blocks.is_empty()) {
+            *blocks = take(channels).map_or_else(Vec::new, |count| sizes::resized(blocks, count));
+        }
+        let (channels, decoder) = self.head.channels_mut();
+        take(channels);
+        for DecoderStep { low_level_channels, channels, convs, .. } in decoder.into_iter().flatten() {
+            take(low_level_channels);
+            *convs = take(channels).unwrap_or(*convs);
         }
     }
 
