@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::onnx::interpreter::Interpreter;
-use super::onnx::quantize::{Ranges, quantize};
+use super::onnx::quantize::{Ranges, WeightBits, quantize};
 use super::onnx::{self, fold_batch_norms};
 use super::{
     FileFormat, MAX_DIFFERENCE, Network, Outputs, Written, check_suppression, compare, images_to_compare, onnx_model,
@@ -20,6 +20,7 @@ pub fn write_int8(
     network: &Network,
     path: &Path,
     metadata: &[(String, String)],
+    bits: WeightBits,
     calibrate: impl FnOnce(&Outputs) -> Result<()>,
 ) -> Result<Written> {
     ensure!(FileFormat::of(path)? == FileFormat::Onnx, "{}: int8 is written as .onnx alone", path.display());
@@ -34,7 +35,7 @@ pub fn write_int8(
     }
     let ranges = RefCell::new(Ranges::asked_for(&folded));
     calibrate(&|images| interpreter.outputs(images, &mut |name, value| ranges.borrow_mut().see(name, value)))?;
-    model.graph = Some(quantize(&folded, &ranges.into_inner())?);
+    model.graph = Some(quantize(&folded, &ranges.into_inner(), bits)?);
     suppress(network, &mut model)?;
     onnx::write(path, &model)?;
     check_suppression(network, path, &compared)?;

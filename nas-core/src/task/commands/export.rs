@@ -42,6 +42,10 @@ pub struct ExportArgs {
     /// Images of the train split that the ranges are taken from, drawn by the run's seed; all where there are fewer
     #[arg(long, value_name = "N", default_value_t = 100, requires = "int8", value_parser = count(1, 1_000_000))]
     calibration: usize,
+    /// Bits of their bytes that weights use. 8 are for Arm and for x86 with VNNI: other x86 processors lose the ends of sums of such
+    /// weights, and networks points of their score
+    #[arg(long, value_name = "7|8", default_value_t = 7, requires = "int8", value_parser = clap::value_parser!(u8).range(7..=8))]
+    weight_bits: u8,
     /// Images of the val split that are scored, drawn by the run's seed [default: all]
     #[arg(long, value_name = "N", requires = "int8", value_parser = count(1, 10_000_000))]
     samples: Option<usize>,

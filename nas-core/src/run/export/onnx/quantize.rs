@@ -43,7 +43,27 @@ impl Affine {
     }
 }
 
-/// Weights as signed bytes of -127 to 127, zero at 0.
+/// Bits that weights use of their byte. Processors of x86 without VNNI add two products of a byte without and one with a sign in 16
+/// bits: sums of weights of 8 bits may not fit there, those of 7 always do (2 * 255 * 63 < 2^15).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightBits {
+    /// -63 to 63.
+    Seven,
+    /// -127 to 127.
+    Eight,
+}
+
+impl WeightBits {
+    /// The largest number.
+    fn largest(self) -> f32 {
+        match self {
+            Self::Seven => 63.0,
+            Self::Eight => 127.0,
+        }
+    }
+}
+
+/// Weights as signed bytes, zero at 0.
 #[derive(Debug)]
 pub struct Channels {
     /// In the shape of the weights.
@@ -54,10 +74,11 @@ pub struct Channels {
 
 impl Channels {
     /// Weights `[C, ...]` whose scales are `least` or more, one by channel.
-    pub fn of(weights: &Tensor, least: &[f32]) -> Result<Self> {
+    pub fn of(weights: &Tensor, least: &[f32], bits: WeightBits) -> Result<Self> {
+        let most = bits.largest();
         let channels = weights.size()[0];
         let largest = Vec::<f32>::try_from(weights.f_reshape([channels, -1])?.f_abs()?.f_amax([1i64], false)?)?;
-        let scale = |(largest, least): (&f32, &f32)| match (largest / 127.0).max(*least) {
+        let scale = |(largest, least): (&f32, &f32)| match (largest / most).max(*least) {
             0.0 => 1.0,
             scale => scale.max(LEAST_SCALE),
         };
@@ -65,7 +86,7 @@ impl Channels {
         let mut shape = vec![1; weights.dim()];
         shape[0] = -1;
         let steps = weights.f_div(&Tensor::from_slice(&scales).f_reshape(shape)?)?.f_round()?;
-        Ok(Self { bytes: steps.f_clamp(-127.0, 127.0)?.to_kind(Kind::Int8), scales })
+        Ok(Self { bytes: steps.f_clamp(f64::from(-most), f64::from(most))?.to_kind(Kind::Int8), scales })
     }
 }
 
@@ -128,7 +149,7 @@ fn rounded_values(graph: &GraphProto) -> HashSet<String> {
 
 /// The graph in integers of 8 bits by the ranges of its values ([`Ranges::asked_for`]). Batch norms should be
 /// [folded](super::fold_batch_norms) before.
-pub fn quantize(graph: &GraphProto, ranges: &Ranges) -> Result<GraphProto> {
+pub fn quantize(graph: &GraphProto, ranges: &Ranges, bits: WeightBits) -> Result<GraphProto> {
     let scales = rounded_values(graph).into_iter().map(|name| {
         let affine = Affine::of(ranges.of(&name)?);
         Ok((name, affine))
@@ -138,6 +159,7 @@ pub fn quantize(graph: &GraphProto, ranges: &Ranges) -> Result<GraphProto> {
         scales: scales.collect::<Result<_>>()?,
         tensors: tensors.collect::<Result<_>>()?,
         weights: HashMap::new(),
+        bits,
         graph: GraphProto { node: Vec::new(), ..graph.clone() },
     };
     let statics: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
@@ -170,6 +192,7 @@ struct Rewriter<'a> {
     tensors: HashMap<&'a str, Tensor>,
     /// Weights that are written already, by name and bits of their scales: some layers share them.
     weights: HashMap<(String, Vec<u32>), String>,
+    bits: WeightBits,
     graph: GraphProto,
 }
 
@@ -220,7 +243,7 @@ impl Rewriter<'_> {
             Some(name) => Vec::<f32>::try_from(&self.tensors[name.as_str()])?,
             None => vec![0.0; weight.size()[0] as usize],
         };
-        let channels = Channels::of(&weight, &least_scales(&bias, input))?;
+        let channels = Channels::of(&weight, &least_scales(&bias, input), self.bits)?;
         let accumulator: Vec<f32> = channels.scales.iter().map(|scale| scale * input.scale).collect();
         node.input[1] = self.weights(&node.input[1], &channels)?;
         if node.input.len() > 2 {

@@ -9,6 +9,7 @@ use tch::Tensor;
 
 use super::{ExportArgs, Trained};
 use crate::run::cli::require_sound;
+use crate::run::export::onnx::quantize::WeightBits;
 use crate::run::export::onnx::{self, interpreter::Interpreter};
 use crate::run::export::{Network, Outputs, Written, write_int8};
 use crate::run::progress::Progress;
@@ -20,6 +21,8 @@ use crate::task::{Pass, Scores, Task};
 pub(super) struct Int8Report {
     /// Images that ranges were taken from.
     calibration: usize,
+    /// Bits of weights that are used.
+    weight_bits: u8,
     /// Images that were scored.
     samples: usize,
     /// Key and heading of what they are scored by.
@@ -60,8 +63,11 @@ pub(super) fn write<T: Task>(
     let setting = trained.experiment.setting();
     let seen = part::<T>(trained, &setting, Split::Train, Some(args.calibration))?;
     let scored = part::<T>(trained, &setting, Split::Val, args.samples)?;
-    metadata.push(("int8".into(), format!("weights by channel; ranges of {} images of the train split", seen.len())));
-    let written = write_int8(network, &args.out, &metadata, |outputs| {
+    let bits = if args.weight_bits == 8 { WeightBits::Eight } else { WeightBits::Seven };
+    let about =
+        format!("weights of {} bits by channel; ranges of {} images of the train split", args.weight_bits, seen.len());
+    metadata.push(("int8".into(), about));
+    let written = write_int8(network, &args.out, &metadata, bits, |outputs| {
         validate(outputs, trained, &setting, &seen, "ranges").map(drop)
     })?;
 
@@ -80,9 +86,12 @@ pub(super) fn write<T: Task>(
     let int8 = main(&validate(&|images| file.outputs(images, &mut |_, _| {}), trained, &setting, &scored, "int8")?)?;
     let bytes = std::fs::metadata(&args.out).with_context(|| args.out.display().to_string())?.len();
     let fp32_bytes = network.variables.iter().map(|(_, tensor)| 4 * tensor.numel() as u64).sum();
-    let (calibration, samples) = (seen.len(), scored.len());
+    let (calibration, samples, weight_bits) = (seen.len(), scored.len(), args.weight_bits);
     let drop = fp32 - int8;
-    Ok((written, Int8Report { calibration, samples, metric: key, heading, fp32, int8, drop, bytes, fp32_bytes }))
+    Ok((
+        written,
+        Int8Report { calibration, weight_bits, samples, metric: key, heading, fp32, int8, drop, bytes, fp32_bytes },
+    ))
 }
 
 /// `count` samples of a split by the run's seed, or all; sound ones of the network's classes.

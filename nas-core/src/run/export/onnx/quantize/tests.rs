@@ -22,7 +22,7 @@ fn a_range_has_255_steps_and_zero_is_one_of_them() {
 fn weights_have_a_scale_by_channel_and_keep_its_largest() {
     let weights = Tensor::from_slice(&[1.27f32, -0.635, 0.015, 0.025, -254.0, 1.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0])
         .reshape([3, 2, 1, 2]);
-    let Channels { bytes, scales } = Channels::of(&weights, &[0.0; 3]).unwrap();
+    let Channels { bytes, scales } = Channels::of(&weights, &[0.0; 3], WeightBits::Eight).unwrap();
     assert_eq!(scales, [1.27 / 127.0, 2.0, 1.0]);
     assert_eq!((bytes.kind(), bytes.size()), (Kind::Int8, vec![3, 2, 1, 2]));
     // 0.015 / 0.01 and 0.5, 1.5 steps: half to even, as far as floats have the halves.
@@ -30,7 +30,12 @@ fn weights_have_a_scale_by_channel_and_keep_its_largest() {
     assert_eq!(steps[..2], [127, -64]);
     assert_eq!(steps[4..], [-127, 0, 2, 0, 0, 0, 0, 0]);
     // A scale that a bias asks for.
-    assert_eq!(Channels::of(&weights, &[0.0, 4.0, 0.0]).unwrap().scales[1], 4.0);
+    assert_eq!(Channels::of(&weights, &[0.0, 4.0, 0.0], WeightBits::Eight).unwrap().scales[1], 4.0);
+    // Two products of a byte without and one with a sign fit 16 bits.
+    let Channels { bytes, scales } = Channels::of(&weights, &[0.0; 3], WeightBits::Seven).unwrap();
+    assert_eq!((bytes.min().int64_value(&[]), bytes.max().int64_value(&[])), (-63, 63));
+    assert_eq!(scales[1], 254.0 / 63.0);
+    assert!(2 * 255 * 63 <= i16::MAX.into());
 }
 
 #[test]
@@ -38,7 +43,7 @@ fn biases_fit_their_bits_even_of_channels_without_weights() {
     assert_eq!(bias_steps(&[0.5, -1.5, 2.5, 0.74], &[1.0, 1.0, 1.0, 0.5]), [0, -2, 2, 1]);
     let input = Affine { scale: 0.125, zero_point: 3 };
     let (bias, weights) = ([3.0f32, 1e9, 0.0], Tensor::zeros([3, 1, 1, 1], (Kind::Float, Device::Cpu)));
-    let channels = Channels::of(&weights, &least_scales(&bias, input)).unwrap();
+    let channels = Channels::of(&weights, &least_scales(&bias, input), WeightBits::Eight).unwrap();
     let scales: Vec<f32> = channels.scales.iter().map(|scale| scale * input.scale).collect();
     for ((steps, bias), scale) in bias_steps(&bias, &scales).into_iter().zip(bias).zip(scales) {
         assert!(f64::from(steps).abs() <= MOST_BIAS_STEPS + 64.0, "{steps}");
@@ -174,7 +179,7 @@ fn layers_compute_between_bytes_and_stay_within_a_few_steps() {
     let rounded: Vec<&str> = ranges.0.keys().map(String::as_str).collect();
     assert_eq!(rounded, ["c2", "c3", "f", INPUT, "logits", "r"]);
 
-    let quantized = quantize(&graph, &ranges).unwrap();
+    let quantized = quantize(&graph, &ranges, WeightBits::Eight).unwrap();
     let kind = |name: &str| quantized.initializer.iter().find(|tensor| tensor.name() == name).unwrap().data_type;
     assert_eq!(kind("w/steps"), Some(INT8));
     assert_eq!(kind("logits/bias/steps"), Some(INT32));
@@ -198,11 +203,11 @@ fn layers_compute_between_bytes_and_stay_within_a_few_steps() {
 #[test]
 fn a_value_without_a_range_and_a_range_without_numbers_are_named() {
     let graph = fold_batch_norms(&small_network()).unwrap();
-    let error = quantize(&graph, &Ranges::default()).unwrap_err();
+    let error = quantize(&graph, &Ranges::default(), WeightBits::Seven).unwrap_err();
     assert!(format!("{error:#}").contains("has no range"), "{error:#}");
     let mut ranges = Ranges::asked_for(&graph);
     let images = Tensor::full([1, 3, 8, 9], f64::NAN, (Kind::Float, Device::Cpu));
     let _ = outputs(&graph, &images, &mut |name, value| ranges.see(name, value));
-    let error = quantize(&graph, &ranges).unwrap_err();
+    let error = quantize(&graph, &ranges, WeightBits::Seven).unwrap_err();
     assert!(format!("{error:#}").contains("calibration"), "{error:#}");
 }
