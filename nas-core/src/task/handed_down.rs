@@ -2,6 +2,7 @@
 //! around.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -96,6 +97,7 @@ impl<T: Task> Source<T> {
         let weights = self.weights.iter().filter(|(name, _)| !other_classes || !of_classes(name));
         let weights = weights.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
         let count = inherit(&variables, &weights, &lineage, &taken);
+        fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
         let path = folder.join(INHERITED);
         let mut about = serde_json::to_value(count)?;
         about["from"] = serde_json::to_value(&self.run)?;
