@@ -169,6 +169,20 @@ fn a_search_around_a_run_finds_smaller_networks_that_start_from_its_weights() {
     }
 }
 
+/// What a search begins from is trained without the images that its trials are scored on, and without the val split.
+#[test]
+fn a_training_holds_a_part_of_its_split_out_and_opens_no_other() {
+    let temp = tempfile::tempdir().unwrap();
+    let data = SEGMENT_DATA.replace("num_val = 2", "num_val = 0");
+    let run = trained(SEGMENT, temp.path(), "{ preset = 'mobile_seg_hand_c' }", &format!("held_out = 0.25\n{data}"));
+    let result = fs::read_to_string(Path::new(&run).join("result.json")).unwrap();
+    assert!(result.contains("miou"), "{result}");
+    let config = temp.path().join("train.toml");
+    fs::write(&config, fs::read_to_string(&config).unwrap().replace("held_out = 0.25", "held_out = 1.0")).unwrap();
+    let error = SEGMENT.fail(&["train", "--config", config.to_str().unwrap(), "--out", &format!("{run}_other")]);
+    assert!(error.contains("held_out = 1"), "{error}");
+}
+
 #[test]
 fn a_search_around_nothing_says_what_is_missing() {
     let temp = tempfile::tempdir().unwrap();

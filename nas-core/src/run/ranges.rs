@@ -68,6 +68,8 @@ const NOT_NEGATIVE: Range = Range::new(0.0, 1e9);
 /// Ranges by key, or by the section's and its own where the key alone says too little; the first that fits counts.
 const RANGES: &[(&[&str], Range)] = &[
     (&["seed", "seeds"], Range::new(0.0, 1e15)),
+    (&["space.widths"], Range::above(0.0, 16.0)),
+    (&["shallower", "deeper"], Range::new(0.0, 64.0)),
     (&["budget.channels", "budget.cells", "budget.data", "budget.image"], Range::above(0.0, 1.0)),
     (&["bn.momentum"], FRACTION),
     (&["augment.scale", "crop.scale", "ratio", "scales", "ratios"], Range::above(0.0, 64.0)),
