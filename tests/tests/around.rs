@@ -191,6 +191,12 @@ fn a_search_around_nothing_says_what_is_missing() {
     for (kind, space, model, expected) in [
         ("search", "{ kind = 'around' }", "", "space.run, model: neither is given"),
         ("search", "{ kind = 'around', run = 'nowhere' }", "", "nowhere/config.toml"),
+        (
+            "search",
+            "{ kind = 'around', run = 'nowhere' }",
+            "model = { preset = 'mobile_seg_hand_a' }",
+            "no training that has ended",
+        ),
         ("search", "{ kind = 'around', widths = [] }", "model = { preset = 'mobile_seg_hand_a' }", "space.widths"),
         ("search", "{ kind = 'around', width = [1] }", "model = { preset = 'mobile_seg_hand_a' }", "width"),
         ("search", "{ kind = 'around' }", "model = { preset = 'auto_deeplab_s' }", "auto_deeplab"),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tch::{Device, Tensor};
 
 use super::commands::export::names;
@@ -54,11 +54,13 @@ impl<T: Task> Source<T> {
         Ok(Self { run: run.to_path_buf(), model: theirs.model, classes: read_classes(run)?, weights, channels: None })
     }
 
-    /// The same, handing down its most important channels to networks that have fewer.
+    /// The same of a training that has ended, handing down its most important channels to networks that have fewer.
     ///
     /// # Errors
-    /// If it cannot be said which of its channels go together.
+    /// If it has not ended, or if it cannot be said which of its channels go together.
     pub fn by_importance(run: &Path) -> Result<Self> {
+        let ended = run.join("result.json").exists();
+        ensure!(ended, "{}: no training that has ended (result.json is missing)", run.display());
         let source = Self::open(run)?;
         let (vs, net) = trained_network::<T>(&source.model, source.classes.len(), &last_weights(run), CPU)?;
         let network = Network {
