@@ -13,8 +13,10 @@ use nas_core::optim::Named;
 use nas_core::run::import::{is_torch_file, read_state_dict};
 use nas_core::run::run_dir::RunDir;
 use nas_core::search::analysis::samples::Source;
+use nas_core::search::analysis::vocabulary::numbered;
 use nas_core::search::goals::Goals;
 use nas_core::search::log::TrialStore;
+use nas_core::search::operators::OperatorTable;
 use nas_core::search::table::Table;
 use nas_core::search::{SearchLoop, Searcher};
 use nas_core::space::trial::{Budget, Trial, Values};
@@ -51,6 +53,8 @@ pub enum Format {
     Packed,
     /// CSV tables of trained networks, gzipped or not.
     Table,
+    /// CSV tables of operators.
+    Operators,
     /// Trial logs, told to every strategy.
     TrialLog,
     /// Checkpoints of runs, and weights of PyTorch.
@@ -63,7 +67,7 @@ pub enum Format {
 
 impl Format {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Image,
         Self::Label,
         Self::List,
@@ -71,6 +75,7 @@ impl Format {
         Self::Voc,
         Self::Packed,
         Self::Table,
+        Self::Operators,
         Self::TrialLog,
         Self::Checkpoint,
         Self::Experiment,
@@ -87,6 +92,7 @@ impl Format {
             Self::Voc => "voc",
             Self::Packed => "packed",
             Self::Table => "table",
+            Self::Operators => "operators",
             Self::TrialLog => "trial_log",
             Self::Checkpoint => "checkpoint",
             Self::Experiment => "experiment",
@@ -122,7 +128,7 @@ impl Format {
             Self::Label => 160 * MIB,
             // MNIST's and CIFAR's files are bounded by their own length, unpacked at most 200 to 1.
             Self::Packed => 32 * MIB + 250 * length,
-            Self::Table => 200 * MIB,
+            Self::Table | Self::Operators => 200 * MIB,
             _ => 48 * MIB + 40 * length,
         }
     }
@@ -149,6 +155,10 @@ impl Format {
             Self::Voc => read_voc(bytes, folder),
             Self::Packed => read_packed(bytes, folder),
             Self::Table => read_table(bytes, folder),
+            Self::Operators => {
+                let decisions = numbered(&[5; 6]);
+                OperatorTable::read(&put(folder, "operators.csv", bytes)?, &decisions).map(drop)
+            }
             Self::TrialLog => read_log(bytes, folder),
             Self::Checkpoint => read_checkpoint(bytes, folder),
             Self::Experiment => read_experiment(bytes, folder),

@@ -142,6 +142,7 @@ formats! {
     damaged_voc: Voc,
     damaged_packed_images: Packed,
     damaged_tables: Table,
+    damaged_operator_tables: Operators,
     damaged_trial_logs: TrialLog,
     damaged_checkpoints: Checkpoint,
     damaged_experiments: Experiment,
