@@ -29,7 +29,7 @@ fn network<T: Task>(model: &T::Model) -> (VarStore, T::Net) {
     let (vs, net) = new_network::<T>(model, 3, 1, CPU).unwrap();
     tch::no_grad(|| {
         for (_, variable) in all_variables(&vs).iter().filter(|(_, variable)| variable.dim() == 1) {
-            let _ = variable.shallow_clone().copy_(&(variable.rand_like() + 0.25));
+            variable.shallow_clone().copy_(&(variable.rand_like() + 0.25));
         }
     });
     (vs, net)
