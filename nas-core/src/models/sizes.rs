@@ -54,9 +54,12 @@ pub fn resized<I: Clone>(items: &[I], len: usize) -> Vec<I> {
     items.iter().chain(items.last().into_iter().cycle()).take(len).cloned().collect()
 }
 
-/// `value` in the ratio of two widths, at least 1.
-fn scaled(value: i64, (own, wanted): (i64, i64)) -> i64 {
-    ((value * wanted) as f64 / own as f64).round().max(1.0) as i64
+/// A block like `block` between other channels. Those within keep their ratio to what comes in.
+fn between(block: &BlockConfig, channels: (i64, i64)) -> BlockConfig {
+    let (own, wanted) = (block.channels.0, channels.0);
+    let scaled = |value: i64| ((value * wanted) as f64 / own as f64).round().max(1.0) as i64;
+    let squeeze = block.squeeze.map(|(squeezed, gate)| (scaled(squeezed), gate));
+    BlockConfig { channels, hidden: scaled(block.hidden), squeeze, ..*block }
 }
 
 impl Layout {
@@ -80,25 +83,18 @@ impl Layout {
         check(key, &self.sizes(), sizes)?;
         ensure!(sizes[0].blocks == 1, "{key}[0].blocks = {}; expected 1, the first convolution", sizes[0].blocks);
         ensure!(self.blocks.iter().all(|block| block.groups == 1), "{key}: convolutions in groups keep their sizes");
-        let mut before = (self.stem.0, sizes[0].channels);
+        let mut before = sizes[0].channels;
         let mut blocks = Vec::new();
         for (stage, size) in self.stages().zip(&sizes[1..]) {
             // A block that is new stands behind one of its stage, whatever came in before that.
-            let inner = stage.last().map(|last| {
-                let channels = (last.channels.1, last.channels.1);
-                let ratio = (last.channels.0, last.channels.1);
-                let squeeze = last.squeeze.map(|(squeezed, gate)| (scaled(squeezed, ratio), gate));
-                let hidden = if last.hidden == last.channels.0 { last.channels.1 } else { scaled(last.hidden, ratio) };
-                BlockConfig { channels, hidden, squeeze, stride: 1, ..*last }
-            });
+            let inner =
+                stage.last().map(|last| BlockConfig { stride: 1, ..between(last, (last.channels.1, last.channels.1)) });
             let whole = stage.iter().copied().chain(inner.into_iter().cycle());
             for block in whole.take(size.blocks) {
-                let squeeze = block.squeeze.map(|(squeezed, gate)| (scaled(squeezed, before), gate));
-                let hidden = if block.hidden == block.channels.0 { before.1 } else { scaled(block.hidden, before) };
-                let channels = (before.1, size.channels);
                 // Another width makes no shortcut where there was none.
-                blocks.push(BlockConfig { channels, hidden, squeeze, residual: block.adds_input(), ..block });
-                before = (block.channels.1, size.channels);
+                let residual = block.adds_input();
+                blocks.push(BlockConfig { residual, ..between(&block, (before, size.channels)) });
+                before = size.channels;
             }
         }
         Ok(Self { stem: (sizes[0].channels, self.stem.1, self.stem.2), blocks, ..self.clone() })

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::models::StageSize;
+use crate::models::{StageSize, sizes};
 use crate::search::analysis::vocabulary::Decision;
 use crate::space::{Architecture, ChoiceSpace, InvalidArchitecture};
 
@@ -53,12 +53,8 @@ impl AroundSpace {
         ensure!(sound, "space.widths = {widths:?}; expected at least one factor, each above 0 and up to 16");
         ensure!(*shallower <= 64, "space.shallower = {shallower}; expected 0 to 64");
         ensure!(*deeper <= 64, "space.deeper = {deeper}; expected 0 to 64");
-        let sound = |stage: &StageSize| (1..=4096).contains(&stage.channels) && (1..=64).contains(&stage.blocks);
-        ensure!(
-            !stages.is_empty() && stages.iter().all(sound),
-            "space.stages: expected the stages of a network, channels of 1 to 4096 and blocks of 1 to 64"
-        );
-        Ok(())
+        ensure!(!stages.is_empty(), "space.stages: expected the stages of a network");
+        sizes::check("space.stages", stages, stages)
     }
 
     /// The channels of every stage that can be chosen, and its numbers of blocks, rising.

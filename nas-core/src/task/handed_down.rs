@@ -10,7 +10,7 @@ use tch::{Device, Tensor};
 
 use super::commands::export::names;
 use super::experiment::{self, TrainExperiment};
-use super::supervised::{new_network, trained_network};
+use super::supervised::new_network;
 use super::{Task, TaskModel};
 use crate::estimator::inheritance::{Lineage, inherit};
 use crate::run::cli::Compute;
@@ -18,7 +18,7 @@ use crate::run::export::channels::Channels;
 use crate::run::export::{Network, trace};
 use crate::run::run_dir::{last_weights, read_classes};
 use crate::run::tensor_file::write_tensors_about;
-use crate::train::{all_variables, read_tensors};
+use crate::train::{all_variables, copy_into, read_tensors};
 
 /// Name of the file with the weights of a network that another one handed down.
 pub const INHERITED: &str = "inherited.safetensors";
@@ -62,9 +62,11 @@ impl<T: Task> Source<T> {
         let ended = run.join("result.json").exists();
         ensure!(ended, "{}: no training that has ended (result.json is missing)", run.display());
         let source = Self::open(run)?;
-        let (vs, net) = trained_network::<T>(&source.model, source.classes.len(), &last_weights(run), CPU)?;
+        let (vs, net) = new_network::<T>(&source.model, source.classes.len(), 0, CPU)?;
+        let variables = all_variables(&vs);
+        copy_into(&variables, &source.weights).with_context(|| format!("{}: other network", run.display()))?;
         let network = Network {
-            variables: all_variables(&vs),
+            variables,
             forward: &|images: &Tensor| T::outputs(&net, images),
             outputs: names::<T>(),
             size: (128, 128),
