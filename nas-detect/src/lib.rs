@@ -1,7 +1,6 @@
 //! Object detection: backbones to search, necks, one-stage heads and average precision.
 
 pub mod backbone;
-pub mod choices;
 pub mod commands;
 pub mod cost;
 pub mod detnas;

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use nas_tests::{SEGMENT, data};
+use nas_tests::{DETECT, SEGMENT, Tool, data};
 
 /// A training of one step.
 const TRAIN: &str = "kind = 'train'
@@ -118,4 +118,59 @@ fn models_of_a_comparison_start_from_weights_below_a_prefix_of_their_own() {
     assert_eq!(recipes.map(|recipe| recipe.init_prefix), [Some("backbone.".to_string()), None]);
     let error = format!("{:#}", write(", init_prefix = 'backbone.'").unwrap_err());
     assert!(error.contains("models: a") && error.contains("init_prefix without train.init"), "{error}");
+}
+
+/// What a teacher of no weight says changes no bit; one of some weight is learned beside the labels, as the losses of an epoch show.
+#[test]
+fn a_network_learns_from_a_trained_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    fs::write(at("train.toml"), TRAIN).unwrap();
+    let train = |tool: Tool, out: &str, sets: &[String]| {
+        let fixed = ["train", "--config", &at("train.toml"), "--out", &at(out), "--device", "cpu"].map(String::from);
+        let sets = sets.iter().flat_map(|set| ["--set".to_string(), set.clone()]);
+        let args: Vec<String> = fixed.into_iter().chain(sets).collect();
+        let output = tool.command(&args.iter().map(String::as_str).collect::<Vec<_>>()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let seed = || "seed=1".to_string();
+    let teacher = |weight: f64| format!("train.teacher={{ run = '{}', weight = {weight} }}", at("teacher"));
+    let losses = |run: &str| {
+        let text = fs::read_to_string(at(&format!("{run}/metrics.jsonl"))).unwrap();
+        let epoch: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        ["loss", "label_loss", "teacher_loss"].map(|key| epoch[key].as_f64())
+    };
+    let weights = |run: &str| fs::read(at(&format!("{run}/checkpoints/last.safetensors"))).unwrap();
+    assert_eq!(train(SEGMENT, "teacher", &[]).0, Some(0));
+    assert_eq!(train(SEGMENT, "alone", &[seed()]).0, Some(0));
+    let (code, text) = train(SEGMENT, "deaf", &[seed(), teacher(0.0)]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(train(SEGMENT, "taught", &[seed(), teacher(0.25)]).0, Some(0));
+    let [alone, deaf, taught] = ["alone", "deaf", "taught"].map(losses);
+    assert_eq!((alone[0], None), (deaf[0], alone[1]));
+    let [loss, label, teachers] = taught.map(|loss| loss.unwrap());
+    assert!((loss - (0.75 * label + 0.25 * teachers)).abs() < 1e-6, "{taught:?}");
+    // Of the first step, before anything was learned.
+    assert!((label - alone[0].unwrap()).abs() < 1e-6, "{taught:?}, {alone:?}");
+    assert!(weights("alone") == weights("deaf") && weights("alone") != weights("taught"));
+
+    let (code, text) = train(SEGMENT, "a", &[format!("train.teacher.run={}", at("nowhere"))]);
+    assert!(code == Some(1) && text.contains("train.teacher") && text.contains("result.json is missing"), "{text}");
+    let (code, text) = train(SEGMENT, "b", &[teacher(0.5), "augment.mean=[0.0, 0.0, 0.0]".into()]);
+    assert!(code == Some(1) && text.contains("images are normalised by"), "{text}");
+    let (code, text) = train(SEGMENT, "c", &[teacher(1.5)]);
+    assert!(
+        code == Some(1) && text.contains("train.teacher.weight = 1.5; expected at least 0 and at most 1"),
+        "{text}"
+    );
+    fs::write(
+        at("train.toml"),
+        "kind = 'train'\nmodel = { preset = 'fcos_detnas_tiny' }\ndata = { kind = 'shapes' }\n",
+    )
+    .unwrap();
+    let (code, text) = train(DETECT, "d", &[teacher(0.5)]);
+    assert!(
+        code == Some(1) && text.contains("train.teacher: the outputs of nas-detect's networks are no classes"),
+        "{text}"
+    );
 }

@@ -13,7 +13,6 @@ mod supernet;
 pub use frame::{FrameConfig, Place, StemKind};
 pub use genotype::{Cell, Edge, Genotype, ParseGenotypeError};
 pub use network::{Network, NetworkConfig, Trunk};
-pub(crate) use space::check_choices;
 pub use space::{CellForm, CellSpace, Share};
 pub use supernet::CellSupernet;
 

@@ -265,10 +265,6 @@ impl ChoiceSpace for CellSpace {
         self.cell_decisions().repeat(self.groups().len())
     }
 
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        check_choices(self.name(), &self.decisions(), arch)
-    }
-
     /// The cells side by side between one input and one output, operators as nodes. States 0 and 1 of a cell are nodes too.
     fn graph(&self, arch: &Architecture) -> Option<Graph> {
         const OUTPUT: u16 = 1;
@@ -298,19 +294,6 @@ impl ChoiceSpace for CellSpace {
         labels.push(OUTPUT);
         Some(Graph { labels, edges })
     }
-}
-
-/// Whether the choices have the number and the ranges of `decisions`.
-pub(crate) fn check_choices(space: &str, decisions: &[u16], arch: &Architecture) -> Result<(), InvalidArchitecture> {
-    let choices = arch.choices();
-    let reason = if choices.len() != decisions.len() {
-        format!("{} choices, expected {}", choices.len(), decisions.len())
-    } else if let Some(i) = (0..choices.len()).find(|i| choices[*i] >= decisions[*i]) {
-        format!("choice {i} is {}, expected 0 to {}", choices[i], decisions[i] - 1)
-    } else {
-        return Ok(());
-    };
-    Err(InvalidArchitecture { space: space.into(), arch: arch.to_string(), reason })
 }
 
 impl SearchSpace for CellSpace {

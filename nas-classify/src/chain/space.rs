@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::network::{ChainNetwork, ChainSupernet};
-use crate::cells::check_choices;
 
 /// Operators in the order of their numbers.
 pub(super) const OPS: [Op; 6] =
@@ -83,10 +82,6 @@ impl ChoiceSpace for ChainSpace {
     fn decisions(&self) -> Vec<u16> {
         let layer = |layer: usize| std::iter::once(OPS.len() as u16).chain(std::iter::repeat_n(2, layer));
         (0..self.layers).flat_map(layer).collect()
-    }
-
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        check_choices(self.name(), &self.decisions(), arch)
     }
 
     /// Layers as nodes. A connection from the layer just before is the edge that is there anyway.

@@ -15,7 +15,6 @@ use tch::Tensor;
 
 use super::presets::MobilePreset;
 use super::supernet::{Ends, MobileSupernet, shared_block};
-use crate::cells::check_choices;
 
 pub(super) const BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
 
@@ -234,10 +233,6 @@ impl ChoiceSpace for MobileSpace {
     fn decisions(&self) -> Vec<u16> {
         let layers = self.layers(None).into_iter().map(|layer| layer.options() as u16);
         layers.chain(self.resolved().stages.iter().map(|stage| stage.channels.len() as u16)).collect()
-    }
-
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        check_choices(self.name(), &self.decisions(), arch)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The space and its notation.
 
 use nas_core::space::Architecture;
-use nas_core::space::{ChoiceSpace, Graph, InvalidArchitecture};
+use nas_core::space::{ChoiceSpace, Graph};
 
 /// Operators in the order of their numbers.
 pub const OPS: [&str; 5] = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"];
@@ -82,18 +82,6 @@ impl ChoiceSpace for NasBench201 {
 
     fn decisions(&self) -> Vec<u16> {
         vec![OPS.len() as u16; EDGES.len()]
-    }
-
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        let choices = arch.choices();
-        let reason = if choices.len() != EDGES.len() {
-            format!("{} choices, expected {}", choices.len(), EDGES.len())
-        } else if let Some(choice) = choices.iter().find(|choice| usize::from(**choice) >= OPS.len()) {
-            format!("choice {choice}, expected 0 to {}", OPS.len() - 1)
-        } else {
-            return Ok(());
-        };
-        Err(InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason })
     }
 
     /// Operators as nodes. Edges of `none` and what has no way from the input to the output are left out: they have no

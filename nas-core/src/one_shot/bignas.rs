@@ -4,13 +4,12 @@
 //! be used without training.
 
 use anyhow::{Result, ensure};
-use tch::{Kind, Tensor};
 
 use super::config::{OneShotDef, OneShotInfo};
 use super::paths::{Paths, leaves_choice, paths_config};
 use super::spos::SposConfig;
 use super::{Objective, OneShot, Part, Problem, SecondStage};
-use crate::nn::Shape;
+use crate::nn::{Shape, distillation};
 use crate::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use crate::space::{Architecture, Mixture, WeightSharing};
 use crate::strategy::{RegularizedEvolutionConfig, StrategyConfig};
@@ -133,7 +132,7 @@ impl OneShot for Sandwich {
         let random = self.paths.several(self.random_paths, at);
         let of = |arch: &Architecture| {
             let (loss, logits) = objective.loss_and_logits(Part::Weights, Mixture::Path(arch), at);
-            teacher.as_ref().zip(logits).map_or(loss, |(teacher, student)| distillation(teacher, &student))
+            teacher.as_ref().zip(logits).map_or(loss, |(teacher, student)| distillation(teacher, &student, 1.0))
         };
         let others = [&self.smallest].into_iter().chain(&random).map(of);
         self.paths.training.descend_all([loss].into_iter().chain(others), at);
@@ -141,32 +140,4 @@ impl OneShot for Sandwich {
     }
 
     leaves_choice!();
-}
-
-/// Mean over images and pixels of the cross entropy between the classes that `teacher` and `student` predict, logits
-/// `[B, K, ...]`.
-fn distillation(teacher: &Tensor, student: &Tensor) -> Tensor {
-    let expected = teacher.softmax(1, Kind::Float);
-    -(expected * student.log_softmax(1, Kind::Float)).sum_dim_intlist(1, false, None::<Kind>).mean(None::<Kind>)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distillation_is_least_where_both_say_the_same() {
-        let teacher = Tensor::from_slice(&[2.0f32, -1.0, 0.5, 0.0, 1.0, 3.0]).view([2, 3, 1, 1]);
-        let entropy = |logits: &[f64]| {
-            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
-            logits.iter().map(|logit| logit.exp() / total * (total.ln() - logit)).sum::<f64>()
-        };
-        let expected = (entropy(&[2.0, -1.0, 0.5]) + entropy(&[0.0, 1.0, 3.0])) / 2.0;
-        let same = distillation(&teacher, &(&teacher + 7.0));
-        assert!((scalar(&same) - expected).abs() < 1e-6, "{same:?}");
-        let student = teacher.copy().set_requires_grad(true);
-        distillation(&teacher, &student).backward();
-        assert!(student.grad().abs().max().double_value(&[]) < 1e-6, "no gradient where nothing is left to learn");
-        assert!(scalar(&distillation(&teacher, &(&teacher * 0.5))) > expected);
-    }
 }

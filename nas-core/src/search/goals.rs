@@ -246,7 +246,7 @@ impl ChoiceSpace for Restricted<'_> {
             let metric = &constraint.metric;
             let found = cost.get(metric).filter(|value| !value.is_nan()).map_or("missing".into(), f64::to_string);
             let reason = format!("{metric} is {found}, expected{}", constraint.bounds());
-            Err(InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason })
+            Err(self.invalid(arch, reason))
         })
     }
 

@@ -44,8 +44,7 @@ impl ChoiceSpace for Rows<'_> {
 
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
         self.space.validate(arch)?;
-        let reason = || format!("none of the {} of the table", self.archs.len());
-        let wrong = || InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason: reason() };
+        let wrong = || self.invalid(arch, format!("none of the {} of the table", self.archs.len()));
         self.known.contains(arch).then_some(()).ok_or_else(wrong)
     }
 
@@ -87,12 +86,6 @@ mod tests {
 
         fn decisions(&self) -> Vec<u16> {
             vec![10; 8]
-        }
-
-        fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-            let of_space = arch.choices().len() == 8 && arch.choices().iter().all(|choice| *choice < 10);
-            let wrong = || InvalidArchitecture { space: "digits".into(), arch: arch.to_string(), reason: "no".into() };
-            of_space.then_some(()).ok_or_else(wrong)
         }
     }
 

@@ -144,8 +144,8 @@ pub fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
 mod tests {
     use super::*;
     use crate::search::Searcher;
+    use crate::space::ChoiceSpace;
     use crate::space::trial::Budget;
-    use crate::space::{Architecture, ChoiceSpace, InvalidArchitecture};
     use crate::strategy::StrategyConfig;
 
     #[derive(Debug)]
@@ -158,12 +158,6 @@ mod tests {
 
         fn decisions(&self) -> Vec<u16> {
             vec![3, 3]
-        }
-
-        fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-            let of_space = arch.choices().len() == 2 && arch.choices().iter().all(|choice| *choice < 3);
-            let wrong = || InvalidArchitecture { space: "two".into(), arch: arch.to_string(), reason: "no".into() };
-            of_space.then_some(()).ok_or_else(wrong)
         }
     }
 

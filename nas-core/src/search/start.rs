@@ -167,7 +167,6 @@ fn earlier(record: &Record, goals: &Goals, space: &Restricted) -> Option<Observa
 mod tests {
     use super::*;
     use crate::search::goals::CostOf;
-    use crate::space::InvalidArchitecture;
     use crate::space::trial::Values;
 
     #[derive(Debug)]
@@ -180,12 +179,6 @@ mod tests {
 
         fn decisions(&self) -> Vec<u16> {
             vec![10, 10]
-        }
-
-        fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-            let of_space = arch.choices().len() == 2 && arch.choices().iter().all(|choice| *choice < 10);
-            let wrong = || InvalidArchitecture { space: "digits".into(), arch: arch.to_string(), reason: "no".into() };
-            of_space.then_some(()).ok_or_else(wrong)
         }
     }
 

@@ -15,8 +15,29 @@ pub trait ChoiceSpace: fmt::Debug + Send + Sync {
     /// Number of choices of each decision.
     fn decisions(&self) -> Vec<u16>;
 
-    /// Says what is wrong with an architecture that is not of this space.
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture>;
+    /// Says what is wrong with an architecture that is not of this space. Where a space has no further rules, every list with one
+    /// choice of each decision is of it.
+    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
+        self.check_choices(arch)
+    }
+
+    /// Says which choice there is none of.
+    fn check_choices(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
+        let (choices, decisions) = (arch.choices(), self.decisions());
+        if choices.len() != decisions.len() {
+            return Err(self.invalid(arch, format!("{} choices, expected {}", choices.len(), decisions.len())));
+        }
+        let outside = (0..choices.len()).find(|i| choices[*i] >= decisions[*i]);
+        outside.map_or(Ok(()), |i| {
+            let reason = format!("choice {i} is {}, expected 0 to {}", choices[i], i32::from(decisions[i]) - 1);
+            Err(self.invalid(arch, reason))
+        })
+    }
+
+    /// The error of an architecture that is not of this space.
+    fn invalid(&self, arch: &Architecture, reason: String) -> InvalidArchitecture {
+        InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason }
+    }
 
     /// An architecture drawn uniformly from the decisions that [`ChoiceSpace::validate`] accepts.
     fn sample(&self, rng: &mut ChaCha8Rng) -> Architecture {

@@ -134,7 +134,7 @@ where
     }
 
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        let wrong = |reason: String| InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason };
+        let wrong = |reason| self.invalid(arch, reason);
         let (found, expected) = (arch.choices().len(), self.decisions().len());
         if found != expected {
             let keys: Vec<&str> = self.recipe.iter().map(|(key, _)| key.as_str()).collect();

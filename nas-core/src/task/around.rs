@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::models::{StageSize, sizes};
 use crate::search::analysis::vocabulary::Decision;
-use crate::space::{Architecture, ChoiceSpace, InvalidArchitecture};
+use crate::space::{Architecture, ChoiceSpace};
 
 /// The `kind` of the space.
 pub const AROUND: &str = "around";
@@ -126,15 +126,6 @@ impl ChoiceSpace for AroundSpace {
     /// Of every stage channels and blocks.
     fn decisions(&self) -> Vec<u16> {
         self.options().iter().flat_map(|(channels, blocks)| [channels.len() as u16, blocks.len() as u16]).collect()
-    }
-
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        let decisions = self.decisions();
-        let choices = arch.choices();
-        let fits = choices.len() == decisions.len() && choices.iter().zip(&decisions).all(|(choice, n)| choice < n);
-        let reason = || format!("expected {} choices below {decisions:?}", decisions.len());
-        let invalid = || InvalidArchitecture { space: AROUND.into(), arch: arch.to_string(), reason: reason() };
-        fits.then_some(()).ok_or_else(invalid)
     }
 }
 

@@ -16,7 +16,7 @@ use super::evaluator::{EvaluatorConfig, HonestyConfig, PREDICTED, PredictorSecti
 use super::held_out::HeldOut;
 use super::latency::LatencyConfig;
 use super::searched::SearchedSpace;
-use super::{Task, TaskModel, TaskSpace};
+use super::{Task, TaskModel, TaskSpace, TeacherConfig};
 use crate::estimator::learning_curve::EarlyStopConfig;
 use crate::executor::{ExecutorConfig, Limits};
 use crate::one_shot::{OneShotConfig, check_constraints};
@@ -170,6 +170,9 @@ pub struct Recipe<T: Task> {
     /// reported, also from files of PyTorch; without it the whole network must fit, but for the layers of other classes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_prefix: Option<String>,
+    /// A trained network whose predictions are learned beside the labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<TeacherConfig>,
     /// Ends the run before its end where it will hardly beat the best main metric.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_stop: Option<EarlyStopConfig>,
@@ -208,6 +211,7 @@ impl<T: Task> Recipe<T> {
             ema: 0.0,
             init: None,
             init_prefix: None,
+            teacher: None,
             early_stop: None,
             task: PhantomData,
         }
@@ -226,6 +230,11 @@ impl<T: Task> Recipe<T> {
         ensure!(
             self.init.is_some() || self.init_prefix.is_none(),
             "{section}.init_prefix without {section}.init; expected weights to start from"
+        );
+        ensure!(
+            self.teacher.is_none() || T::PREDICTS_CLASSES,
+            "{section}.teacher: the outputs of {}'s networks are no classes that could be learned; expected none",
+            T::PROGRAM
         );
         ensure!((0.0..1.0).contains(ema), "{section}.ema = {ema}; expected at least 0 and less than 1");
         ranges::check(self)?;
@@ -832,7 +841,7 @@ fn resolve<M: Serialize>(table: &mut Table, preset: &impl Fn(&str) -> Result<M>)
 }
 
 /// Keys that hold paths, in whatever section they stand.
-const PATHS: [&str; 4] = ["root", "init", "path", "log"];
+const PATHS: [&str; 5] = ["root", "init", "path", "log", "run"];
 
 /// Makes the paths of a file independent of the current folder.
 fn absolute_paths(table: &mut Table) -> Result<()> {

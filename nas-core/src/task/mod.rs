@@ -13,6 +13,7 @@ pub mod schema;
 pub mod searched;
 pub mod shared;
 pub mod supervised;
+mod teacher;
 pub mod zero_cost;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
 use crate::task::commands::init::{Facts, Survey};
 use experiment::{OneShotExperiment, Recipe, Setting};
 use supervised::{cost_of, require_equal_classes};
+pub use teacher::TeacherConfig;
 
 /// A section of an experiment file: plain data.
 pub trait Section:
@@ -162,6 +164,8 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
     const BENCHMARK: Option<&'static str> = None;
     /// Prefixes of the variables whose shape follows from the number of classes.
     const CLASS_LAYERS: &'static [&'static str];
+    /// Whether a network's outputs are classes, so that another network can learn them ([`Task::loss_and_logits`]).
+    const PREDICTS_CLASSES: bool = true;
     /// Names of what a file of a network gives.
     const OUTPUTS: &'static [&'static str];
 

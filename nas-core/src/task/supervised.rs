@@ -12,6 +12,7 @@ use tch::{Tensor, nn::VarStore};
 use super::commands::report::draw_curves;
 use super::commands::train::TrainResult;
 use super::experiment::{Experiment, Recipe, Setting, TrainExperiment, is_due};
+use super::teacher::Teacher;
 use super::{BatchOf, Losses, Pass, Scores, Task};
 use crate::estimator::learning_curve::{Curve, Stopped};
 use crate::nn::{Cost, Mode, Shape, VarBuilder, build_on, ranks, synchronise_batch_norm};
@@ -43,6 +44,7 @@ pub struct Supervised<T: Task> {
     compute: Compute,
     vs: VarStore,
     net: T::Net,
+    teacher: Option<Teacher<T>>,
     /// Averages of all variables, in the order of [`all_variables`].
     averages: Option<Vec<Named>>,
     optimizer: Box<dyn Optimizer>,
@@ -87,6 +89,9 @@ impl<T: Task> Supervised<T> {
                 .with_context(|| format!("train.init = {:?}", from.display().to_string()))?;
             report.iter().filter(|_| ranks::is_first()).for_each(words::tell);
         }
+        let teacher =
+            recipe.teacher.clone().map(|teacher| Teacher::open(teacher, &setting, &T::classes(&val), compute));
+        let teacher = teacher.transpose().context("train.teacher")?;
         let loader = T::loader(
             &setting,
             &train,
@@ -108,6 +113,7 @@ impl<T: Task> Supervised<T> {
             compute,
             vs,
             net,
+            teacher,
             loader,
             batches: None,
             val,
@@ -132,6 +138,14 @@ impl<T: Task> Supervised<T> {
 
     fn pass(&self) -> Pass<'_, T> {
         Pass { net: &self.net, mixture: None, compute: self.compute }
+    }
+
+    fn losses(&self, batch: &BatchOf<T>, mode: Mode) -> Result<Losses> {
+        let (pass, loss) = (self.pass(), &self.setting.loss);
+        match &self.teacher {
+            None => T::loss(pass, loss, batch, mode),
+            Some(teacher) => teacher.losses(T::loss_and_logits(pass, loss, batch, mode)?, T::images(batch)),
+        }
     }
 
     /// Validates, with the averaged weights where there are some.
@@ -331,7 +345,7 @@ impl<T: Task> Job for Supervised<T> {
         let mut sum: Option<Vec<Tensor>> = None;
         for part in 1..=parts {
             let (batch, images) = next_batch::<T>(&mut self.batches, self.compute)?;
-            let losses = T::loss(self.pass(), &self.setting.loss, &batch, Mode::train(at.progress()))?;
+            let losses = self.losses(&batch, Mode::train(at.progress()))?;
             let scaler = self.scaler.as_mut();
             let grads = match parts {
                 1 => scaled_gradients(&losses.total, self.optimizer.as_ref(), scaler),

@@ -15,7 +15,6 @@ use super::block::{Block, BlockConfig, BlockOp, ChannelShuffle, WeightInit};
 use super::network::{DetNasNet, stem};
 use super::released::released;
 use super::supernet::DetNasSupernet;
-use crate::choices::check_choices;
 
 /// Stages of a backbone; their outputs have strides 4, 8, 16, 32.
 pub(super) const STAGES: usize = 4;
@@ -247,10 +246,6 @@ impl ChoiceSpace for DetNasSpace {
 
     fn decisions(&self) -> Vec<u16> {
         vec![BlockOp::ALL.len() as u16; self.num_blocks()]
-    }
-
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        check_choices(self, arch)
     }
 }
 

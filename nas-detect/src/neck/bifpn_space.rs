@@ -6,7 +6,6 @@ use nas_core::space::{ChoiceSpace, InvalidArchitecture};
 
 use super::bifpn::num_nodes;
 use super::{BiFpnConfig, BiFpnNode, Fusion, Levels, NodeInputs};
-use crate::choices::check_choices;
 
 /// Depth (1 to 4 cells), width (32, 64, 96, 128), fusion of every node (fast or sum) and inputs of the bottom-up nodes
 /// between the ends.
@@ -58,9 +57,5 @@ impl ChoiceSpace for BiFpnSpace {
         let fusions = vec![FUSIONS.len() as u16; nodes];
         let inputs = vec![INPUTS.len() as u16; nodes / 2 - 1];
         [vec![MAX_CELLS, WIDTHS.len() as u16], fusions, inputs].concat()
-    }
-
-    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        check_choices(self, arch)
     }
 }

@@ -9,7 +9,6 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Levels, MergeOp, MergingCell, NasFpnConfig};
-use crate::choices::{check_choices, invalid};
 
 /// Decisions of a cell: level, operator, pair of maps.
 const DECISIONS: usize = 3;
@@ -101,12 +100,12 @@ impl ChoiceSpace for NasFpnSpace {
     }
 
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
-        check_choices(self, arch)?;
+        self.check_choices(arch)?;
         let given = |level| self.output_levels(arch.choices()).any(|choice| choice == level);
         match (0..self.levels.count() as u16).find(|level| !given(*level)) {
             Some(level) => {
                 let level = self.levels.min + u32::from(level);
-                Err(invalid(self, arch, format!("no output cell gives level {level}; expected every level once")))
+                Err(self.invalid(arch, format!("no output cell gives level {level}; expected every level once")))
             }
             None => Ok(()),
         }

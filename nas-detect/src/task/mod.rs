@@ -191,6 +191,7 @@ impl Task for Detection {
     const FIXED_SHAPES: bool = false;
     const SPEED_INCLUDES: &'static str = ", boxes included";
     const CLASS_LAYERS: &'static [&'static str] = &["head.logits."];
+    const PREDICTS_CLASSES: bool = false;
     const OUTPUTS: &'static [&'static str] = &["scores", "boxes"];
 
     type Space = SpaceConfig;

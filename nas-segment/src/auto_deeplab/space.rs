@@ -60,7 +60,7 @@ impl AutoDeepLabSpace {
 
     /// The architecture in the paper's terms.
     pub fn genotype(&self, arch: &Architecture) -> Result<Genotype, InvalidArchitecture> {
-        let invalid = |reason| InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason };
+        let invalid = |reason| self.invalid(arch, reason);
         let genotype = Genotype::from_architecture(arch, self.layers).map_err(invalid)?;
         match genotype.cell.len() == self.blocks {
             true => Ok(genotype),

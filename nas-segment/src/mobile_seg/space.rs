@@ -347,17 +347,8 @@ impl MobileSegSpace {
 
     /// The network that `arch` stands for.
     pub fn decode(&self, arch: &Architecture) -> Result<MobileSegConfig, InvalidArchitecture> {
-        let invalid = |reason| InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason };
-        let decisions = self.decisions();
-        if arch.choices().len() != decisions.len() {
-            return Err(invalid(format!("{} choices, expected {}", arch.choices().len(), decisions.len())));
-        }
-        for (i, (choice, options)) in arch.choices().iter().zip(&decisions).enumerate() {
-            if choice >= options {
-                return Err(invalid(format!("choice {i} is {choice}, expected less than {options}")));
-            }
-        }
-        self.decode_checked(arch.choices()).map_err(|error| invalid(format!("{error:#}")))
+        self.check_choices(arch)?;
+        self.decode_checked(arch.choices()).map_err(|error| self.invalid(arch, format!("{error:#}")))
     }
 
     fn decode_checked(&self, choices: &[u16]) -> Result<MobileSegConfig> {
@@ -619,7 +610,7 @@ impl ChoiceSpace for MobileSegSpace {
         }
         let normal = normal.map_or("none".into(), |normal| normal.to_string());
         let reason = format!("the same network is {normal}");
-        Err(InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason })
+        Err(self.invalid(arch, reason))
     }
 
     /// Every decision is drawn uniformly until the choices make a network; then they are brought into the form that
@@ -724,8 +715,7 @@ impl SearchSpace for MobileSegSpace {
 
     /// With its head, which has choices too, for one class.
     fn cost(&self, arch: &Architecture, input: Shape) -> Result<Cost, InvalidArchitecture> {
-        let invalid = |reason| InvalidArchitecture { space: self.name().into(), arch: arch.to_string(), reason };
-        self.network_cost(arch, 1, input.size()).map_err(|error| invalid(format!("{error:#}")))
+        self.network_cost(arch, 1, input.size()).map_err(|error| self.invalid(arch, format!("{error:#}")))
     }
 }
 

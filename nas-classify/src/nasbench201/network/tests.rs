@@ -169,7 +169,7 @@ fn impossible_networks_are_refused_by_name() {
         |config: NetworkConfig, arch| Network::new(&VarBuilder::dry(), &config, arch).unwrap_err().to_string();
     assert_eq!(
         refusal(small(), [0, 0, 5, 0, 0, 0]),
-        "architecture 0-0-5-0-0-0 is not of the space nasbench201: choice 5, expected 0 to 4"
+        "architecture 0-0-5-0-0-0 is not of the space nasbench201: choice 2 is 5, expected 0 to 4"
     );
     assert!(refusal(NetworkConfig { channels: 0, ..small() }, [0; 6]).starts_with("model.channels = 0"));
     assert!(refusal(NetworkConfig { cells: 0, ..small() }, [0; 6]).starts_with("model.cells = 0"));
