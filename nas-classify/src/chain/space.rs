@@ -63,13 +63,18 @@ impl ChainSpace {
         layer + layer * layer.saturating_sub(1) / 2
     }
 
+    /// Operator of a layer of an architecture of the space.
+    pub fn op_of(arch: &Architecture, layer: usize) -> Op {
+        OPS[Self::op(arch, layer)]
+    }
+
     /// Operator number of a layer of an architecture.
     pub(super) fn op(arch: &Architecture, layer: usize) -> usize {
         usize::from(arch.choices()[Self::position(layer)])
     }
 
     /// Whether an architecture adds the output of `from` in `to`.
-    pub(super) fn connects(arch: &Architecture, from: usize, to: usize) -> bool {
+    pub fn connects(arch: &Architecture, from: usize, to: usize) -> bool {
         arch.choices()[Self::position(to) + 1 + from] == 1
     }
 }

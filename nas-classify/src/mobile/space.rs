@@ -181,7 +181,8 @@ impl MobileSpace {
         }
     }
 
-    fn blocks(&self, arch: &Architecture) -> Vec<BlockConfig> {
+    /// The blocks of an architecture of the space.
+    pub fn blocks(&self, arch: &Architecture) -> Vec<BlockConfig> {
         self.placed(arch).into_iter().map(|(_, block)| block).collect()
     }
 

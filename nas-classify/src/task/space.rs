@@ -73,7 +73,8 @@ impl TaskSpace<Classification> for SpaceConfig {
         Ok(match self {
             Self::Nasbench201(_) => Some(drawing::nasbench201(arch)),
             Self::Cells(space) => Some(drawing::genotype(&space.genotype(arch)?)),
-            Self::Chain(_) | Self::Mobile(_) => None,
+            Self::Chain(space) => Some(drawing::chain(space, arch)),
+            Self::Mobile(space) => Some(drawing::mobile(space, arch)),
         })
     }
 }

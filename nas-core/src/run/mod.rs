@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod confusion;
 pub mod device;
+pub mod drawing;
 pub mod export;
 pub mod import;
 pub mod interrupt;

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::models::{StageSize, sizes};
+use crate::run::drawing::Boxes;
 use crate::search::analysis::vocabulary::Decision;
 use crate::space::{Architecture, ChoiceSpace};
 
@@ -99,6 +100,19 @@ impl AroundSpace {
         Ok(self.sizes(arch)?.iter().map(StageSize::to_string).collect::<Vec<_>>().join(" "))
     }
 
+    /// Every block as a box, as wide as its channels; a stage has one colour.
+    pub fn drawing(&self, arch: &Architecture) -> Result<String> {
+        let mut boxes = Boxes::default();
+        for (i, stage) in self.sizes(arch)?.iter().enumerate() {
+            let color = ["#1976d2", "#2e7d32", "#ef6c00", "#6a1b9a"][i % 4];
+            for block in 1..=stage.blocks {
+                let title = format!("stage {i}, {} channels, block {block} of {}", stage.channels, stage.blocks);
+                boxes.add(stage.channels, 1, color, &title);
+            }
+        }
+        Ok(boxes.picture().document())
+    }
+
     /// The architecture of a notation.
     pub fn parse(&self, text: &str) -> Result<Architecture> {
         if let Ok(arch) = text.parse::<Architecture>() {
@@ -138,6 +152,14 @@ mod tests {
         space.stages = stages.split(' ').map(|size| size.parse().unwrap()).collect();
         space.check().unwrap();
         space
+    }
+
+    #[test]
+    fn every_block_is_drawn() {
+        let space = space("deeper = 1", "32x1 16x1 24x2");
+        let drawn = space.drawing(&space.parse("16x1 16x1 24x3").unwrap()).unwrap();
+        assert_eq!(drawn.matches("<title>").count(), 5);
+        assert!(drawn.contains("<title>stage 2, 24 channels, block 3 of 3</title>"), "{drawn}");
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl<T: Task> NetworkSpace<T> {
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
         match self {
             Self::OfTask(space) => space.drawing(arch),
-            Self::Around(_) => Ok(None),
+            Self::Around(space) => Ok(Some(space.drawing(arch)?)),
         }
     }
 

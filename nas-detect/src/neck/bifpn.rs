@@ -6,6 +6,7 @@ use nas_core::nn::{
     Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, ConvNorm, Init, Mode, Module, Shape, VarBuilder, conv_bn,
     max_pool,
 };
+use nas_core::run::drawing::Diagram;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -89,6 +90,48 @@ impl BiFpnConfig {
 
     fn node(&self, i: usize) -> BiFpnNode {
         self.nodes.get(i).copied().unwrap_or_default()
+    }
+
+    /// The nodes of a cell over `levels` levels, top-down and then bottom-up: level, and sources with their levels. Levels count from
+    /// the finest.
+    fn wiring(&self, levels: usize) -> Vec<(usize, Vec<(Source, usize)>)> {
+        let top = levels - 1;
+        let mut nodes = Vec::new();
+        // the node that holds each level so far; the coarsest starts as the input itself
+        let mut held: Vec<Source> = (0..=top).map(Source::Input).collect();
+        for level in (0..top).rev() {
+            let i = nodes.len();
+            nodes.push((level, vec![(Source::Input(level), level), (held[level + 1], level + 1)]));
+            held[level] = Source::Node(i);
+        }
+        for level in 1..=top {
+            let i = nodes.len();
+            let own = match (level < top, self.node(i).inputs) {
+                (false, _) | (true, NodeInputs::Input) => vec![(Source::Input(level), level)],
+                (true, NodeInputs::TopDown) => vec![(held[level], level)],
+                (true, NodeInputs::Both) => vec![(Source::Input(level), level), (held[level], level)],
+            };
+            nodes.push((level, [own, vec![(Source::Node(i - 1), level - 1)]].concat()));
+        }
+        nodes
+    }
+
+    /// One of its cells as a graph: the maps that come in, then the nodes.
+    pub fn diagram(&self) -> Diagram {
+        let levels = self.levels.count();
+        let name = |level: usize| format!("P{}", self.levels.min as usize + level);
+        let wiring = self.wiring(levels);
+        let at = |source: Source| match source {
+            Source::Input(level) => level,
+            Source::Node(i) => levels + i,
+        };
+        let arrows = wiring.iter().enumerate().flat_map(|(i, (_, sources))| {
+            let fusion = format!("{:?}", self.node(i).fusion).to_lowercase();
+            sources.iter().map(move |(source, _)| (at(*source), levels + i, fusion.clone()))
+        });
+        let nodes = (0..levels).map(name).chain(wiring.iter().map(|(level, _)| name(*level))).collect();
+        let title = format!("BiFPN, {} cells of {} channels", self.cells, self.channels);
+        Diagram { title, nodes, arrows: arrows.collect() }
     }
 }
 
@@ -185,8 +228,7 @@ struct Node {
 impl Cell {
     /// `raw`: channels of the levels that are still a backbone's.
     fn new(vb: &VarBuilder, c: i64, raw: &[Option<i64>], config: &BiFpnConfig) -> Self {
-        let top = raw.len() - 1;
-        let node = |i: usize, level: usize, sources: Vec<(Source, usize)>| {
+        let node = |(i, (level, sources)): (usize, (usize, Vec<(Source, usize)>))| {
             let vb = vb.sub("nodes").sub(i);
             let input = |(k, (source, from)): (usize, (Source, usize))| {
                 let c_in = raw[from].filter(|_| matches!(source, Source::Input(_)));
@@ -203,26 +245,9 @@ impl Cell {
                 inputs: sources.into_iter().enumerate().map(input).collect(),
             }
         };
-        let mut nodes = Vec::new();
-        // the node that holds each level so far; the coarsest starts as the input itself
-        let mut held: Vec<Source> = (0..=top).map(Source::Input).collect();
-        for level in (0..top).rev() {
-            let i = nodes.len();
-            nodes.push(node(i, level, vec![(Source::Input(level), level), (held[level + 1], level + 1)]));
-            held[level] = Source::Node(i);
-        }
-        let mut outputs = vec![nodes.len() - 1];
-        for level in 1..=top {
-            let i = nodes.len();
-            let own = match (level < top, config.node(i).inputs) {
-                (false, _) | (true, NodeInputs::Input) => vec![(Source::Input(level), level)],
-                (true, NodeInputs::TopDown) => vec![(held[level], level)],
-                (true, NodeInputs::Both) => vec![(Source::Input(level), level), (held[level], level)],
-            };
-            let below = (Source::Node(outputs[level - 1]), level - 1);
-            nodes.push(node(i, level, [own, vec![below]].concat()));
-            outputs.push(i);
-        }
+        let nodes = config.wiring(raw.len()).into_iter().enumerate().map(node).collect();
+        // The last of the top-down nodes gives the finest level, the bottom-up ones the others.
+        let outputs = (raw.len() - 2..2 * (raw.len() - 1)).collect();
         Self { channels: c, nodes, outputs }
     }
 

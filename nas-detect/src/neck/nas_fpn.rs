@@ -5,6 +5,7 @@ use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn, relu,
 };
+use nas_core::run::drawing::Diagram;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
@@ -136,6 +137,24 @@ impl NasFpnConfig {
             used.push(false);
         }
         taken_up
+    }
+
+    /// The cells as a graph: the maps that come in, then the cells.
+    pub fn diagram(&self) -> Diagram {
+        let count = self.levels.count();
+        let inputs = self.levels.iter().map(|level| format!("P{level}"));
+        let nodes = inputs.chain(self.cells.iter().map(|cell| format!("P{}", cell.level))).collect();
+        let arrows = self.cells.iter().zip(self.taken_up()).enumerate().flat_map(|(i, (cell, extra))| {
+            let op = match cell.op {
+                MergeOp::Sum => "sum",
+                MergeOp::Attention => "attention",
+            };
+            let merged = cell.inputs.map(|from| (from, op)).into_iter();
+            let all = merged.chain(extra.into_iter().map(|from| (from, "added")));
+            all.map(move |(from, name)| (from, count + i, name.to_string())).collect::<Vec<_>>()
+        });
+        let title = format!("NAS-FPN, {} stacks of {} channels", self.stacks, self.channels);
+        Diagram { title, nodes, arrows: arrows.collect() }
     }
 }
 

@@ -117,4 +117,37 @@ impl TaskSpace<Detection> for SpaceConfig {
             Ok(values)
         }))
     }
+
+    fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
+        Ok(Some(match (self, self.neck(arch)?) {
+            (Self::Detnas(config), _) => config.space()?.drawing(arch)?,
+            (_, Some(NeckConfig::NasFpn(neck))) => neck.diagram().picture().document(),
+            (_, Some(NeckConfig::Bifpn(neck))) => neck.diagram().picture().document(),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nas_datasets::rng;
+
+    #[test]
+    fn every_space_is_drawn() {
+        for (kind, blocks) in [
+            ("kind = 'detnas'\nsize = 'tiny'", 1 + 9),
+            ("kind = 'nas_fpn'\nlevels = { min = 3, max = 5 }\nintermediate = 2\nchannels = 8\nstacks = 1", 3 + 5),
+            ("kind = 'bifpn'\nlevels = { min = 3, max = 6 }", 4 + 6),
+        ] {
+            let space: SpaceConfig = toml::from_str(kind).unwrap();
+            let arch = space.choices().unwrap().sample(&mut rng::stream(0, "test", 0));
+            let drawn = space.drawing(&arch).unwrap().unwrap();
+            assert_eq!(drawn.matches("<rect x=").count(), blocks, "{drawn}");
+        }
+        let (space, arch) = NasFpnSpace::published();
+        let cells = space.cells(&arch).unwrap();
+        let drawn = NasFpnConfig { cells, ..Default::default() }.diagram().picture().document();
+        assert_eq!((drawn.matches(">attention<").count(), drawn.matches(">sum<").count()), (2 * 4, 2 * 3));
+    }
 }

@@ -2,6 +2,7 @@
 //! network and the cell that is repeated in it.
 
 mod decode;
+mod drawing;
 mod genotype;
 mod mixed_cell;
 mod network;
@@ -9,6 +10,7 @@ mod space;
 mod stem;
 mod supernet;
 
+pub use drawing::svg;
 pub use genotype::{Edge, Genotype, OPS};
 pub use network::{AutoDeepLabConfig, Network, Wiring};
 pub use space::AutoDeepLabSpace;

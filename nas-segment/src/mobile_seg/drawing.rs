@@ -1,21 +1,14 @@
 //! A network of the space as a picture: one box per block, as wide as its channels and as high as its map.
 
-use std::fmt::Write;
+use nas_core::run::drawing::Boxes;
 
 use super::config::{HeadConfig, MobileSegConfig, STEM_STRIDE, Tap};
 use super::operator::Operator;
 
-/// Height of the image in the picture, in pixels; a map of stride `s` is `1 / (1 + log2 s)` of it.
-const IMAGE: f64 = 160.0;
-/// Height of the largest map, that of the stem.
-const TALLEST: f64 = IMAGE / 2.0;
-const MARGIN: f64 = 12.0;
-const GAP: f64 = 4.0;
-
 /// The picture as an SVG document: stem, blocks with their operators, and the head with what it takes.
 pub fn svg(config: &MobileSegConfig) -> String {
     let mut boxes = Boxes::default();
-    boxes.add(config.stem, STEM_STRIDE, "#9e9e9e", format!("stem, {} channels, stride {STEM_STRIDE}", config.stem));
+    boxes.add(config.stem, STEM_STRIDE, "#9e9e9e", &format!("stem, {} channels, stride {STEM_STRIDE}", config.stem));
     let blocks = config.blocks();
     let taps = config.head.taps();
     for (i, block) in blocks.iter().enumerate() {
@@ -26,16 +19,16 @@ pub fn svg(config: &MobileSegConfig) -> String {
             Tap::Hidden => ", its hidden map to the decoder",
         });
         let title = format!("{}, {channels} channels, stride {stride}{}", block.operator, tap.unwrap_or_default());
-        boxes.add(channels, stride, color(block.operator), title);
+        boxes.add(channels, stride, color(block.operator), &title);
     }
     let output_stride = config.output_stride();
-    boxes.add(config.head.channels(), output_stride, "#6a1b9a", format!("context: {}", context(&config.head)));
+    boxes.add(config.head.channels(), output_stride, "#6a1b9a", &format!("context: {}", context(&config.head)));
     for step in config.head.decoder().unwrap_or_default() {
         let title =
             format!("decoder, {} + {} channels, stride {}", step.channels, step.low_level_channels, step.stride);
-        boxes.add(step.channels, step.stride, "#ad1457", title);
+        boxes.add(step.channels, step.stride, "#ad1457", &title);
     }
-    boxes.document()
+    boxes.picture().document()
 }
 
 fn color(operator: Operator) -> &'static str {
@@ -62,40 +55,6 @@ fn context(head: &HeadConfig) -> String {
         HeadConfig::Pooling { channels, .. } => format!("pooling, {channels} channels"),
         HeadConfig::SqueezenasLrAspp { channels, .. } => format!("SqueezeNAS LR-ASPP, {channels} channels"),
         HeadConfig::SqueezenasAspp { channels, .. } => format!("SqueezeNAS ASPP, {channels} channels"),
-    }
-}
-
-#[derive(Default)]
-struct Boxes {
-    shapes: String,
-    x: f64,
-}
-
-impl Boxes {
-    fn add(&mut self, channels: i64, stride: i64, color: &str, title: String) {
-        let (width, height) = (4.0 + channels as f64 / 4.0, IMAGE / (1.0 + (stride as f64).log2()));
-        let (x, y) = (MARGIN + self.x, MARGIN + (TALLEST - height) / 2.0);
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            self.shapes,
-            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{color}\"><title>{title}</title></rect>"
-        );
-        let (middle, below) = (x + width / 2.0, MARGIN + TALLEST + 12.0);
-        let _ = writeln!(
-            self.shapes,
-            "<text x=\"{middle:.1}\" y=\"{below:.1}\" transform=\"rotate(60 {middle:.1} {below:.1})\">{}</text>",
-            title.split(',').next().unwrap_or_default()
-        );
-        self.x += width + GAP;
-    }
-
-    fn document(self) -> String {
-        let (width, height) = (self.x + 2.0 * MARGIN + 60.0, TALLEST + 130.0);
-        format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width:.0}\" height=\"{height:.0}\" font-family=\"sans-serif\" font-size=\"9\">\n\
-             <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n{}</svg>\n",
-            self.shapes
-        )
     }
 }
 

@@ -9,7 +9,7 @@ use nas_core::task::TaskSpace;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::auto_deeplab::{AutoDeepLabConfig, AutoDeepLabSpace, SearchNet};
+use crate::auto_deeplab::{self, AutoDeepLabConfig, AutoDeepLabSpace, SearchNet};
 use crate::mobile_seg::{self, MobileSegSpace, MobileSegSupernet};
 use crate::model::ModelConfig;
 use crate::task::{Net, Segmentation};
@@ -109,7 +109,7 @@ impl TaskSpace<Segmentation> for SpaceConfig {
 
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
         match self {
-            Self::AutoDeeplab(_) => Ok(None),
+            Self::AutoDeeplab(space) => Ok(Some(auto_deeplab::svg(&space.genotype(arch)?))),
             Self::MobileSeg(space) => Ok(Some(mobile_seg::svg(&space.decode(arch)?))),
         }
     }
