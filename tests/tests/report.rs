@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use nas_core::run::tensorboard::Events;
 use nas_core::search::log as trial_log;
 use nas_core::train::read_metrics;
-use nas_tests::{CLASSIFY, root};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, root};
 use serde_json::Value;
 
 /// A search on a table that is written here: two objectives, a bound, a far outlier, a name that would be markup.
@@ -128,6 +128,45 @@ fn one_page_shows_a_search_and_a_comparison_and_a_browser_uses_it() {
     assert_eq!(runs[2]["classes"]["rows"].as_array().unwrap().len(), 10);
     assert_eq!(runs[0]["notes"].as_array().unwrap().len() + runs[1]["notes"].as_array().unwrap().len(), 0);
     in_a_browser(&page, "a<b>&\"c\", compare");
+}
+
+/// The worst come first, the best last, of every task; each is a picture with what was said of it.
+#[test]
+fn a_page_shows_the_samples_that_a_network_does_worst_and_best_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let classify = "model = { kind = 'nasbench201', arch = '3-0-1-2-1-3', channels = 4, cells = 1 }
+data = { kind = 'synth', num_images = 20, num_val = 6, side = 16 }
+augment = { size = [16, 16] }";
+    let segment = "model = { preset = 'mobile_seg_deeplabv3plus_11' }
+data = { kind = 'synth', num_images = 4, num_val = 6, height = 32, width = 64, seed = 0 }
+augment = { crop = [33, 33] }";
+    let detect = "model = { preset = 'fcos_detnas_tiny' }
+data = { kind = 'shapes', num_images = 4, num_val = 6, seed = 0 }
+augment = { size = { short = 64, long = 64 } }";
+    for (tool, config, unit) in [(CLASSIFY, classify, ": "), (SEGMENT, segment, "mIOU "), (DETECT, detect, "AP ")] {
+        let at =
+            |name: &str| temp.path().join(format!("{tool:?}{name}").replace(['"', '(', ')'], "")).display().to_string();
+        fs::write(at("train.toml"), format!("kind = 'train'\ntrain = {{ epochs = 1, batch_size = 2 }}\n{config}\n"))
+            .unwrap();
+        let (config, run, page) = (at("train.toml"), at("run"), at("page.html"));
+        tool.succeed(&["train", "--config", &config, "--out", &run, "--device", "cpu"]);
+        tool.succeed(&["report", &run, "--html", &page, "--images", "2", "--device", "cpu"]);
+        let data = data(&fs::read_to_string(&page).unwrap());
+        let pictures = data["runs"][0]["pictures"].as_array().unwrap();
+        let names: Vec<&str> = pictures.iter().map(|picture| picture["name"].as_str().unwrap()).collect();
+        let place = |name: &&str| name.split(':').next().unwrap().to_string();
+        assert_eq!(names.iter().map(place).collect::<Vec<_>>(), ["worst", "worst", "best", "best"], "{names:?}");
+        assert!(names.iter().all(|name| name.contains(unit) && name.ends_with('%')), "{names:?}");
+        let score = |name: &str| -> f64 {
+            let (_, said) = name.split_once(", ").unwrap();
+            said.split_whitespace().find_map(|word| word.parse().ok()).unwrap()
+        };
+        let scores: Vec<f64> = names.iter().map(|name| score(name)).collect();
+        assert!(scores[0] <= scores[1] && scores[1] <= scores[3] && scores[3] <= scores[2], "{names:?}");
+        assert!(
+            pictures.iter().all(|picture| picture["data"].as_str().unwrap().starts_with("data:image/png;base64,iVBOR"))
+        );
+    }
 }
 
 /// Opens the page in headless Chromium, where there is one.

@@ -356,6 +356,24 @@ impl Task for Classification {
         count(&logits, setting, set, threads, tick)
     }
 
+    /// The probability of its class.
+    fn judge(pass: Pass<Self>, setting: &Setting<Self>, set: &Set, index: usize) -> Result<Option<(f64, String)>> {
+        let config = setting.loader.with(1, 1);
+        let batch =
+            eval_batches(set.subset(vec![index]), transform(setting)?, &config)?.next().context("a sample")??;
+        let said = tch::no_grad(|| logits(pass, &batch.images, Mode::EVAL)).softmax(1, Kind::Float).get(0);
+        let (names, class) = (set.classes(), set.label(index));
+        let of = |class: usize| said.double_value(&[class as i64]);
+        let best = said.argmax(0, false).int64_value(&[]) as usize;
+        let text = match best == class {
+            true => format!("{}: {:.1} %", names[class], 100.0 * of(class)),
+            false => {
+                format!("{}: {:.1} %, {}: {:.1} %", names[class], 100.0 * of(class), names[best], 100.0 * of(best))
+            }
+        };
+        Ok(Some((of(class), text)))
+    }
+
     fn scores(validation: &ConfusionMatrix, classes: &[String]) -> Scores {
         validation.scores(classes)
     }

@@ -44,6 +44,17 @@ pub fn read_pngs(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     files.into_iter().map(read).collect()
 }
 
+/// A picture as the bytes of a PNG.
+pub fn encode_png<P, C>(picture: &ImageBuffer<P, C>) -> Result<Vec<u8>>
+where
+    P: PixelWithColorType<Subpixel = u8>,
+    C: Deref<Target = [u8]>,
+{
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).context("cannot encode")?;
+    Ok(bytes.into_inner())
+}
+
 /// Writes a picture, and the folders that it lies in.
 pub fn write_png<P, C>(path: &Path, picture: &ImageBuffer<P, C>) -> Result<()>
 where
@@ -53,7 +64,6 @@ where
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).with_context(|| format!("{}: cannot create", parent.display()))?;
     }
-    let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, ImageFormat::Png).with_context(|| format!("{}: cannot encode", path.display()))?;
-    write_atomic(path, bytes.get_ref())
+    let bytes = encode_png(picture).with_context(|| path.display().to_string())?;
+    write_atomic(path, &bytes)
 }

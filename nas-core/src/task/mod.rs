@@ -387,15 +387,28 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         batch_size
     }
 
-    /// Draws what trained networks make of `count` samples into the run folder of a comparison.
-    fn draw(
-        _dir: &RunDir,
+    /// What trained networks make of a sample, each beside the others and the truth; none where that is no picture.
+    fn sheet(
         _nets: &[Pass<Self>],
         _setting: &Setting<Self>,
         _set: &Self::Set,
-        _count: usize,
-    ) -> Result<()> {
-        Ok(())
+        _index: usize,
+    ) -> Result<Option<RgbImage>> {
+        Ok(None)
+    }
+
+    /// How well a network does on a sample, larger is better, and that in words; none of a sample without truth. By default the main
+    /// metric of that sample alone.
+    fn judge(
+        pass: Pass<Self>,
+        setting: &Setting<Self>,
+        set: &Self::Set,
+        index: usize,
+    ) -> Result<Option<(f64, String)>> {
+        let validation = Self::validate(pass, setting, &set.subset(vec![index]), &mut || {})?;
+        let (key, name) = Self::METRICS[0];
+        let score = Self::scores(&validation, &Self::classes(set)).metric(key).filter(|score| score.is_finite());
+        Ok(score.map(|score| (score, format!("{name} {:.1} %", 100.0 * score))))
     }
 
     /// Logits `[B, K]` of an untrained network, as zero-cost proxies see them: one forward pass.

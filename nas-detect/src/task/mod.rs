@@ -14,7 +14,7 @@ use nas_core::nn::{Cost, Mode, Shape, VarBuilder, channels_last, ranks};
 use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::export::Outputs;
-use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::picture::side_by_side;
 use nas_core::run::precision_recall::PrecisionRecall;
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
@@ -424,31 +424,18 @@ impl Task for Detection {
         validation.clone()
     }
 
-    /// One sheet per image: ground truth, then every network.
-    fn draw(dir: &RunDir, nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, count: usize) -> Result<()> {
-        let count = count.min(set.len());
-        let indices = (0..count).map(|i| i * set.len() / count).collect();
-        let shown = set.subset(indices);
-        let mut found: Vec<Vec<Vec<Found>>> = Vec::new();
+    /// Ground truth, then every network.
+    fn sheet(nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, index: usize) -> Result<Option<RgbImage>> {
+        let (shown, sample, classes) = (set.subset(vec![index]), set.load(index)?, set.classes());
+        let mut sheet = vec![with_truth(&sample, classes)];
         for pass in nets {
-            let mut of_model = Vec::new();
             let detect = |images: &Tensor| Ok(pass.net.detect(images, pass.mixture));
             evaluate(&detect, &shown, &reading(setting, pass.compute), pass.compute, |_, found| {
-                of_model.push(found.to_vec());
+                sheet.push(draw(&sample.image, &marked(found, classes, setting.eval.min_score)));
                 Ok(())
             })?;
-            found.push(of_model);
         }
-        let classes = shown.classes();
-        for i in 0..shown.len() {
-            let sample = shown.load(i)?;
-            let truth = with_truth(&sample, classes);
-            let min_score = setting.eval.min_score;
-            let of_models = found.iter().map(|found| draw(&sample.image, &marked(&found[i], classes, min_score)));
-            let sheet: Vec<_> = std::iter::once(truth).chain(of_models).collect();
-            write_png(&dir.path(&format!("pictures/{}.png", shown.name(i))), &side_by_side(&sheet))?;
-        }
-        Ok(())
+        Ok(Some(side_by_side(&sheet)))
     }
 
     /// The same images, without augmentation, for all candidates.

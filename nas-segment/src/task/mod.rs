@@ -14,7 +14,7 @@ use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::confusion::Confusion;
 use nas_core::run::export::Outputs;
-use nas_core::run::picture::{side_by_side, write_png};
+use nas_core::run::picture::side_by_side;
 use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
@@ -423,28 +423,21 @@ impl Task for Segmentation {
         Some(validation.clone())
     }
 
-    /// One sheet per image: photo, ground truth, then every network.
-    fn draw(dir: &RunDir, nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, count: usize) -> Result<()> {
-        let Some(first) = nets.first() else { return Ok(()) };
-        let step = (set.len() / count.max(1)).max(1);
-        for sample in eval_samples(set.clone(), transform(setting), first.compute.threads, 1) {
-            let sample = sample?;
-            if sample.index % step != 0 || sample.index / step >= count {
-                continue;
-            }
-            let photo = set.load(sample.index)?.image;
-            let truth = sample.label.map(|label| overlay(&photo, &label, set.classes()));
-            let (h, w) = sample.size;
-            let predictions = nets.iter().map(|pass| {
-                let net = |xs: &Tensor, mode| Ok(pass.net.forward(xs, pass.mixture, mode));
-                let ids = predict(&net, &sample.image, (h.into(), w.into()), &setting.eval, pass.compute)?;
-                Ok(overlay(&photo, &GrayImage::from_raw(w, h, ids).expect("one id per pixel"), set.classes()))
-            });
-            let predictions = predictions.collect::<Result<Vec<_>>>()?;
-            let sheet: Vec<_> = [Some(photo.clone()), truth].into_iter().flatten().chain(predictions).collect();
-            write_png(&dir.path(&format!("pictures/{}.png", set.name(sample.index))), &side_by_side(&sheet))?;
-        }
-        Ok(())
+    /// Photo, ground truth, then every network.
+    fn sheet(nets: &[Pass<Self>], setting: &Setting<Self>, set: &Set, index: usize) -> Result<Option<RgbImage>> {
+        let threads = nets.first().map_or(1, |pass| pass.compute.threads);
+        let own: Set = set.subset(vec![index]);
+        let sample = eval_samples(own, transform(setting), threads, 1).next().context("a sample")??;
+        let photo = set.load(index)?.image;
+        let (h, w) = sample.size;
+        let predictions = nets.iter().map(|pass| {
+            let net = |xs: &Tensor, mode| Ok(pass.net.forward(xs, pass.mixture, mode));
+            let ids = predict(&net, &sample.image, (h.into(), w.into()), &setting.eval, pass.compute)?;
+            Ok(overlay(&photo, &GrayImage::from_raw(w, h, ids).expect("one id per pixel"), set.classes()))
+        });
+        let predictions = predictions.collect::<Result<Vec<_>>>()?;
+        let truth = sample.label.map(|label| overlay(&photo, &label, set.classes()));
+        Ok(Some(side_by_side(&std::iter::once(photo.clone()).chain(truth).chain(predictions).collect::<Vec<_>>())))
     }
 
     /// Means over pixels.

@@ -15,7 +15,7 @@ use tch::{Kind, Tensor};
 use crate::nn::{self, Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
-use crate::run::picture::read_pngs;
+use crate::run::picture::{read_pngs, write_png};
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
 use crate::run::run_dir::{
     RunDir, last_weights, pretty, read_json, read_result, require_distinct_seeds, require_names, write_atomic,
@@ -251,7 +251,12 @@ fn compare<T: Task>(
         run: dir.root().display().to_string(),
     };
     let nets: Vec<Pass<T>> = trained.iter().map(|(_, net)| Pass { net, mixture: None, compute }).collect();
-    T::draw(dir, &nets, &setting, &val, *pictures)?;
+    let count = (*pictures).min(val.len());
+    for index in (0..count).map(|i| i * val.len() / count) {
+        if let Some(sheet) = T::sheet(&nets, &setting, &val, index)? {
+            write_png(&dir.path(&format!("pictures/{}.png", val.sample_name(index))), &sheet)?;
+        }
+    }
     if let Some(board) = dir.tensorboard() {
         let mut events = Events::create(&board, None)?;
         for (name, png) in read_pngs(&dir.path("pictures"))? {

@@ -2,6 +2,7 @@
 
 mod optuna;
 mod pages;
+mod samples;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub(super) use self::pages::{Page, Part, Run};
-use crate::run::cli::{Format, print, warn};
+use crate::run::cli::{ComputeArgs, Format, count, print, warn};
 use crate::run::page::page;
 use crate::run::plot::{Series, curves};
 use crate::run::run_dir::{read_result, read_text, write_atomic};
@@ -31,6 +32,16 @@ pub struct ReportArgs {
     /// Also write the trials as a journal of Optuna, for its dashboard and JournalStorage; a study for every trial log
     #[arg(long, value_name = "FILE")]
     optuna: Option<PathBuf>,
+    /// Also show on the page the N worst and the N best validation samples of every training that is named, and what its network makes
+    /// of them
+    #[arg(long, value_name = "N", requires = "html", value_parser = count(1, 64))]
+    images: Option<usize>,
+    /// For --images: replace a key of the runs' experiments (data.root, ...); may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "images")]
+    sets: Vec<String>,
+    /// For --images: where networks compute
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// How to print the summary
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -82,7 +93,14 @@ impl fmt::Display for Reports {
 pub fn run<T: Task>(args: &ReportArgs) -> Result<()> {
     let mut runs = args.runs.iter().map(|run| report::<T>(run)).collect::<Result<Vec<Report>>>()?;
     if args.html.is_some() || args.optuna.is_some() {
-        let data = Page::read::<T>(&args.runs)?;
+        let mut data = Page::read::<T>(&args.runs)?;
+        if let Some(count) = args.images {
+            let compute = args.compute.resolve()?;
+            let trainings = data.runs.iter_mut().filter(|run| run.parent.is_none() && run.is_training());
+            for run in trainings {
+                run.pictures.extend(samples::worst_and_best::<T>(Path::new(&run.path), &args.sets, count, compute)?);
+            }
+        }
         let html = args.html.as_ref().map(|path| (path, Ok(page(&data.title(), &data))));
         let optuna = args.optuna.as_ref().map(|path| (path, optuna::journal(&data)));
         for (path, text) in html.into_iter().chain(optuna) {

@@ -139,6 +139,13 @@ pub struct Picture {
     data: String,
 }
 
+impl Picture {
+    /// A PNG.
+    pub(super) fn new(name: String, png: &[u8]) -> Self {
+        Self { name, data: format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png)) }
+    }
+}
+
 /// A trial log of a run.
 #[derive(Debug, Serialize)]
 pub struct Part {
@@ -280,6 +287,11 @@ impl Run {
             Ok(Self { parent: Some(self.name.clone()), group: Some(group), ..run })
         };
         names.iter().map(child).collect()
+    }
+
+    /// Whether it trained a network of its own.
+    pub(super) fn is_training(&self) -> bool {
+        matches!(self.kind, None | Some(Kind::Train))
     }
 
     fn fact(&mut self, label: &str, value: impl Into<Value>, unit: Option<&'static str>) {
@@ -513,11 +525,8 @@ fn pictures(folder: &Path) -> Result<Vec<Picture>> {
         room = left.unwrap_or(room);
         left.is_some()
     };
-    let picture = |(name, bytes): (String, Vec<u8>)| Picture {
-        name,
-        data: format!("data:image/png;base64,{}", BASE64_STANDARD.encode(bytes)),
-    };
-    Ok(read_pngs(&folder.join("pictures"))?.into_iter().take_while(fits).map(picture).collect())
+    let read = read_pngs(&folder.join("pictures"))?.into_iter().take_while(fits);
+    Ok(read.map(|(name, bytes)| Picture::new(name, &bytes)).collect())
 }
 
 impl Part {
