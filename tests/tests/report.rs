@@ -142,7 +142,7 @@ data = { kind = 'synth', num_images = 4, num_val = 6, height = 32, width = 64, s
 augment = { crop = [33, 33] }";
     let detect = "model = { preset = 'fcos_detnas_tiny' }
 data = { kind = 'shapes', num_images = 4, num_val = 6, seed = 0 }
-augment = { size = { short = 64, long = 64 } }";
+augment = { short = 64, long = 64, pad_multiple = 128 }";
     for (tool, config, unit) in [(CLASSIFY, classify, ": "), (SEGMENT, segment, "mIOU "), (DETECT, detect, "AP ")] {
         let at =
             |name: &str| temp.path().join(format!("{tool:?}{name}").replace(['"', '(', ')'], "")).display().to_string();

@@ -38,7 +38,7 @@ use crate::eval::report::{CocoClass, CocoReport};
 use crate::head::{Detections, Predictions};
 use crate::model::{Detector, ModelConfig, SuperDetector, Top};
 use crate::picture::{Marked, draw, marked};
-use crate::task::evaluation::{Found, Reading, evaluate};
+use crate::task::evaluation::{Reading, evaluate};
 use crate::task::pretraining::{PretrainConfig, pretrain};
 use crate::task::space::SpaceConfig;
 

@@ -22,8 +22,8 @@ use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
-    Batch, Classes, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SegDataset, Size, Split, TrainLoader,
-    TrainTransform, eval_samples,
+    Batch, Classes, DataConfig, EvalTransform, IGNORE, LoaderConfig, MAX_PIXELS, SampleSet, SegDataset, Size, Split,
+    TrainLoader, TrainTransform, eval_samples,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use nas_datasets::SampleSet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::nn::VarStore;
