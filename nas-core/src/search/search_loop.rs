@@ -9,7 +9,7 @@ use crate::run::plot::Series;
 use crate::search::Searcher;
 use crate::search::goals::{Goal, Goals};
 use crate::search::log::TrialStore;
-use crate::space::trial::{Record, Trial};
+use crate::space::trial::{Outcome, Record, Trial};
 
 /// A search that goes on from what its log holds.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct SearchLoop<'a> {
     records: Vec<Record>,
     /// Trials in all.
     num_trials: u64,
+    /// Whether equal trials end equally.
+    repeatable: bool,
 }
 
 impl<'a> SearchLoop<'a> {
@@ -31,7 +33,23 @@ impl<'a> SearchLoop<'a> {
             searcher.tell(record);
             ended.insert(record.trial.id);
         }
-        Ok(Self { searcher, store, records, num_trials })
+        Ok(Self { searcher, store, records, num_trials, repeatable: false })
+    }
+
+    /// Lets a trial that equals one that has ended take its metrics over instead of being run: for evaluators that would find the same
+    /// again.
+    pub fn repeating(mut self) -> Self {
+        self.repeatable = true;
+        self
+    }
+
+    /// What a trial that equals one that has ended ends in.
+    fn known(&self, trial: &Trial) -> Option<Record> {
+        let equal = |record: &&Record| Trial { id: trial.id, ..record.trial.clone() } == *trial;
+        let succeeded = |record: &&Record| matches!(record.outcome, Outcome::Metrics(_));
+        let ended = self.records.iter().filter(|_| self.repeatable && trial.parent.is_none());
+        let Record { outcome, .. } = ended.filter(succeeded).find(equal)?;
+        Some(Record { trial: trial.clone(), outcome: outcome.clone() })
     }
 
     /// Trials that have ended, in the order of their ends.
@@ -98,6 +116,10 @@ impl<'a> SearchLoop<'a> {
                     None => None,
                 };
                 let Some(trial) = next else { break };
+                if let Some(record) = self.known(&trial) {
+                    untold.insert(trial.id, record);
+                    break;
+                }
                 executor.submit(trial)?;
                 running += 1;
             }
@@ -143,9 +165,11 @@ pub fn best_so_far(name: &str, goals: &Goals, records: &[Record]) -> Series {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::InProcess;
     use crate::search::Searcher;
     use crate::space::ChoiceSpace;
     use crate::space::trial::Budget;
+    use crate::space::trial::Values;
     use crate::strategy::StrategyConfig;
 
     #[derive(Debug)]
@@ -159,6 +183,30 @@ mod tests {
         fn decisions(&self) -> Vec<u16> {
             vec![3, 3]
         }
+    }
+
+    #[test]
+    fn an_architecture_is_evaluated_once_and_the_log_is_the_same() {
+        let temp = tempfile::tempdir().unwrap();
+        let search = |name: &str, repeating: bool| {
+            let (store, records) = TrialStore::open(temp.path().join(name)).unwrap();
+            let strategy = StrategyConfig::all().remove(0);
+            let searcher = Searcher::new(&Two, &strategy, Goals::maximize("valid"), Budget::default(), 0);
+            let search = SearchLoop::new(searcher, store, records, 40).unwrap();
+            let mut search = if repeating { search.repeating() } else { search };
+            let mut evaluated = 0;
+            let evaluate = |trial: &Trial| {
+                evaluated += 1;
+                let value = f64::from(trial.arch.choices()[0]);
+                Ok(Values::from([("valid".to_string(), value)]))
+            };
+            search.run(&mut InProcess::new(evaluate), true, Vec::new(), |_| {}).unwrap();
+            (evaluated, std::fs::read_to_string(temp.path().join(name)).unwrap())
+        };
+        let (every, log) = search("every", false);
+        let (once, log_once) = search("once", true);
+        assert!(every == 40 && once <= 9, "{once} of 9 architectures");
+        assert_eq!(log, log_once);
     }
 
     #[test]

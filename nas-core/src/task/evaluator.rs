@@ -330,6 +330,11 @@ impl<T: Task> Evaluator<T> {
         Ok(Self::both(evaluator, Self::Latency(Box::new(latencies))))
     }
 
+    /// Whether a second trial of an architecture would find what the first one found, at the price of a training.
+    pub fn is_repeatable(&self) -> bool {
+        matches!(self, Self::Train(_))
+    }
+
     /// Whether trials are evaluated by hand.
     pub fn is_by_hand(&self) -> bool {
         match self {

@@ -350,6 +350,9 @@ impl<T: Task> Job<'_, T> {
         };
         let mut started = executor::started(&trials)?;
         started.extend(given.into_iter().filter(|trial| trial.id >= started.len() as u64).collect::<Vec<_>>());
+        if evaluator.is_repeatable() && !strategy.info().multi_fidelity {
+            search = search.repeating();
+        }
         search.run(&mut *running, executor.is_ordered(), started, on_end)?;
         Ok(search.records().to_vec())
     }
