@@ -5,7 +5,7 @@ use nas_core::space::Architecture;
 
 use crate::cells::{Cell, Genotype};
 use crate::chain::ChainSpace;
-use crate::mobile::MobileSpace;
+use crate::mobile::{MobileSpace, block_name};
 use crate::nasbench201;
 
 /// The cells of a genotype, one below the other.
@@ -43,18 +43,12 @@ pub fn mobile(space: &MobileSpace, arch: &Architecture) -> String {
     boxes.add(space.stem, stride, "#9e9e9e", &format!("stem, {} channels, stride {stride}", space.stem));
     for block in space.blocks(arch) {
         stride *= block.stride;
-        let expansion = format!("{:.1}", block.hidden as f64 / block.channels.0 as f64);
-        let expansion = expansion.trim_end_matches(".0");
-        let squeeze = if block.squeeze.is_some() { " se" } else { "" };
         let color = match block.ksize {
             ..=3 => "#1976d2",
             4..=5 => "#2e7d32",
             _ => "#ef6c00",
         };
-        let text = format!(
-            "k{} e{expansion}{squeeze}, {:?}, {} channels, stride {stride}",
-            block.ksize, block.activation, block.channels.1
-        );
+        let text = format!("{}, {} channels, stride {stride}", block_name(&block), block.channels.1);
         boxes.add(block.channels.1, stride, color, &text);
     }
     boxes.add(space.last, stride, "#6a1b9a", &format!("last, {} channels", space.last));

@@ -69,9 +69,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 fn main() -> ExitCode {
     let command = cli::parse::<Cli>(EXAMPLES).command;
     cli::run(move || match &command {
-        Command::Common(args) => {
-            args.run::<Classification>(|| cli::command::<Cli>(EXAMPLES), &commands::analyse::ClassifySpaces)
-        }
+        Command::Common(args) => args.run::<Classification>(|| cli::command::<Cli>(EXAMPLES)),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&commands::cost::run(args)?, args.format),

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use nas_core::run::cli;
-use nas_core::task::commands::analyse::NoNames;
 use nas_core::task::commands::common::Common;
 use nas_core::task::commands::data::DataArgs;
 use nas_core::task::commands::export::ExportArgs;
@@ -75,7 +74,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 fn main() -> ExitCode {
     let command = cli::parse::<Cli>(EXAMPLES).command;
     cli::run(move || match &command {
-        Command::Common(args) => args.run::<Segmentation>(|| cli::command::<Cli>(EXAMPLES), &NoNames),
+        Command::Common(args) => args.run::<Segmentation>(|| cli::command::<Cli>(EXAMPLES)),
         Command::Eval(args) => commands::eval::run(args),
         Command::Predict(args) => commands::predict::run(args),
         Command::Cost(args) => cli::print(&cost::run(args)?, args.format),

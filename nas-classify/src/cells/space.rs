@@ -3,6 +3,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::{Op, VarBuilder};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, ChoiceSpace, Graph, InvalidArchitecture, SearchSpace};
 use schemars::JsonSchema;
@@ -167,6 +168,41 @@ impl CellSpace {
             }
         };
         (0..self.form.nodes()).flat_map(node).collect()
+    }
+
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        let ops = self.form.ops();
+        let of_node = |(cell, node): (&String, usize)| {
+            let named = |what: &str| format!("{cell} {node} {what}");
+            let states = 2 + node;
+            let operators = ["first", "second"].map(|which| Decision::new(named(&format!("{which} operator")), ops));
+            let inputs = match self.form.is_darts() {
+                true => {
+                    let pairs = (0..states * (states - 1) / 2).map(pair);
+                    vec![Decision::new(named("states"), pairs.map(|(a, b)| format!("{a}+{b}")))]
+                }
+                false => {
+                    let input = |which| Decision::new(named(&format!("{which} state")), 0..states);
+                    vec![input("first"), input("second")]
+                }
+            };
+            inputs.into_iter().chain(operators)
+        };
+        let groups = self.groups();
+        groups.iter().flat_map(|cell| (0..self.form.nodes()).map(move |node| (cell, node))).flat_map(of_node).collect()
+    }
+
+    /// Name of a node of an architecture's graph: cell, and operator or state that comes in.
+    pub fn label(&self, label: u16) -> String {
+        let (ops, groups) = (self.form.ops(), self.groups());
+        let (group, of_cell) = (usize::from(label - 2) / (2 + ops.len()), usize::from(label - 2) % (2 + ops.len()));
+        let what = match of_cell {
+            0 => "c_{k-2}".to_string(),
+            1 => "c_{k-1}".to_string(),
+            op => ops[op - 2].to_string(),
+        };
+        if groups.len() > 1 { format!("{} {what}", groups[group]) } else { what }
     }
 
     /// The cells of an architecture.

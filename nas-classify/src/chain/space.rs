@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::{Op, VarBuilder};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, Graph, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
@@ -61,6 +62,20 @@ impl ChainSpace {
     /// Where a layer's operator is among the choices; its connections follow.
     fn position(layer: usize) -> usize {
         layer + layer * layer.saturating_sub(1) / 2
+    }
+
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        let of_layer = |layer: usize| {
+            let adds = (0..layer).map(move |from| Decision::new(format!("{layer}<-{from}"), ["no", "yes"]));
+            std::iter::once(Decision::new(format!("layer {layer}"), OPS)).chain(adds)
+        };
+        (0..self.layers).flat_map(of_layer).collect()
+    }
+
+    /// Operator of a node of an architecture's graph.
+    pub fn label(label: u16) -> String {
+        OPS[usize::from(label - 2)].to_string()
     }
 
     /// Operator of a layer of an architecture of the space.

@@ -1,6 +1,5 @@
 //! What only `nas-classify` has: one file per command.
 
-pub mod analyse;
 pub mod bench_step;
 pub mod cost;
 pub mod data;

@@ -10,7 +10,7 @@ mod supernet;
 pub use network::{Head, Network};
 pub use presets::MobilePreset;
 pub use published::Published;
-pub use space::{MobileSpace, Stage};
+pub use space::{MobileSpace, Stage, block_name};
 pub use supernet::MobileSupernet;
 
 #[cfg(test)]

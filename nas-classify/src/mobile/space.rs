@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{BlockConfig, Gate, Layout, MobileNet, Naming, Taps};
 use nas_core::nn::{Activation, BnConfig, Cost, Init, Module, Shape, VarBuilder};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
@@ -181,6 +182,23 @@ impl MobileSpace {
         }
     }
 
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        let stages = self.resolved().stages;
+        let layers = self.layers(None);
+        let of_layer = |(i, layer): (usize, &Layer)| {
+            let first = layers.iter().position(|other| other.stage == layer.stage).expect("a layer of its stage");
+            let there = match layer.leader {
+                Some(_) => vec!["there".to_string()],
+                None => layer.blocks.iter().map(block_name).collect(),
+            };
+            let left_out = layer.skip.then(|| "left out".to_string());
+            Decision::new(format!("stage {} layer {}", layer.stage, i - first), there.into_iter().chain(left_out))
+        };
+        let width = |(i, stage): (usize, &Stage)| Decision::new(format!("stage {i} channels"), &stage.channels);
+        layers.iter().enumerate().map(of_layer).chain(stages.iter().enumerate().map(width)).collect()
+    }
+
     /// The blocks of an architecture of the space.
     pub fn blocks(&self, arch: &Architecture) -> Vec<BlockConfig> {
         self.placed(arch).into_iter().map(|(_, block)| block).collect()
@@ -202,6 +220,13 @@ impl MobileSpace {
         };
         self.placed(arch).into_iter().enumerate().map(part).collect()
     }
+}
+
+/// A block by what is chosen of it, such as `k5 e6 se Hardswish`.
+pub fn block_name(block: &BlockConfig) -> String {
+    let expansion = format!("{:.1}", block.hidden as f64 / block.channels.0 as f64);
+    let squeeze = if block.squeeze.is_some() { " se" } else { "" };
+    format!("k{} e{}{squeeze} {:?}", block.ksize, expansion.trim_end_matches(".0"), block.activation)
 }
 
 impl Stage {

@@ -2,11 +2,12 @@
 
 use anyhow::{Result, ensure};
 use nas_core::nn::VarBuilder;
-use nas_core::search::analysis::vocabulary::{Decision, Vocabulary, numbered};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::TaskSpace;
 
 use super::{Classification, Net};
+use crate::chain::ChainSpace;
 use crate::drawing;
 use crate::model::{ModelConfig, NasBench201Model, SearchedModel};
 use crate::nasbench201::{NasBench201, NasBench201Nets};
@@ -64,9 +65,24 @@ impl TaskSpace<Classification> for SpaceConfig {
 
     fn names(&self) -> Result<Vec<Decision>> {
         Ok(match self {
-            Self::Nasbench201(_) => Vocabulary::decisions(&NasBench201),
-            _ => numbered(&self.choices()?.decisions()),
+            Self::Nasbench201(_) => NasBench201::names(),
+            Self::Cells(space) => space.names(),
+            Self::Chain(space) => space.names(),
+            Self::Mobile(space) => space.names(),
         })
+    }
+
+    fn label(&self, label: u16) -> String {
+        match self {
+            Self::Nasbench201(_) => NasBench201::label(label).to_string(),
+            Self::Cells(space) => space.label(label),
+            Self::Chain(_) => ChainSpace::label(label),
+            Self::Mobile(_) => label.to_string(),
+        }
+    }
+
+    fn of_notation(arch: &str) -> Option<Self> {
+        arch.trim().starts_with('|').then(|| Self::Nasbench201(NasBench201Nets::default()))
     }
 
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
@@ -76,5 +92,67 @@ impl TaskSpace<Classification> for SpaceConfig {
             Self::Chain(space) => Some(drawing::chain(space, arch)),
             Self::Mobile(space) => Some(drawing::mobile(space, arch)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nas_core::search::analysis::motifs::Motifs;
+    use nas_core::search::analysis::vocabulary::Vocabulary;
+    use nas_core::task::commands::analyse::Named;
+    use nas_datasets::rng;
+
+    #[test]
+    fn every_space_is_drawn_and_names_its_choices_and_the_nodes_of_its_graphs() {
+        for kind in [
+            "kind = 'nasbench201'",
+            "kind = 'cells'\nform = 'darts'",
+            "kind = 'cells'\nform = 'enas'",
+            "kind = 'chain'\nlayers = 5",
+            "kind = 'mobile'",
+            "kind = 'mobile'\npreset = 'fbnet'",
+        ] {
+            let space: SpaceConfig = toml::from_str(kind).unwrap();
+            let choices = space.choices().unwrap();
+            let counts = |names: Vec<Decision>| names.iter().map(|name| name.choices.len() as u16).collect::<Vec<_>>();
+            assert_eq!(counts(space.names().unwrap()), choices.decisions(), "{kind}");
+            let arch = choices.sample(&mut rng::stream(0, "test", 0));
+            assert!(space.drawing(&arch).unwrap().unwrap().contains("<rect x="), "{kind}");
+            if let Some(graph) = choices.graph(&arch) {
+                let inner = graph.labels[1..graph.labels.len() - 1].iter().map(|label| space.label(*label));
+                assert!(
+                    inner.clone().all(|name| name.parse::<u16>().is_err()),
+                    "{kind}: {:?}",
+                    inner.collect::<Vec<_>>()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_motifs_of_the_resnet_cell() {
+        let space = Named::<Classification>::of(SpaceConfig::of_notation("|none~0|").unwrap()).unwrap();
+        let resnet = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|";
+        let archs = [resnet, "0-0-0-0-0-0", "3-3-0-0-0-0"].map(|text| space.parse(text).unwrap());
+        assert_eq!(archs.each_ref().map(|arch| space.is_connected(arch).unwrap()), [true, false, false]);
+        let motifs = Motifs::of(&space, &archs.iter().collect::<Vec<_>>());
+        for name in [
+            "1<-0 nor_conv_3x3",
+            "1<-0 nor_conv_3x3 & 2<-1 nor_conv_3x3",
+            "at least 2 x skip_connect",
+            "no avg_pool_3x3",
+            "nor_conv_3x3 > nor_conv_3x3",
+            "input > skip_connect > output",
+            "skip_connect + skip_connect",
+            "skip_connect around nor_conv_3x3 > nor_conv_3x3 > skip_connect",
+            "depth of at least 3",
+            "at least 2 ways",
+        ] {
+            // All three have no pool, so that it tells nothing.
+            assert_eq!(motifs.get(name).map(|has| has[0]), (name != "no avg_pool_3x3").then_some(true), "{name}");
+        }
+        assert_eq!(motifs.get("depth of at least 4"), None);
+        assert_eq!(motifs.get("2<-0 nor_conv_3x3"), Some([false, false, true].as_slice()));
     }
 }

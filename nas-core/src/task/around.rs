@@ -75,11 +75,8 @@ impl AroundSpace {
 
     /// Names of the decisions and of their choices.
     pub fn names(&self) -> Vec<Decision> {
-        fn decision(name: String, choices: &[impl ToString]) -> Decision {
-            Decision { name, choices: choices.iter().map(ToString::to_string).collect() }
-        }
         let of_stage = |(i, (channels, blocks)): (usize, (Vec<i64>, Vec<usize>))| {
-            [decision(format!("stage {i} channels"), &channels), decision(format!("stage {i} blocks"), &blocks)]
+            [Decision::new(format!("stage {i} channels"), channels), Decision::new(format!("stage {i} blocks"), blocks)]
         };
         self.options().into_iter().enumerate().flat_map(of_stage).collect()
     }

@@ -490,6 +490,16 @@ pub trait TaskSpace<T: Task>: Section {
         Ok(numbered(&self.choices()?.decisions()))
     }
 
+    /// Name of a label of the nodes of an architecture's graph, where it is neither the first nor the last.
+    fn label(&self, label: u16) -> String {
+        label.to_string()
+    }
+
+    /// The space whose tables write an architecture like `arch`, where it is a notation of one space alone.
+    fn of_notation(_arch: &str) -> Option<Self> {
+        None
+    }
+
     /// An architecture as SVG.
     fn drawing(&self, _arch: &Architecture) -> Result<Option<String>> {
         Ok(None)

@@ -100,6 +100,13 @@ impl<T: Task> NetworkSpace<T> {
         }
     }
 
+    fn label(&self, label: u16) -> String {
+        match self {
+            Self::OfTask(space) => space.label(label),
+            Self::Around(_) => label.to_string(),
+        }
+    }
+
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
         match self {
             Self::OfTask(space) => space.drawing(arch),
@@ -269,6 +276,11 @@ impl<T: Task> SearchedSpace<T> {
             .into_iter()
             .map(|(name, values)| Decision { name, choices: values.iter().map(Value::to_string).collect() });
         Ok(self.space.names()?.into_iter().chain(recipe).collect())
+    }
+
+    /// As [`TaskSpace::label`].
+    pub fn label(&self, label: u16) -> String {
+        self.space.label(label)
     }
 
     /// An architecture as SVG.

@@ -26,6 +26,16 @@ impl BlockOp {
     /// Every choice; its index is the encoding.
     pub const ALL: [Self; 4] = [Self::Shuffle3x3, Self::Shuffle5x5, Self::Shuffle7x7, Self::Xception];
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Shuffle3x3 => "shuffle 3x3",
+            Self::Shuffle5x5 => "shuffle 5x5",
+            Self::Shuffle7x7 => "shuffle 7x7",
+            Self::Xception => "xception",
+        }
+    }
+
     /// Kernel of the depthwise convolutions.
     fn ksize(self) -> i64 {
         match self {

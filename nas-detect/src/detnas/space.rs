@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Module, Shape, VarBuilder};
 use nas_core::run::drawing::Boxes;
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
@@ -191,6 +192,11 @@ impl DetNasSpace {
         Ok(arch.choices().iter().map(|choice| BlockOp::ALL[usize::from(*choice)]).collect())
     }
 
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        (0..self.num_blocks()).map(|i| Decision::new(format!("block {i}"), BlockOp::ALL.map(BlockOp::name))).collect()
+    }
+
     /// The blocks of `arch` as a row of boxes.
     pub fn drawing(&self, arch: &Architecture) -> Result<String, InvalidArchitecture> {
         let mut boxes = Boxes::default();
@@ -198,14 +204,14 @@ impl DetNasSpace {
         let ends = self.stage_ends();
         for (index, op) in self.ops(arch)?.into_iter().enumerate() {
             let stage = ends.iter().position(|end| index <= *end).expect("an index of a block");
-            let (name, color) = match op {
-                BlockOp::Shuffle3x3 => ("shuffle 3x3", "#1976d2"),
-                BlockOp::Shuffle5x5 => ("shuffle 5x5", "#2e7d32"),
-                BlockOp::Shuffle7x7 => ("shuffle 7x7", "#ef6c00"),
-                BlockOp::Xception => ("xception", "#6a1b9a"),
+            let color = match op {
+                BlockOp::Shuffle3x3 => "#1976d2",
+                BlockOp::Shuffle5x5 => "#2e7d32",
+                BlockOp::Shuffle7x7 => "#ef6c00",
+                BlockOp::Xception => "#6a1b9a",
             };
             let (channels, stride) = (self.channels[stage], 4 << stage);
-            boxes.add(channels, stride, color, &format!("{name}, {channels} channels, stride {stride}"));
+            boxes.add(channels, stride, color, &format!("{}, {channels} channels, stride {stride}", op.name()));
         }
         Ok(boxes.picture().document())
     }

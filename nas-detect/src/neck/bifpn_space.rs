@@ -1,6 +1,7 @@
 //! A space of BiFPNs: their depth, width, fusions and connections.
 
 use anyhow::Result;
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{ChoiceSpace, InvalidArchitecture};
 
@@ -24,6 +25,19 @@ impl BiFpnSpace {
     pub fn new(levels: Levels) -> Result<Self> {
         levels.check()?;
         Ok(Self { levels })
+    }
+
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        let levels = self.levels.count();
+        let name = |level: usize| format!("P{}", self.levels.min as usize + level);
+        let down = (0..levels - 1).rev().map(|level| format!("{} top-down fusion", name(level)));
+        let up = (1..levels).map(|level| format!("{} bottom-up fusion", name(level)));
+        let fusions = down.chain(up).map(|name| Decision::new(name, ["fast", "sum"]));
+        let middle =
+            (1..levels - 1).map(|level| Decision::new(format!("{} takes", name(level)), ["both", "top-down", "input"]));
+        let sizes = [Decision::new("cells", 1..=MAX_CELLS), Decision::new("channels", WIDTHS)];
+        sizes.into_iter().chain(fusions).chain(middle).collect()
     }
 
     /// The neck of an architecture. Decisions: cells - 1, width, fusion of each node, inputs of each middle node.

@@ -2,6 +2,7 @@
 //! two maps it merges. With levels 3 to 7 and two intermediate cells it has 3.0e15 points.
 
 use anyhow::{Result, ensure};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{ChoiceSpace, InvalidArchitecture};
 use rand::Rng;
@@ -41,6 +42,23 @@ impl NasFpnSpace {
     /// Maps in the pool of `cell`.
     fn pool(&self, cell: usize) -> usize {
         self.levels.count() + cell
+    }
+
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        let level = |i: usize| format!("P{}", self.levels.min as usize + i);
+        let of_cell = |cell: usize| {
+            let pool = self.pool(cell);
+            let map =
+                |i: usize| if i < self.levels.count() { level(i) } else { format!("cell {}", i - self.levels.count()) };
+            let pairs = (0..pool * (pool - 1) / 2).map(pair).map(|[a, b]| format!("{} + {}", map(a), map(b)));
+            [
+                Decision::new(format!("cell {cell} level"), (0..self.levels.count()).map(level)),
+                Decision::new(format!("cell {cell} operator"), ["sum", "attention"]),
+                Decision::new(format!("cell {cell} inputs"), pairs),
+            ]
+        };
+        (0..self.num_cells()).flat_map(of_cell).collect()
     }
 
     /// The cells of an architecture.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use nas_core::nn::{Shape, VarBuilder};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::supervised::cost_of;
 use nas_core::task::{CostFunction, TaskSpace, sizes};
@@ -118,6 +119,14 @@ impl TaskSpace<Detection> for SpaceConfig {
         }))
     }
 
+    fn names(&self) -> Result<Vec<Decision>> {
+        Ok(match self {
+            Self::Detnas(config) => config.space()?.names(),
+            Self::NasFpn { levels, intermediate, .. } => NasFpnSpace::new(*levels, *intermediate)?.names(),
+            Self::Bifpn { levels } => BiFpnSpace::new(*levels)?.names(),
+        })
+    }
+
     fn drawing(&self, arch: &Architecture) -> Result<Option<String>> {
         Ok(Some(match (self, self.neck(arch)?) {
             (Self::Detnas(config), _) => config.space()?.drawing(arch)?,
@@ -134,14 +143,17 @@ mod tests {
     use nas_datasets::rng;
 
     #[test]
-    fn every_space_is_drawn() {
+    fn every_space_is_drawn_and_names_its_choices() {
         for (kind, blocks) in [
             ("kind = 'detnas'\nsize = 'tiny'", 1 + 9),
             ("kind = 'nas_fpn'\nlevels = { min = 3, max = 5 }\nintermediate = 2\nchannels = 8\nstacks = 1", 3 + 5),
             ("kind = 'bifpn'\nlevels = { min = 3, max = 6 }", 4 + 6),
         ] {
             let space: SpaceConfig = toml::from_str(kind).unwrap();
-            let arch = space.choices().unwrap().sample(&mut rng::stream(0, "test", 0));
+            let choices = space.choices().unwrap();
+            let counts = |names: Vec<Decision>| names.iter().map(|name| name.choices.len() as u16).collect::<Vec<_>>();
+            assert_eq!(counts(space.names().unwrap()), choices.decisions(), "{kind}");
+            let arch = choices.sample(&mut rng::stream(0, "test", 0));
             let drawn = space.drawing(&arch).unwrap().unwrap();
             assert_eq!(drawn.matches("<rect x=").count(), blocks, "{drawn}");
         }

@@ -1,6 +1,7 @@
 //! Auto-DeepLab's two-level search space: the trellis of strides and the cell (arXiv 1901.02985, section 3).
 
 use nas_core::nn::VarBuilder;
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
 use nas_core::space::{
     ArchParameter, Backbone, Choice, ChoiceSpace, InvalidArchitecture, SearchSpace, Supernet, WeightSharing,
@@ -56,6 +57,24 @@ impl AutoDeepLabSpace {
     /// Edges of a cell.
     pub fn num_edges(&self) -> usize {
         first_edge(self.blocks)
+    }
+
+    /// Names of the decisions and of their choices.
+    pub fn names(&self) -> Vec<Decision> {
+        let strides = |layer| Decision::new(format!("layer {layer} stride"), (0..LEVELS).map(|level| 4 << level));
+        let state = |state| match state {
+            0 => "H[l-1]".to_string(),
+            1 => "H[l-2]".to_string(),
+            _ => format!("block {}", state - 2),
+        };
+        let of_block = |block| {
+            let input = move |which| {
+                let states = Decision::new(format!("block {block} {which} state"), (0..2 + block).map(state));
+                [states, Decision::new(format!("block {block} {which} operator"), OPS)]
+            };
+            ["first", "second"].into_iter().flat_map(input)
+        };
+        (0..self.layers).map(strides).chain((0..self.blocks).flat_map(of_block)).collect()
     }
 
     /// The architecture in the paper's terms.

@@ -256,29 +256,26 @@ impl MobileSegSpace {
 
     /// Names of the decisions and of their choices, in the order in which an architecture holds them.
     pub fn names(&self) -> Vec<Decision> {
-        fn decision<C: std::fmt::Display>(name: String, choices: impl IntoIterator<Item = C>) -> Decision {
-            Decision { name, choices: choices.into_iter().map(|choice| choice.to_string()).collect() }
-        }
-        let mut names = vec![decision("stem channels".into(), &self.stem)];
+        let mut names = vec![Decision::new("stem channels", &self.stem)];
         for (i, stage) in self.stages.iter().enumerate() {
-            names.push(decision(format!("stage {i} channels"), &stage.channels));
-            names.push(decision(format!("stage {i} depth"), &stage.depths));
-            names.push(decision(format!("stage {i} stride"), &stage.strides));
-            let block = |block| decision(format!("stage {i} block {block}"), &self.operators);
+            names.push(Decision::new(format!("stage {i} channels"), &stage.channels));
+            names.push(Decision::new(format!("stage {i} depth"), &stage.depths));
+            names.push(Decision::new(format!("stage {i} stride"), &stage.strides));
+            let block = |block| Decision::new(format!("stage {i} block {block}"), &self.operators);
             names.extend((0..stage.max_depth()).map(block));
         }
         if let HeadChoices::Chosen { contexts, channels, decoders, taps, convs, low_level_channels, decoder_channels } =
             &self.head
         {
             let debug = |choices: &[Context]| choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>();
-            names.push(decision("context".into(), debug(contexts)));
-            names.push(decision("context channels".into(), channels));
-            names.push(decision("decoder strides".into(), decoders.iter().map(|strides| format!("{strides:?}"))));
-            names.push(decision("decoder takes".into(), taps.iter().map(|tap| format!("{tap:?}"))));
-            names.push(decision("decoder convolutions".into(), convs));
+            names.push(Decision::new("context", debug(contexts)));
+            names.push(Decision::new("context channels", channels));
+            names.push(Decision::new("decoder strides", decoders.iter().map(|strides| format!("{strides:?}"))));
+            names.push(Decision::new("decoder takes", taps.iter().map(|tap| format!("{tap:?}"))));
+            names.push(Decision::new("decoder convolutions", convs));
             for step in 0..self.decoder_steps() {
-                names.push(decision(format!("decoder {step} low level channels"), low_level_channels));
-                names.push(decision(format!("decoder {step} channels"), decoder_channels));
+                names.push(Decision::new(format!("decoder {step} low level channels"), low_level_channels));
+                names.push(Decision::new(format!("decoder {step} channels"), decoder_channels));
             }
         }
         names

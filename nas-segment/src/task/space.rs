@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use nas_core::nn::VarBuilder;
 use nas_core::optim::Named;
-use nas_core::search::analysis::vocabulary::{Decision, numbered};
+use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::{Architecture, ChoiceSpace, WeightSharing};
 use nas_core::task::TaskSpace;
 use schemars::JsonSchema;
@@ -102,7 +102,7 @@ impl TaskSpace<Segmentation> for SpaceConfig {
 
     fn names(&self) -> Result<Vec<Decision>> {
         Ok(match self {
-            Self::AutoDeeplab(space) => numbered(&space.decisions()),
+            Self::AutoDeeplab(space) => space.names(),
             Self::MobileSeg(space) => space.names(),
         })
     }

@@ -15,6 +15,13 @@ pub struct Decision {
     pub choices: Vec<String>,
 }
 
+impl Decision {
+    /// One by what its choices are.
+    pub fn new<C: fmt::Display>(name: impl Into<String>, choices: impl IntoIterator<Item = C>) -> Self {
+        Self { name: name.into(), choices: choices.into_iter().map(|choice| choice.to_string()).collect() }
+    }
+}
+
 /// The names of a space, all that an analysis knows of it.
 pub trait Vocabulary: fmt::Debug {
     /// The decisions in the order of an architecture's choices.

@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use crate::run::cli::{Format, count, print};
 use crate::run::run_dir::write_atomic;
 use crate::search::analysis::page::{page, pairs};
 use crate::search::analysis::samples::{Samples, Source, Where};
-use crate::search::analysis::vocabulary::{Numbers, Vocabulary};
+use crate::search::analysis::vocabulary::{Decision, Numbers, Vocabulary};
 use crate::search::analysis::{Analysis, Question, Transform};
+use crate::space::recipe::RecipeConfig;
+use crate::space::{Architecture, ChoiceSpace, Graph};
+use crate::task::experiment::load_section;
+use crate::task::searched::{NetworkSpace, SearchedSpace};
+use crate::task::{Task, TaskSpace};
 
 /// Say which decisions matter, what the best architectures have in common, and what each choice is worth
 #[derive(Clone, Debug, Args)]
@@ -53,34 +58,61 @@ pub struct AnalyseArgs {
     format: Format,
 }
 
-/// The spaces that a task knows by name.
-pub trait Spaces {
-    /// The space of an experiment file, where it names one with names of its own.
-    fn of_config(&self, _config: &Path) -> Result<Option<Box<dyn Vocabulary>>> {
-        Ok(None)
+/// A space of a task as an analysis knows it.
+#[derive(Debug)]
+pub struct Named<T: Task> {
+    space: SearchedSpace<T>,
+    choices: Box<dyn ChoiceSpace>,
+    decisions: Vec<Decision>,
+}
+
+impl<T: Task> Named<T> {
+    /// One that an experiment file names.
+    pub fn new(space: SearchedSpace<T>) -> Result<Self> {
+        Ok(Self { choices: space.choices()?, decisions: space.names()?, space })
     }
 
-    /// The space whose notation an architecture is written in, where it is not a list of choices.
-    fn of_notation(&self, _arch: &str) -> Option<Box<dyn Vocabulary>> {
-        None
+    /// One without choices of a recipe.
+    pub fn of(space: T::Space) -> Result<Self> {
+        Self::new(SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() })
     }
 }
 
-/// A task without names of its own.
-#[derive(Clone, Copy, Debug)]
-pub struct NoNames;
+impl<T: Task> Vocabulary for Named<T> {
+    fn decisions(&self) -> Vec<Decision> {
+        self.decisions.clone()
+    }
 
-impl Spaces for NoNames {}
+    fn parse(&self, text: &str) -> Result<Architecture> {
+        self.space.parse(text.trim())
+    }
+
+    fn notation(&self, arch: &Architecture) -> String {
+        self.space.notation(arch).unwrap_or_else(|_| arch.to_string())
+    }
+
+    fn graph(&self, arch: &Architecture) -> Option<Graph> {
+        self.choices.graph(arch)
+    }
+
+    fn label(&self, label: u16) -> String {
+        self.space.label(label)
+    }
+
+    fn drawing(&self, arch: &Architecture) -> Option<String> {
+        self.space.drawing(arch).ok().flatten()
+    }
+}
 
 /// Runs the command.
-pub fn run(args: &AnalyseArgs, spaces: &dyn Spaces) -> Result<()> {
+pub fn run<T: Task>(args: &AnalyseArgs) -> Result<()> {
     let AnalyseArgs { metric, transfer, transfer_in, conditions, .. } = args;
     let mut wanted = vec![metric.as_str()];
     wanted.extend(conditions.iter().filter_map(Where::metric));
     let here = transfer.as_deref().filter(|_| transfer_in.is_empty());
     wanted.extend(here);
     let sources = read(&args.sources, &wanted)?;
-    let vocabulary = vocabulary(args, &sources, spaces)?;
+    let vocabulary = vocabulary::<T>(args, &sources)?;
     let samples = Samples::join(&sources, &*vocabulary)?;
     let other = match (transfer, transfer_in.is_empty()) {
         (Some(to), false) => Some(Samples::join(&read(transfer_in, &[to])?, &*vocabulary)?),
@@ -116,22 +148,21 @@ fn read(paths: &[PathBuf], wanted: &[&str]) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-/// By `--config`, the experiment file beside a log, the notation of a table; numbers where nothing is known.
-fn vocabulary(args: &AnalyseArgs, sources: &[Source], spaces: &dyn Spaces) -> Result<Box<dyn Vocabulary>> {
+/// By `--config`, the notation of a table, the experiment file beside a log; numbers where nothing is known.
+fn vocabulary<T: Task>(args: &AnalyseArgs, sources: &[Source]) -> Result<Box<dyn Vocabulary>> {
+    let of_file = |path: &Path| -> Result<Box<dyn Vocabulary>> {
+        Ok(Box::new(Named::<T>::new(load_section(path, &[], "space")?)?))
+    };
     if let Some(config) = &args.config {
-        let named = spaces.of_config(config)?;
-        return named.with_context(|| format!("--config {}: it names no space that has names", config.display()));
+        return of_file(config);
     }
     for source in sources {
-        if let Some(named) = source.first().and_then(|arch| spaces.of_notation(arch)) {
-            return Ok(named);
+        if let Some(space) = source.first().and_then(T::Space::of_notation) {
+            return Ok(Box::new(Named::<T>::of(space)?));
         }
         let beside = source.path.with_file_name("config.toml");
-        if source.path.extension().is_some_and(|extension| extension == "jsonl")
-            && beside.exists()
-            && let Some(named) = spaces.of_config(&beside)?
-        {
-            return Ok(named);
+        if source.path.extension().is_some_and(|extension| extension == "jsonl") && beside.exists() {
+            return of_file(&beside);
         }
     }
     let archs = sources.iter().map(Source::archs).collect::<Result<Vec<_>>>()?.concat();

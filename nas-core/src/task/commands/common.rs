@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use clap_complete::Shell;
 
-use super::analyse::{self, AnalyseArgs, Spaces};
+use super::analyse::{self, AnalyseArgs};
 use super::ask::{self, AskArgs, TellArgs};
 use super::bench::{self, BenchArgs};
 use super::compare::{self, CompareArgs};
@@ -67,8 +67,8 @@ pub enum Common {
 }
 
 impl Common {
-    /// Runs the command. `program` is what completions and manual pages are for, `spaces` what tables without a space are read by.
-    pub fn run<T: Task>(&self, program: fn() -> clap::Command, spaces: &dyn Spaces) -> Result<()> {
+    /// Runs the command. `program` is what completions and manual pages are for.
+    pub fn run<T: Task>(&self, program: fn() -> clap::Command) -> Result<()> {
         match self {
             Self::Search(args) => search::run::<T>(args),
             Self::Trial(args) => trial::run::<T>(args),
@@ -80,7 +80,7 @@ impl Common {
             Self::Watch(args) => watch::run::<T>(args),
             Self::Init(args) => init::run::<T>(args),
             Self::Import(args) => import::run(args),
-            Self::Analyse(args) => analyse::run(args, spaces),
+            Self::Analyse(args) => analyse::run::<T>(args),
             Self::Bench(args) => bench::run::<T>(args),
             Self::Latency(args) => latency::run::<T>(args),
             Self::Strategies(args) => strategies::run(args),
