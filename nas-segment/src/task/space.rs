@@ -114,3 +114,21 @@ impl TaskSpace<Segmentation> for SpaceConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nas_datasets::rng;
+
+    #[test]
+    fn every_space_is_drawn_and_names_its_choices() {
+        for kind in ["kind = 'auto_deeplab'\nlayers = 4\nblocks = 2\nfilters = 4", "kind = 'mobile_seg'"] {
+            let space: SpaceConfig = toml::from_str(kind).unwrap();
+            let choices = space.choices().unwrap();
+            let counts = |names: Vec<Decision>| names.iter().map(|name| name.choices.len() as u16).collect::<Vec<_>>();
+            assert_eq!(counts(space.names().unwrap()), choices.decisions(), "{kind}");
+            let arch = choices.sample(&mut rng::stream(0, "test", 0));
+            assert!(space.drawing(&arch).unwrap().unwrap().contains("<title>"), "{kind}");
+        }
+    }
+}
