@@ -72,7 +72,7 @@ fn unknown_names_and_wrong_architectures_are_explained() {
     let error = |name, arch, size| format!("{:#}", run(name, arch, size).unwrap_err());
     assert!(error("detnas_30m", None, None).contains("detnas_300m"));
     assert!(error("detnas_tiny", Some("0-1"), None).contains("2 choices, expected 9"));
-    assert!(error("detnas_tiny", Some("0-1-2-4-0-0-0-0-0"), None).contains("decision 3 is 4"));
+    assert!(error("detnas_tiny", Some("0-1-2-4-0-0-0-0-0"), None).contains("choice 3 is 4"));
     assert!(error("shufflenet_v2_x1_0", Some("0"), None).contains("no architecture"));
     assert!(error("nasfpn_r50_7at256", None, Some((600, 640))).contains("multiples of 128"));
     assert!(run("detnas_1_3g", None, None).is_ok() && run("detnas_1.3g", None, None).is_ok());
