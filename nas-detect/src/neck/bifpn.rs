@@ -104,12 +104,12 @@ impl BiFpnConfig {
             nodes.push((level, vec![(Source::Input(level), level), (held[level + 1], level + 1)]));
             held[level] = Source::Node(i);
         }
-        for level in 1..=top {
+        for (level, top_down) in held.into_iter().enumerate().skip(1) {
             let i = nodes.len();
             let own = match (level < top, self.node(i).inputs) {
                 (false, _) | (true, NodeInputs::Input) => vec![(Source::Input(level), level)],
-                (true, NodeInputs::TopDown) => vec![(held[level], level)],
-                (true, NodeInputs::Both) => vec![(Source::Input(level), level), (held[level], level)],
+                (true, NodeInputs::TopDown) => vec![(top_down, level)],
+                (true, NodeInputs::Both) => vec![(Source::Input(level), level), (top_down, level)],
             };
             nodes.push((level, [own, vec![(Source::Node(i - 1), level - 1)]].concat()));
         }

@@ -37,23 +37,23 @@ fn trellis(path: &[usize]) -> Picture {
     // The stem gives stride 4, so that a level is reached after as many layers.
     let reached = |layer: usize| (0..LEVELS).filter(move |level| *level <= layer);
     let chosen: Vec<usize> = std::iter::once(0).chain(path.iter().copied()).collect();
-    for layer in 0..path.len() {
+    for (layer, step) in chosen.windows(2).enumerate() {
         for (from, to) in
             reached(layer).flat_map(|from| (0..3).filter_map(move |step| Some((from, target(from, step)?))))
         {
             let ((x1, y1), (x2, y2)) = (at(layer, from), at(layer + 1, to));
-            let style = match chosen[layer..layer + 2] == [from, to] {
+            let style = match step == [from, to] {
                 true => "stroke=\"#1565c0\" stroke-width=\"4\"",
                 false => "stroke=\"#cfd8dc\"",
             };
             picture.add(format_args!("<line x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\" {style}/>"));
         }
     }
-    for layer in 0..=path.len() {
+    for (layer, at_level) in chosen.iter().enumerate() {
         for level in reached(layer) {
             let (x, y) = at(layer, level);
             let name = if layer == 0 { "stem".to_string() } else { format!("layer {layer}") };
-            let color = if chosen[layer] == level { "#1565c0" } else { "#cfd8dc" };
+            let color = if *at_level == level { "#1565c0" } else { "#cfd8dc" };
             picture.add(format_args!(
                 "<circle cx=\"{x}\" cy=\"{y}\" r=\"{RADIUS}\" fill=\"{color}\"><title>{name}, stride {}</title></circle>",
                 4 << level
