@@ -145,7 +145,9 @@ fn a_network_learns_from_a_trained_one() {
     let weights = |run: &str| read_tensors(&PathBuf::from(at(&format!("{run}/checkpoints/last.safetensors")))).unwrap();
     let apart = |a: &str, b: &str| -> f64 {
         let (a, b) = (weights(a), weights(b));
-        a.iter().map(|(name, tensor)| (tensor - &b[name]).abs().max().double_value(&[])).fold(0.0, f64::max)
+        // What a checkpoint says of the run stands in it as bytes.
+        let numbers = a.iter().filter(|(_, tensor)| tensor.is_floating_point());
+        numbers.map(|(name, tensor)| (tensor - &b[name]).abs().max().double_value(&[])).fold(0.0, f64::max)
     };
     assert_eq!(train(SEGMENT, "teacher", &[]).0, Some(0));
     assert_eq!(train(SEGMENT, "alone", &[seed()]).0, Some(0));
