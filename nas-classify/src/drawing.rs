@@ -89,6 +89,33 @@ mod tests {
     }
 
     #[test]
+    fn a_title_has_room() {
+        let arch: Architecture = "4-4-4-4-4-4".parse().unwrap();
+        let title = nasbench201::NasBench201::notation(&arch);
+        let drawn = nasbench201(&arch);
+        let width: usize = drawn.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap();
+        assert!(width >= 60 + 9 * title.len(), "{width}");
+    }
+
+    #[test]
+    fn nodes_do_not_overlap_and_arrows_go_right() {
+        for (name, notation) in published::ALL {
+            for (_, cell) in published::genotype(notation).cells {
+                let drawn = of_cell("x", &cell).picture().shapes;
+                let boxes: Vec<&str> = drawn.lines().filter(|line| line.starts_with("<rect")).collect();
+                for (i, place) in boxes.iter().enumerate() {
+                    assert!(!boxes[..i].contains(place), "{name}: {place}");
+                }
+                for path in drawn.lines().filter_map(|line| line.strip_prefix("<path d=\"M")) {
+                    let numbers: Vec<i64> =
+                        path.split(['"', ' ', 'Q']).take(6).map(|number| number.parse().unwrap()).collect();
+                    assert!(numbers[0] < numbers[4], "{name}: {path}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn chains_and_mobile_networks_are_drawn_with_what_is_there() {
         let space = ChainSpace { layers: 4, channels: 8 };
         // Operators 0 to 3; the third layer adds the first, the fourth the second (and the third, which it follows anyway).
