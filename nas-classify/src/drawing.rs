@@ -27,10 +27,7 @@ pub fn nasbench201(arch: &Architecture) -> String {
 pub fn chain(space: &ChainSpace, arch: &Architecture) -> String {
     let layers = 0..space.layers;
     let steps = layers.clone().map(|layer| (layer, layer + 1, ChainSpace::op_of(arch, layer).to_string()));
-    let skips = layers.clone().flat_map(|to| (0..to.saturating_sub(1)).map(move |from| (from, to)));
-    let skips = skips
-        .filter(|(from, to)| ChainSpace::connects(arch, *from, *to))
-        .map(|(from, to)| (from + 1, to + 1, String::new()));
+    let skips = space.skips(arch).map(|(from, to)| (from, to, String::new()));
     let nodes = std::iter::once("input".to_string()).chain(layers.map(|layer| layer.to_string())).collect();
     Diagram { title: arch.to_string(), nodes, arrows: steps.chain(skips).collect() }.picture().document()
 }

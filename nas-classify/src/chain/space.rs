@@ -83,13 +83,19 @@ impl ChainSpace {
         OPS[Self::op(arch, layer)]
     }
 
+    /// From and to of the connections that an architecture adds beside those from the layer just before, layers counted from 1.
+    pub fn skips(&self, arch: &Architecture) -> impl Iterator<Item = (usize, usize)> {
+        let pairs = (0..self.layers).flat_map(|to| (0..to.saturating_sub(1)).map(move |from| (from, to)));
+        pairs.filter(|(from, to)| Self::connects(arch, *from, *to)).map(|(from, to)| (from + 1, to + 1))
+    }
+
     /// Operator number of a layer of an architecture.
     pub(super) fn op(arch: &Architecture, layer: usize) -> usize {
         usize::from(arch.choices()[Self::position(layer)])
     }
 
     /// Whether an architecture adds the output of `from` in `to`.
-    pub fn connects(arch: &Architecture, from: usize, to: usize) -> bool {
+    pub(super) fn connects(arch: &Architecture, from: usize, to: usize) -> bool {
         arch.choices()[Self::position(to) + 1 + from] == 1
     }
 }
@@ -110,11 +116,7 @@ impl ChoiceSpace for ChainSpace {
         let ops = (0..self.layers).map(|layer| 2 + Self::op(arch, layer) as u16);
         let labels = std::iter::once(0).chain(ops).chain(std::iter::once(1)).collect();
         let mut edges: Vec<(usize, usize)> = (0..=self.layers).map(|node| (node, node + 1)).collect();
-        for to in 0..self.layers {
-            edges.extend(
-                (0..to.saturating_sub(1)).filter(|from| Self::connects(arch, *from, to)).map(|from| (from + 1, to + 1)),
-            );
-        }
+        edges.extend(self.skips(arch));
         Some(Graph { labels, edges })
     }
 }

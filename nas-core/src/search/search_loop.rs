@@ -45,11 +45,13 @@ impl<'a> SearchLoop<'a> {
 
     /// What a trial that equals one that has ended ends in.
     fn known(&self, trial: &Trial) -> Option<Record> {
-        let equal = |record: &&Record| Trial { id: trial.id, ..record.trial.clone() } == *trial;
+        if !self.repeatable || trial.parent.is_some() {
+            return None;
+        }
+        let equal = |ended: &Trial| ended.arch == trial.arch && ended.budget == trial.budget && ended.parent.is_none();
         let succeeded = |record: &&Record| matches!(record.outcome, Outcome::Metrics(_));
-        let ended = self.records.iter().filter(|_| self.repeatable && trial.parent.is_none());
-        let Record { outcome, .. } = ended.filter(succeeded).find(equal)?;
-        Some(Record { trial: trial.clone(), outcome: outcome.clone() })
+        let known = self.records.iter().filter(succeeded).find(|record| equal(&record.trial))?;
+        Some(Record { trial: trial.clone(), ..known.clone() })
     }
 
     /// Trials that have ended, in the order of their ends.

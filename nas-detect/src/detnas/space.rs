@@ -167,14 +167,18 @@ impl DetNasSpace {
         ends.collect()
     }
 
+    /// The stage of block `index`.
+    fn stage_of(&self, index: usize) -> usize {
+        self.stage_ends().iter().position(|end| index <= *end).expect("an index of a block")
+    }
+
     pub(super) fn stem_layer(&self, vb: &VarBuilder) -> nas_core::nn::ConvNorm {
         stem(vb, self.stem, self.init, self.bn)
     }
 
     /// Block `index` with operator `op`.
     pub(super) fn block(&self, vb: &VarBuilder, index: usize, op: BlockOp) -> Block {
-        let ends = self.stage_ends();
-        let stage = ends.iter().position(|end| index <= *end).expect("an index of a block");
+        let (ends, stage) = (self.stage_ends(), self.stage_of(index));
         let first = stage.checked_sub(1).map_or(0, |before| ends[before] + 1);
         let c_out = self.channels[stage];
         let (c_in, stride) = match (index == first, stage.checked_sub(1)) {
@@ -201,9 +205,8 @@ impl DetNasSpace {
     pub fn drawing(&self, arch: &Architecture) -> Result<String, InvalidArchitecture> {
         let mut boxes = Boxes::default();
         boxes.add(self.stem, 2, "#9e9e9e", &format!("stem, {} channels, stride 2", self.stem));
-        let ends = self.stage_ends();
         for (index, op) in self.ops(arch)?.into_iter().enumerate() {
-            let stage = ends.iter().position(|end| index <= *end).expect("an index of a block");
+            let stage = self.stage_of(index);
             let color = match op {
                 BlockOp::Shuffle3x3 => "#1976d2",
                 BlockOp::Shuffle5x5 => "#2e7d32",
