@@ -252,6 +252,47 @@ fn killed_commands_end_like_those_that_were_not() {
     assert!(kills > 0, "nothing was killed");
 }
 
+/// `ask` and `tell`, each killed once before it is run again: a trial is asked for and told once, and the log is that of a search
+/// that nobody disturbed.
+#[test]
+fn killed_asks_and_tells_are_done_once() {
+    let seed = seed();
+    println!("NAS_SEED={seed}");
+    let mut rng = rng::stream(seed, "kills", 1000);
+    let temp: TempDir = tempfile::tempdir().unwrap();
+    let config = temp.path().join("search.toml");
+    let experiment = "kind = 'search'\nnum_trials = 8\nspace = { kind = 'nasbench201' }\nstrategy = { kind = 'random' }\n\
+                      objectives = [{ metric = 'valid' }]\nevaluator = { kind = 'manual', metrics = ['valid'] }";
+    fs::write(&config, experiment).unwrap();
+    let search = |run: &Path, kill: &mut dyn FnMut(&[&str])| {
+        let (config, run) = (config.to_str().unwrap(), run.to_str().unwrap());
+        let ask = ["ask", "--config", config, "--run", run, "--format", "json"];
+        loop {
+            kill(&ask);
+            let standing: Value = serde_json::from_str(&CLASSIFY.succeed(&ask)).unwrap();
+            for id in standing["running"].as_array().unwrap() {
+                let [id, value] = [id.to_string(), format!("valid=0.{id}")];
+                let tell = ["tell", "--run", run, &id, &value];
+                kill(&tell);
+                let output = CLASSIFY.command(&tell).output().unwrap();
+                let said = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success() || said.contains("has been told already"), "{tell:?}: {said}");
+            }
+            if standing["ended"] == 8 {
+                return;
+            }
+        }
+    };
+    let [straight, killed] = ["straight", "killed"].map(|name| temp.path().join(name));
+    CLASSIFY.succeed(&["--version"]);
+    let started = Instant::now();
+    search(&straight, &mut |_| ());
+    // Eight times asked and told, and asked once more.
+    let span = started.elapsed() / 17;
+    search(&killed, &mut |args| CLASSIFY.kill_once(args, span.mul_f64(rng.random_range(0.2..1.1))));
+    assert_same_file(&straight, &killed, "trials.jsonl");
+}
+
 #[test]
 #[ignore = "takes some minutes: all commands, a hundred kills"]
 fn a_hundred_kills_change_nothing() {

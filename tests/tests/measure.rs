@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use nas_tests::{CLASSIFY, DETECT, Tool};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, Tool};
 use serde_json::Value;
 
 /// Few and short.
@@ -184,4 +184,24 @@ fn the_largest_batch_keeps_to_the_memory_it_may_take() {
     let text = CLASSIFY.succeed(&[&fixed[..], &["--set", "data.num_images=40"]].concat());
     assert!(text.contains("largest batch: 40 images") && text.contains("the train split has no more"), "{text}");
     assert!(text.contains("[train]\nbatch_size = 40") && text.contains("batch_size = 16 fits too"), "{text}");
+}
+
+#[test]
+fn the_largest_batch_of_a_supernet_keeps_to_its_parts_of_the_train_split() {
+    let search = |more: &[&'static str]| {
+        let fixed = ["search", "--find-batch", "--device", "cpu", "--threads", "1"];
+        [&fixed[..], more].concat()
+    };
+    // Halves of 80 images for weights and architecture.
+    let two_level = ["--config", "tests/configs/tiny_search.toml"];
+    let text = SEGMENT.succeed(&search(&two_level));
+    assert!(text.contains("largest batch: 40 images") && text.contains("the train split has no more"), "{text}");
+    assert!(text.contains("[one_shot]\nbatch_size = 40") && text.contains("batch_size = 2 fits too"), "{text}");
+    let text = SEGMENT.succeed(&search(&[&two_level[..], &["--memory", "40", "--format", "json"]].concat()));
+    let found: Value = serde_json::from_str(&text).unwrap();
+    let [memory, images] = ["memory_mib", "batch_size"].map(|key| found[key].as_u64().unwrap());
+    assert!(memory <= 40 && (2..40).contains(&images) && found["section"] == "one_shot", "{found}");
+    let trials = ["--config", "configs/classify/nasbench201_few_epochs.toml"];
+    let error = CLASSIFY.fail(&search(&trials));
+    assert!(error.contains("--find-batch: a search by trials has no batch of its own"), "{error}");
 }

@@ -142,6 +142,21 @@ impl<T: Task> Shared<T> {
         Ok(T::scores(&validation, &T::classes(set)))
     }
 
+    /// The largest batch that its parts of the train split allow.
+    pub fn most_images(&self) -> usize {
+        let of_arch = self.arch_data.as_ref().map_or(usize::MAX, |_| self.held_out.len());
+        let OneShotExperiment { one_shot, honesty, .. } = &self.experiment;
+        let second_stage = one_shot.method.second_stage().map(|stage| stage.recalibration_batches);
+        let recalibrations =
+            second_stage.into_iter().chain(honesty.iter().map(|honesty| honesty.recalibration_batches));
+        recalibrations.map(|batches| self.seen.len() / batches.max(1)).fold(self.seen.len().min(of_arch), usize::min)
+    }
+
+    /// The first epoch in which the method does all that it does.
+    pub fn first_epoch(&self) -> usize {
+        self.method.arch_start_epoch().unwrap_or(0)
+    }
+
     fn searches_arch(&self, epoch: usize) -> bool {
         self.method.arch_start_epoch().is_some_and(|first| epoch >= first)
     }

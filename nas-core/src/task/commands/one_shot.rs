@@ -10,12 +10,12 @@ use nas_datasets::{Split, rng};
 use serde::{Deserialize, Serialize};
 
 use super::report::draw_curves;
-use super::search::report;
+use super::search::{SearchArgs, report};
 use crate::estimator::honesty::HonestyReport;
 use crate::executor::{InProcess, trial_folder};
 use crate::nn::Shape;
 use crate::one_shot::{Images, SecondStage};
-use crate::run::cli::{Compute, Format, RunArgs, run_in_folder};
+use crate::run::cli::{Compute, print, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::launch;
 use crate::run::plot;
@@ -30,6 +30,7 @@ use crate::space::{Architecture, ChoiceSpace};
 use crate::strategy::{RandomConfig, StrategyConfig};
 use crate::task::evaluator::{Evaluator, HonestyConfig, SearchPart, Searched, cost_input};
 use crate::task::experiment::{self, OneShotExperiment, Recipe};
+use crate::task::find_batch::find_shared_batch;
 use crate::task::searched::{NetworkSpace, SearchedSpace};
 use crate::task::shared::{Shared, main_candidate_metric};
 use crate::task::{CostFunction, Task, TaskSpace};
@@ -87,16 +88,20 @@ impl fmt::Display for OneShotResult {
 }
 
 /// Runs the command.
-pub fn run<T: Task>(args: &RunArgs, procs: Option<usize>, format: Format) -> Result<()> {
-    let origin = || args.config.display().to_string();
-    let experiment: OneShotExperiment<T> = experiment::load(&args.config, &args.sets)?;
-    if launch::begin(procs)? {
+pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
+    let SearchArgs { run, procs, largest, format, .. } = args;
+    let origin = || run.config.display().to_string();
+    let experiment: OneShotExperiment<T> = experiment::load(&run.config, &run.sets)?;
+    if launch::begin(*procs)? {
         return Ok(());
     }
-    let compute = args.compute.resolve()?;
+    let compute = run.compute.resolve()?;
     // Refused before anything is created.
     let search = Search::new(&experiment).with_context(origin)?;
-    run_in_folder(args, compute, Some(experiment.seed), (&experiment, None), format, |dir| search.run(dir, compute))
+    if largest.find_batch {
+        return print(&find_shared_batch(&experiment, search.input, compute, largest.limit())?, *format);
+    }
+    run_in_folder(run, compute, Some(experiment.seed), (&experiment, None), *format, |dir| search.run(dir, compute))
 }
 
 /// A search whose parts fit together.

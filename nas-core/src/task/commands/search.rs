@@ -33,6 +33,7 @@ use crate::strategy::{RandomConfig, StrategyConfig};
 use crate::task::Task;
 use crate::task::evaluator::{self, BY_HAND, Evaluator, EvaluatorConfig, HonestyConfig, SearchPart, Searched};
 use crate::task::experiment::{self, Kind, SearchExperiment};
+use crate::task::find_batch::FindBatchArgs;
 use crate::task::latency::{Latencies, LatencyReport};
 
 /// Search an architecture by trials, or on the shared weights of a supernet
@@ -47,6 +48,9 @@ pub struct SearchArgs {
     /// On shared weights: processes that share every batch, as of `train`
     #[arg(long, value_name = "N", value_parser = count(1, 4096))]
     pub procs: Option<usize>,
+    /// On shared weights: the largest batch in the place of a search
+    #[command(flatten)]
+    pub largest: FindBatchArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -141,8 +145,12 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
             args.workers.is_none(),
             "--workers: a search on shared weights has no trials; --procs shares its batches"
         );
-        return one_shot::run::<T>(&args.run, args.procs, args.format);
+        return one_shot::run::<T>(args);
     }
+    ensure!(
+        !args.largest.find_batch,
+        "--find-batch: a search by trials has no batch of its own; `train --find-batch` finds that of a training"
+    );
     ensure!(args.procs.is_none(), "--procs: a search by trials runs them side by side by --workers");
     let experiment: SearchExperiment<T> = experiment::load(config, sets)?;
     let compute = args.run.compute.resolve()?;

@@ -12,7 +12,7 @@ use crate::run::cli::{Format, RunArgs, count, print, run_in_folder};
 use crate::run::launch;
 use crate::run::run_dir::RunDir;
 use crate::task::experiment::{self, TrainExperiment};
-use crate::task::find_batch::find_batch;
+use crate::task::find_batch::{FindBatchArgs, find_batch};
 use crate::task::{Task, supervised};
 use crate::train::Summary;
 
@@ -25,12 +25,9 @@ pub struct TrainArgs {
     /// Processes that share every batch, each on a card of its own where there are cards; also started by torchrun, srun, mpirun
     #[arg(long, value_name = "N", value_parser = count(1, 4096))]
     pub procs: Option<usize>,
-    /// Train nothing: find the largest batch whose steps fit the device, and print what to put into the experiment
-    #[arg(long, conflicts_with = "procs")]
-    pub find_batch: bool,
-    /// Memory that such a batch may take [default: on the CPU 80 % of what is free at the start; of a card all that it gives]
-    #[arg(long, value_name = "MIB", requires = "find_batch", value_parser = count(1, 1 << 30))]
-    pub memory: Option<usize>,
+    /// The largest batch in the place of a training
+    #[command(flatten)]
+    pub largest: FindBatchArgs,
     /// How to print the result
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
@@ -73,10 +70,9 @@ impl<S: fmt::Display> fmt::Display for TrainResult<S> {
 /// Runs the command.
 pub fn run<T: Task>(args: &TrainArgs) -> Result<()> {
     let experiment: TrainExperiment<T> = experiment::load(&args.run.config, &args.run.sets)?;
-    if args.find_batch {
+    if args.largest.find_batch {
         let compute = args.run.compute.resolve()?;
-        let limit = args.memory.map(|mib| (mib as u64) << 20);
-        return print(&find_batch(&experiment, compute, limit)?, args.format);
+        return print(&find_batch(&experiment, compute, args.largest.limit())?, args.format);
     }
     if launch::begin(args.procs)? {
         return Ok(());
