@@ -197,10 +197,10 @@ fn the_largest_batch_of_a_supernet_keeps_to_its_parts_of_the_train_split() {
     let text = SEGMENT.succeed(&search(&two_level));
     assert!(text.contains("largest batch: 40 images") && text.contains("the train split has no more"), "{text}");
     assert!(text.contains("[one_shot]\nbatch_size = 40") && text.contains("batch_size = 2 fits too"), "{text}");
-    let text = SEGMENT.succeed(&search(&[&two_level[..], &["--memory", "40", "--format", "json"]].concat()));
+    let text = SEGMENT.succeed(&search(&[&two_level[..], &["--memory", "80", "--format", "json"]].concat()));
     let found: Value = serde_json::from_str(&text).unwrap();
     let [memory, images] = ["memory_mib", "batch_size"].map(|key| found[key].as_u64().unwrap());
-    assert!(memory <= 40 && (2..40).contains(&images) && found["section"] == "one_shot", "{found}");
+    assert!(memory <= 80 && (2..40).contains(&images) && found["section"] == "one_shot", "{found}");
     let trials = ["--config", "configs/classify/nasbench201_few_epochs.toml"];
     let error = CLASSIFY.fail(&search(&trials));
     assert!(error.contains("--find-batch: a search by trials has no batch of its own"), "{error}");
