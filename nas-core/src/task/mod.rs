@@ -82,7 +82,7 @@ pub trait TaskModel: Section {
 
 /// What a validation ends in.
 pub trait Scores: Clone + Debug + Display + Serialize + DeserializeOwned {
-    /// Value of one of [`Task::METRICS`], larger is better; `None` where there was nothing to score.
+    /// Value of one of [`Task::METRICS`], a fraction that is printed in percent, larger is better; `None` where there was nothing to score.
     fn metric(&self, key: &str) -> Option<f64>;
 
     /// The same by class, where there are such scores.
