@@ -35,6 +35,8 @@ pub struct Shared<T: Task> {
     arch_data: Option<TrainLoader<T::Source>>,
     seen: T::Set,
     held_out: T::Set,
+    /// Samples of the smallest part that batches are taken from.
+    smallest: usize,
 }
 
 /// The supernet and the batches of the running epoch.
@@ -103,14 +105,12 @@ impl<T: Task> Shared<T> {
             Ok::<_, anyhow::Error>(loader.part(ranks::rank(), ranks::world())?)
         };
         let weight_data = loader(&seen, purpose)?;
-        let of_method = section.method.second_stage().map(|stage| ("one_shot.method", stage.recalibration_batches));
-        let of_honesty = experiment.honesty.iter().map(|honesty| ("honesty", honesty.recalibration_batches));
-        for (section, batches) in of_method.into_iter().chain(of_honesty) {
+        for (section, batches) in recalibrations(&experiment) {
             check_recalibration(section, batches, weight_data.batches_per_epoch())?;
         }
         let arch_data = method.arch_start_epoch().map(|_| loader(&held_out, "train_b")).transpose()?;
         let (seen, held_out) = (train.subset(seen), train.subset(held_out));
-        Ok(Self { experiment, setting, space, method, supernet, weight_data, arch_data, seen, held_out })
+        Ok(Self { experiment, setting, space, method, supernet, weight_data, arch_data, seen, held_out, smallest })
     }
 
     /// The architecture that the method has found so far.
@@ -144,12 +144,8 @@ impl<T: Task> Shared<T> {
 
     /// The largest batch that its parts of the train split allow.
     pub fn most_images(&self) -> usize {
-        let of_arch = self.arch_data.as_ref().map_or(usize::MAX, |_| self.held_out.len());
-        let OneShotExperiment { one_shot, honesty, .. } = &self.experiment;
-        let second_stage = one_shot.method.second_stage().map(|stage| stage.recalibration_batches);
-        let recalibrations =
-            second_stage.into_iter().chain(honesty.iter().map(|honesty| honesty.recalibration_batches));
-        recalibrations.map(|batches| self.seen.len() / batches.max(1)).fold(self.seen.len().min(of_arch), usize::min)
+        let of_statistics = recalibrations(&self.experiment).map(|(_, batches)| self.seen.len() / batches.max(1));
+        of_statistics.fold(self.smallest, usize::min)
     }
 
     /// The first epoch in which the method does all that it does.
@@ -160,6 +156,14 @@ impl<T: Task> Shared<T> {
     fn searches_arch(&self, epoch: usize) -> bool {
         self.method.arch_start_epoch().is_some_and(|first| epoch >= first)
     }
+}
+
+/// Batches of the weights' part that statistics are computed on anew, by the section that says how many.
+fn recalibrations<T: Task>(experiment: &OneShotExperiment<T>) -> impl Iterator<Item = (&'static str, usize)> {
+    let of_method =
+        experiment.one_shot.method.second_stage().map(|stage| ("one_shot.method", stage.recalibration_batches));
+    let of_honesty = experiment.honesty.as_ref().map(|honesty| ("honesty", honesty.recalibration_batches));
+    of_method.into_iter().chain(of_honesty)
 }
 
 /// Candidates of a trained supernet.

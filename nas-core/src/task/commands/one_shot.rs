@@ -92,7 +92,7 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
     let SearchArgs { run, procs, largest, format, .. } = args;
     let origin = || run.config.display().to_string();
     let experiment: OneShotExperiment<T> = experiment::load(&run.config, &run.sets)?;
-    if launch::begin(*procs)? {
+    if !largest.find_batch && launch::begin(*procs)? {
         return Ok(());
     }
     let compute = run.compute.resolve()?;
