@@ -33,7 +33,7 @@ const PACKAGE: &str = "nas_libtorch";
 /// Makes both in `target/dist`, and starts the programs of both.
 pub fn dist(root: &Path) -> Result<()> {
     ensure!(cfg!(target_os = "linux"), "dist makes packages for Linux, on Linux");
-    cargo(root, &["build", "--release", "--workspace", "--bins"], &[])?;
+    cargo(root, &["build", "--release", "--workspace", "--exclude", "nas-regress", "--bins"], &[])?;
     let python = python::environment(&root.join("target/dist-tools"), &TOOLS)?;
     let out = root.join("target/dist");
     let stage = out.join("stage");

@@ -2,7 +2,6 @@
 
 mod space;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,10 +12,9 @@ use nas_core::optim::{Decay, OptimizerConfig, Schedule, SgdConfig};
 use nas_core::run::cli::Compute;
 use nas_core::run::confusion::Confusion;
 use nas_core::run::export::Outputs;
-use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
-use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
+use nas_core::task::experiment::{Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::classify::{
     ClassifyBatch, ClassifyDataConfig, ClassifyDataset, ClassifyEvalTransform, ClassifyTransform, Images, Part,
@@ -276,15 +274,6 @@ impl Task for Classification {
 
     fn cost(net: &Net, input: Shape) -> Result<Cost> {
         Ok(net.fixed().cost(input))
-    }
-
-    fn pretrain(
-        pretrain: &NoPretrain,
-        _experiment: &OneShotExperiment<Self>,
-        _dir: &RunDir,
-        _compute: Compute,
-    ) -> Result<HashMap<String, Tensor>> {
-        match *pretrain {}
     }
 
     fn place(batch: ClassifyBatch, compute: Compute) -> ClassifyBatch {

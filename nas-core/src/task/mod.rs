@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fmt::{Debug, Display};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use image::RgbImage;
 use nas_datasets::{LoaderConfig, SampleSet, Source, Split, TrainLoader};
 use schemars::JsonSchema;
@@ -69,10 +69,15 @@ pub trait TaskModel: Section {
     }
 
     /// The stages of a network that a search may go around ([`around::AroundSpace`]); an error of others says which it may.
-    fn stages(&self) -> Result<Vec<StageSize>>;
+    fn stages(&self) -> Result<Vec<StageSize>> {
+        bail!("the networks of this program have no stages that a search may go around")
+    }
 
-    /// The same network with other stages. What no network can have is an error when it is built.
-    fn with_stages(self, stages: Vec<StageSize>) -> Self;
+    /// The same network with other stages, where [`TaskModel::stages`] gives any. What no network can have is an error when it is
+    /// built.
+    fn with_stages(self, _stages: Vec<StageSize>) -> Self {
+        self
+    }
 
     /// The blocks, where they are not called the same in networks of other stages.
     fn parts(&self) -> Option<Vec<BlockParts>> {
@@ -228,7 +233,7 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Names of the classes, by index.
+    /// Names of the classes, by index; of data without classes a name for each output.
     fn classes(set: &Self::Set) -> Vec<String>;
 
     /// Says why nothing can be learned from a train split whose samples are sound.
@@ -301,13 +306,16 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         supervised::inherit(from, to, Self::CLASS_LAYERS, Ok)
     }
 
-    /// Trains what a supernet starts from, in a folder of its own; returns tensors by the supernet's names.
+    /// Trains what a supernet starts from, in a folder of its own; returns tensors by the supernet's names. Never called where
+    /// [`Task::Pretrain`] is [`NoPretrain`].
     fn pretrain(
-        pretrain: &Self::Pretrain,
-        experiment: &OneShotExperiment<Self>,
-        dir: &RunDir,
-        compute: Compute,
-    ) -> Result<HashMap<String, Tensor>>;
+        _pretrain: &Self::Pretrain,
+        _experiment: &OneShotExperiment<Self>,
+        _dir: &RunDir,
+        _compute: Compute,
+    ) -> Result<HashMap<String, Tensor>> {
+        bail!("pretrain: {} trains nothing before a supernet", Self::PROGRAM)
+    }
 
     /// Moves a batch to the device.
     fn place(batch: BatchOf<Self>, compute: Compute) -> BatchOf<Self>;
@@ -411,14 +419,24 @@ pub trait Task: Clone + Debug + Default + PartialEq + Send + Sync + 'static {
         Ok(score.map(|score| (score, format!("{name} {:.1} %", 100.0 * score))))
     }
 
-    /// Logits `[B, K]` of an untrained network, as zero-cost proxies see them: one forward pass.
-    fn probe_logits(net: &Self::Net, images: &Tensor, mode: Mode) -> Tensor;
+    /// Logits `[B, K]` of an untrained network, as zero-cost proxies see them: one forward pass. By default the means of the last
+    /// maps' channels.
+    fn probe_logits(net: &Self::Net, images: &Tensor, mode: Mode) -> Tensor {
+        Self::probe_features(net, images, mode).mean_dim([2i64, 3].as_slice(), false, None)
+    }
 
     /// The last maps of an untrained network, before its head: one forward pass.
     fn probe_features(net: &Self::Net, images: &Tensor, mode: Mode) -> Tensor;
 
-    /// Images `[B, 3, side, side]` of the samples `indices`, and a class for each, `[B]`.
-    fn probe_batch(setting: &Setting<Self>, set: &Self::Set, indices: &[usize], side: u32) -> Result<(Tensor, Tensor)>;
+    /// Images `[B, 3, side, side]` of the samples `indices`, and a class for each, `[B]`; an error where samples have none.
+    fn probe_batch(
+        _setting: &Setting<Self>,
+        _set: &Self::Set,
+        _indices: &[usize],
+        _side: u32,
+    ) -> Result<(Tensor, Tensor)> {
+        bail!("evaluator.on = \"data\": these samples have no classes; expected \"noise\"")
+    }
 }
 
 /// `[pretrain]` of a task that has none: no value is one.

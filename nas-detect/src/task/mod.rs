@@ -28,7 +28,7 @@ use nas_datasets::det::{
 use nas_datasets::{LoaderConfig, SampleSet, Size, Split, TrainLoader, hold_out};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor, nn::VarStore};
+use tch::{Device, Tensor, nn::VarStore};
 
 use crate::backbone::{BackboneConfig, total};
 use crate::detnas::path_weights;
@@ -457,10 +457,6 @@ impl Task for Detection {
     }
 
     /// Means of the backbone's last map: a head's logits depend on the number of objects.
-    fn probe_logits(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
-        Self::probe_features(net, images, mode).mean_dim([2i64, 3].as_slice(), false, None::<Kind>)
-    }
-
     fn probe_features(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
         let features = net.fixed().backbone.features(&channels_last(images), mode);
         features.into_iter().last().expect("a backbone has a last map")

@@ -3,7 +3,6 @@
 pub mod evaluation;
 pub mod space;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,10 +14,9 @@ use nas_core::run::cli::Compute;
 use nas_core::run::confusion::Confusion;
 use nas_core::run::export::Outputs;
 use nas_core::run::picture::side_by_side;
-use nas_core::run::run_dir::RunDir;
 use nas_core::space::Mixture;
 use nas_core::task::commands::init::{Facts, Survey};
-use nas_core::task::experiment::{OneShotExperiment, Recipe, Setting};
+use nas_core::task::experiment::{Recipe, Setting};
 use nas_core::task::{Losses, NoPretrain, Pass, PerClass, Task};
 use nas_datasets::seg::loader::Pairs;
 use nas_datasets::{
@@ -341,15 +339,6 @@ impl Task for Segmentation {
             "loss.class_weights = {weights:?}: expected one positive number for each of the {num_classes} classes"
         );
         Ok(())
-    }
-
-    fn pretrain(
-        pretrain: &NoPretrain,
-        _experiment: &OneShotExperiment<Self>,
-        _dir: &RunDir,
-        _compute: Compute,
-    ) -> Result<HashMap<String, Tensor>> {
-        match *pretrain {}
     }
 
     fn place(batch: Batch, compute: Compute) -> Batch {
