@@ -224,3 +224,11 @@ fn the_reference_is_what_the_schemas_say() {
         1 + differs.unwrap_or(written.lines().count().min(text.lines().count()))
     );
 }
+
+/// Numbers of things and of pixels are whole; a factor of the same name was once held in their range.
+#[test]
+fn no_factor_is_held_in_the_range_of_a_count() {
+    let text = reference::of_all_tools();
+    let held: Vec<&str> = text.lines().filter(|line| line.contains("| float, 1 to ")).collect();
+    assert!(held.is_empty(), "{held:#?}");
+}

@@ -68,7 +68,7 @@ const NOT_NEGATIVE: Range = Range::new(0.0, 1e9);
 /// Ranges by key, or by the section's and its own where the key alone says too little; the first that fits counts.
 const RANGES: &[(&[&str], Range)] = &[
     (&["seed", "seeds"], Range::new(0.0, 1e15)),
-    (&["space.widths"], Range::above(0.0, 16.0)),
+    (&["space.widths", "backbone.width"], Range::above(0.0, 16.0)),
     (&["shallower", "deeper"], Range::new(0.0, 64.0)),
     (&["budget.channels", "budget.cells", "budget.data", "budget.image"], Range::above(0.0, 1.0)),
     (&["bn.momentum"], FRACTION),
@@ -238,7 +238,13 @@ mod tests {
             let error = error(text).unwrap();
             assert!(error.starts_with(expected), "{error}");
         }
-        for sound in ["[model.bn]\nmomentum = 1.0", "[model]\nchannels = 16", "[budget]\nchannels = 0.5", "seed = 0"] {
+        for sound in [
+            "[model.bn]\nmomentum = 1.0",
+            "[model]\nchannels = 16",
+            "[model.backbone]\nwidth = 0.5",
+            "[budget]\nchannels = 0.5",
+            "seed = 0",
+        ] {
             assert_eq!(error(sound), None, "{sound}");
         }
     }
