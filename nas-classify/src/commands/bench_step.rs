@@ -59,7 +59,7 @@ pub fn run(args: &BenchStepArgs) -> Result<()> {
     let images = channels_last(&images.to_device(compute.device));
     let labels = Tensor::randint(NUM_CLASSES, [batch], (Kind::Int64, Device::Cpu)).to_device(compute.device);
     let (amp, input) = (compute.amp, Shape::new(3, side, side));
-    let problem = Problem { space, weights: named_parameters(&weights), input, amp, seed: 0 };
+    let problem = Problem { space, weights: named_parameters(&weights), input, latency: None, amp, seed: 0 };
     let config = DartsConfig { arch_start_epoch: 0, ..DartsConfig::default() };
     let mut method = OneShotConfig::Darts(config).build(problem)?;
     let loss = move |mixture: Mixture, mode: Mode| {

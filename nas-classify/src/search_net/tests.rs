@@ -468,7 +468,14 @@ fn p_darts_derives_at_most_two_identities_in_a_normal_cell() {
     let input = Shape::new(3, 16, 16);
     let method = |config: PDartsConfig, space: &CellSpace| {
         let space: Rc<dyn WeightSharing> = Rc::new(space.clone());
-        OneShotConfig::PDarts(config).build(Problem { space, weights: Vec::new(), input, amp: false, seed: 0 })
+        OneShotConfig::PDarts(config).build(Problem {
+            space,
+            weights: Vec::new(),
+            input,
+            latency: None,
+            amp: false,
+            seed: 0,
+        })
     };
     let search = method(PDartsConfig::default(), &space).unwrap();
     // Identities lead everywhere, the later the edge the more; 5x5 separable convolutions follow.

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use serde::Serialize;
 
-use super::{OneShot, OneShotConfig, Problem, SecondStage};
+use super::{CostOf, OneShot, OneShotConfig, Problem, SecondStage};
 use crate::nn::Shape;
 use crate::space::{Choice, WeightSharing};
 
@@ -22,6 +22,11 @@ pub trait OneShotDef: fmt::Debug {
 
     /// The search over the trained supernet that follows, for methods that leave the choice to one.
     fn second_stage(&self) -> Option<SecondStage> {
+        None
+    }
+
+    /// What the cost of an architecture is counted in, where it is a part of the loss.
+    fn cost_of(&self) -> Option<CostOf> {
         None
     }
 
@@ -49,6 +54,11 @@ impl OneShotConfig {
     /// The search over the trained supernet that follows, for methods that leave the choice to one.
     pub fn second_stage(&self) -> Option<SecondStage> {
         self.def().second_stage()
+    }
+
+    /// What the cost of an architecture is counted in, where it is a part of the loss.
+    pub fn cost_of(&self) -> Option<CostOf> {
+        self.def().cost_of()
     }
 
     /// Says which parameter cannot be served, or why the method cannot serve `space` on images of `input`.

@@ -8,7 +8,25 @@ use tch::{Kind, Tensor};
 use super::Problem;
 use crate::space::WeightSharing;
 
-/// How the expected multiply-adds `E` change the loss `L` of the architecture parameters.
+/// A cost that is a sum over choices: of what is fixed, and of every entry of every architecture parameter, row by row.
+pub type CostTable = (f64, Vec<Vec<f64>>);
+
+/// What a cost is counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CostOf {
+    /// Multiply-adds.
+    #[default]
+    Macs,
+    /// Microseconds that `latency.predict` of kind `operators` predicts.
+    Latency,
+}
+
+fn is_macs(of: &CostOf) -> bool {
+    *of == CostOf::Macs
+}
+
+/// How the expected cost `E`, multiply-adds or microseconds, changes the loss `L` of the architecture parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum CostTermConfig {
@@ -21,15 +39,21 @@ pub enum CostTermConfig {
         alpha: f64,
         /// Exponent.
         beta: f64,
-        /// Multiply-adds at which the power is 1; without it the power is that of `ln E`.
+        /// Cost at which the power is 1; without it the power is that of `ln E`.
         reference: Option<f64>,
+        /// What `E` is.
+        #[serde(default, skip_serializing_if = "is_macs")]
+        of: CostOf,
     },
     /// `L + lambda * (E / reference - 1)`: ProxylessNAS's `add#linear`.
     Linear {
         /// Weight of the term.
         lambda: f64,
-        /// Multiply-adds at which it is 0.
+        /// Cost at which it is 0.
         reference: f64,
+        /// What `E` is.
+        #[serde(default, skip_serializing_if = "is_macs")]
+        of: CostOf,
     },
 }
 
@@ -57,11 +81,23 @@ impl CostTermConfig {
         })
     }
 
+    /// What the cost is counted in; none where there is none.
+    pub(super) fn of(self) -> Option<CostOf> {
+        match self {
+            Self::None => None,
+            Self::LogPower { of, .. } | Self::Linear { of, .. } => Some(of),
+        }
+    }
+
     pub(super) fn open(self, problem: &Problem) -> Result<CostTerm> {
         self.check(&*problem.space, problem.input)?;
-        let table = match self {
-            Self::None => None,
-            _ => problem.space.macs_table(problem.input),
+        let macs = || problem.space.macs_table(problem.input).map(|(fixed, table)| (fixed as f64, table));
+        let table = match self.of() {
+            None => None,
+            Some(CostOf::Macs) => macs(),
+            Some(CostOf::Latency) => {
+                Some(problem.latency.clone().context("method.cost.of = \"latency\": it is not known here")?)
+            }
         };
         Ok(CostTerm { config: self, table })
     }
@@ -71,7 +107,7 @@ impl CostTermConfig {
 #[derive(Debug)]
 pub(super) struct CostTerm {
     config: CostTermConfig,
-    table: Option<(u64, Vec<Vec<f64>>)>,
+    table: Option<CostTable>,
 }
 
 impl CostTerm {
@@ -82,15 +118,17 @@ impl CostTerm {
             let macs = Tensor::from_slice(macs).view(&weights.size()[..]);
             (weights.to_kind(Kind::Double) * macs).sum(Kind::Double)
         };
-        let expected = weights.iter().zip(table).map(one).fold(Tensor::from(*fixed as f64), |sum, macs| macs + sum);
+        let expected = weights.iter().zip(table).map(one).fold(Tensor::from(*fixed), |sum, macs| macs + sum);
         let like_loss = |term: Tensor| term.to_kind(loss.kind()).to_device(loss.device());
         match self.config {
             CostTermConfig::None => loss,
-            CostTermConfig::LogPower { alpha, beta, reference } => {
+            CostTermConfig::LogPower { alpha, beta, reference, .. } => {
                 let power = (expected.log() / reference.map_or(1.0, f64::ln)).pow_tensor_scalar(beta);
                 &loss * like_loss(power * alpha)
             }
-            CostTermConfig::Linear { lambda, reference } => &loss + like_loss((expected / reference - 1.0) * lambda),
+            CostTermConfig::Linear { lambda, reference, .. } => {
+                &loss + like_loss((expected / reference - 1.0) * lambda)
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::config::{OneShotDef, OneShotInfo, chooses_operators, positive};
-use super::cost_term::{CostTerm, CostTermConfig};
+use super::cost_term::{CostOf, CostTerm, CostTermConfig};
 use super::gumbel::gumbel_softmax;
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Part, Problem};
@@ -15,7 +15,7 @@ use crate::train::{At, Step};
 
 relaxed_config! {
     /// Parameters of FBNet; the defaults are those of the reimplementation JunrQ/NAS, the warm-up the paper's. The cost is in
-    /// multiply-adds, where the paper's is a latency.
+    /// multiply-adds, or as in the paper a latency from a table of operators (`cost.of`).
     FbnetConfig {
         /// Temperature of the first epoch.
         temperature: f64,
@@ -31,7 +31,7 @@ impl Default for FbnetConfig {
         Self {
             temperature: 5.0,
             temperature_decay: 0.956,
-            cost: CostTermConfig::LogPower { alpha: 0.2, beta: 0.6, reference: None },
+            cost: CostTermConfig::LogPower { alpha: 0.2, beta: 0.6, reference: None, of: CostOf::Macs },
             weights: OptimizerConfig::Sgd(SgdConfig { lr: 0.1, weight_decay: 1e-4, ..SgdConfig::default() }),
             schedule: Schedule { warmup_steps: 0, decay: Decay::Cosine { min_lr: 0.0 } },
             grad_clip: 0.0,
@@ -51,6 +51,10 @@ impl OneShotDef for FbnetConfig {
         positive("temperature_decay", self.temperature_decay)?;
         self.cost.check(space, input)?;
         chooses_operators(self, space)
+    }
+
+    fn cost_of(&self) -> Option<CostOf> {
+        self.cost.of()
     }
 
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {

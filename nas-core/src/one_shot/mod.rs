@@ -35,7 +35,7 @@ use tch::Tensor;
 
 pub use bignas::extremes;
 pub use config::{OneShotDef, OneShotInfo};
-pub use cost_term::CostTermConfig;
+pub use cost_term::{CostOf, CostTable, CostTermConfig};
 pub use darts::Order;
 pub use gumbel::straight_through;
 pub use second_stage::{Images, SecondStage, check_constraints, check_recalibration};
@@ -125,6 +125,8 @@ pub struct Problem {
     pub weights: Vec<Named>,
     /// Shape of an image, for the cost of architectures.
     pub input: Shape,
+    /// What choices take on a device, in microseconds, where that is known.
+    pub latency: Option<CostTable>,
     /// Forward passes run in half precision; losses are scaled.
     pub amp: bool,
     /// The run's seed.

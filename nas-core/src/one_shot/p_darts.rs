@@ -158,7 +158,8 @@ impl PDarts {
         let weights = objective.rebuild(&*deeper)?;
         let &mut Self { input, amp, seed, .. } = self;
         let list = std::mem::take(&mut self.relaxed.parameters.list);
-        self.relaxed = self.config.relaxed(Problem { space: self.space.clone(), weights, input, amp, seed });
+        self.relaxed =
+            self.config.relaxed(Problem { space: self.space.clone(), weights, input, latency: None, amp, seed });
         self.relaxed.parameters.list = list;
         self.stage = Some(stage);
         Ok(())

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use tch::{Kind, Tensor};
 
 use super::config::{OneShotDef, OneShotInfo, chooses_operators};
-use super::cost_term::{CostTerm, CostTermConfig};
+use super::cost_term::{CostOf, CostTerm, CostTermConfig};
 use super::gumbel::{Sample, gumbel_softmax, one_hot_of_largest, straight_through};
 use super::relaxed::{Relaxed, relaxed_config, relaxed_methods};
 use super::{Objective, OneShot, Part, Problem};
@@ -50,6 +50,10 @@ impl OneShotDef for ProxylessNasConfig {
         ensure!(self.arch_every > 0, "method.arch_every = 0; expected at least 1");
         self.cost.check(space, input)?;
         chooses_operators(self, space)
+    }
+
+    fn cost_of(&self) -> Option<CostOf> {
+        self.cost.of()
     }
 
     fn build(&self, problem: Problem) -> Result<Box<dyn OneShot>> {

@@ -219,9 +219,11 @@ impl<'a> Restricted<'a> {
         self.space
     }
 
-    /// What the architecture alone decides.
+    /// What the architecture alone decides, as far as it is known.
     pub fn costs(&self, arch: &Architecture) -> Values {
-        (self.cost)(arch)
+        let mut costs = (self.cost)(arch);
+        costs.retain(|_, value| !value.is_nan());
+        costs
     }
 }
 

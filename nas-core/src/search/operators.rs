@@ -75,6 +75,11 @@ impl OperatorTable {
         })
     }
 
+    /// The fixed part, and the cost of every choice of every decision.
+    pub fn parts(&self) -> (f64, &[Vec<Option<f64>>]) {
+        (self.constant, &self.costs)
+    }
+
     /// The cost of an architecture of the space; none where an operator of it does not run.
     pub fn cost(&self, arch: &Architecture) -> Option<f64> {
         let of = |(costs, choice): (&Vec<Option<f64>>, &u16)| *costs.get(usize::from(*choice))?;

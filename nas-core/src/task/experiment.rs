@@ -418,6 +418,9 @@ pub struct OneShotExperiment<T: Task> {
     /// How far scores by the trained supernet can be trusted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub honesty: Option<HonestyConfig>,
+    /// The time that networks take on a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<LatencyConfig>,
     /// What the supernet is trained on before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pretrain: Option<T::Pretrain>,
@@ -508,6 +511,14 @@ impl<T: Task> Experiment for OneShotExperiment<T> {
         self.retrain.check("retrain", &self.eval)?;
         T::check(&self.setting())?;
         self.space.shared().context("space")?;
+        if let Some(latency) = &self.latency {
+            latency.check()?;
+            let of_trials = latency.of_trials();
+            ensure!(
+                !of_trials,
+                "latency.measure.when = \"trials\": a supernet's candidates are not measured; expected \"found\""
+            );
+        }
         check_constraints(&self.constraints, method.second_stage().as_ref(), method.info().kind)
     }
 }

@@ -1,28 +1,34 @@
-//! `[latency]` of a search by trials: the time that networks take on a device, predicted from a table before a trial, measured by
-//! a command, or both, and how far they agree.
+//! `[latency]` of a search: the time that networks take on a device, predicted from a table before a trial, measured by a command, or
+//! both, and how far they agree.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
 
-use super::Task;
 use super::evaluator::{PLACEHOLDERS, filled, placeholders};
-use super::experiment::SearchExperiment;
-use super::searched::SearchedSpace;
+use super::experiment::{OneShotExperiment, SearchExperiment, TrainExperiment};
+use super::searched::{NetworkSpace, SearchedSpace};
 use super::zero_cost::LATENCY;
+use super::{Task, TaskSpace};
 use crate::executor;
+use crate::one_shot::{CostOf, CostTable};
 use crate::run::config::to_toml;
 use crate::run::run_dir::{open_to_append, write_atomic};
 use crate::run::words;
+use crate::search::analysis::vocabulary::Decision;
 use crate::search::goals::Constraint;
 use crate::search::operators::OperatorTable;
 use crate::search::table::Table;
-use crate::space::Architecture;
-use crate::space::trial::{Record, Trial, Values};
+use crate::space::recipe::RecipeConfig;
+use crate::space::trial::{Budget, Record, Trial, Values};
+use crate::space::{ArchParameter, Architecture, WeightSharing};
 use crate::stats::{kendall_tau, median};
 
 /// Name of the metric of [`LatencyConfig::predict`].
@@ -115,19 +121,46 @@ enum Prediction {
     Operators(OperatorTable),
 }
 
+/// The training of an architecture; none without data to train on.
+type Training<T> = Arc<dyn Fn(&Architecture) -> Result<Option<TrainExperiment<T>>> + Send + Sync>;
+
 /// A `[latency]` that is ready.
 #[derive(Clone)]
 pub struct Latencies<T: Task> {
-    experiment: SearchExperiment<T>,
+    space: SearchedSpace<T>,
+    seed: u64,
+    constraints: Vec<Constraint>,
+    training: Training<T>,
     prediction: Option<Prediction>,
     measure: Option<MeasuredLatency>,
 }
 
 impl<T: Task> Latencies<T> {
-    /// Opens what a search's `[latency]` names; none where there is no such section.
+    /// Opens what the `[latency]` of a search by trials names; none where there is no such section.
     pub fn open(experiment: &SearchExperiment<T>) -> Result<Option<Self>> {
-        let Some(LatencyConfig { predict, measure }) = experiment.latency.clone() else { return Ok(None) };
-        let SearchedSpace { space, recipe } = &experiment.space;
+        let SearchExperiment { latency, space, seed, constraints, .. } = experiment.clone();
+        let experiment = experiment.clone();
+        Self::of(latency, space, seed, constraints, Arc::new(move |arch| experiment.training_of(arch)))
+    }
+
+    /// The same of a search on shared weights.
+    pub fn of_shared(experiment: &OneShotExperiment<T>) -> Result<Option<Self>> {
+        let OneShotExperiment { latency, space, seed, constraints, .. } = experiment.clone();
+        let experiment = experiment.clone();
+        let space = SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() };
+        let training = move |arch: &Architecture| experiment.training_of(arch, None).map(Some);
+        Self::of(latency, space, seed, constraints, Arc::new(training))
+    }
+
+    fn of(
+        latency: Option<LatencyConfig>,
+        searched: SearchedSpace<T>,
+        seed: u64,
+        constraints: Vec<Constraint>,
+        training: Training<T>,
+    ) -> Result<Option<Self>> {
+        let Some(LatencyConfig { predict, measure }) = latency else { return Ok(None) };
+        let SearchedSpace { space, recipe } = &searched;
         let prediction = match predict {
             None => None,
             Some(PredictedLatency::Operators { path }) => {
@@ -153,7 +186,75 @@ impl<T: Task> Latencies<T> {
                 PLACEHOLDERS.into_iter().chain([FOLDER]).chain(recipe.keys().map(String::as_str)).collect();
             words::check_placeholders("latency.measure.command", &measure.command, &known)?;
         }
-        Ok(Some(Self { experiment: experiment.clone(), prediction, measure }))
+        Ok(Some(Self { space: searched, seed, constraints, training, prediction, measure }))
+    }
+
+    /// The microseconds of every entry of the architecture parameters of `space`, from a table of operators; none without one. An
+    /// error where a choice does not run, or an entry does not stand for one choice.
+    fn prices(&self, space: &dyn WeightSharing) -> Result<Option<CostTable>> {
+        let Some(Prediction::Operators(table)) = &self.prediction else { return Ok(None) };
+        let (mut fixed, costs) = table.parts();
+        let cost = |decision: usize, choice: u16| {
+            let cost = costs[decision].get(usize::from(choice)).copied().flatten();
+            cost.with_context(|| {
+                let names = self.space.names().ok();
+                let of = |names: Vec<Decision>| {
+                    format!("{},{}", names[decision].name, names[decision].choices[usize::from(choice)])
+                };
+                let place = names.map_or_else(|| format!("{decision},{choice}"), of);
+                format!("{place} does not run there; leave it out of the space")
+            })
+        };
+        let parameters = space.arch_parameters();
+        let options_of = |parameter: &ArchParameter, row: usize| -> Vec<usize> {
+            let options = parameter.dims[parameter.dims.len() - 1] as usize;
+            (0..options).filter(|i| parameter.exists.get(row * options + i).copied().unwrap_or(true)).collect()
+        };
+        let rows_of =
+            |parameter: &ArchParameter| parameter.dims[..parameter.dims.len() - 1].iter().product::<i64>() as usize;
+        // The first option of every row, but `option` of row `row` of parameter `at`.
+        let chosen = |at: usize, row: usize, option: usize| {
+            let one_hot = |(i, parameter): (usize, &ArchParameter)| {
+                let weights = Tensor::zeros(&parameter.dims[..], (Kind::Float, Device::Cpu));
+                let rows = weights.view([-1, parameter.dims[parameter.dims.len() - 1]]);
+                for each in 0..rows_of(parameter) {
+                    let first = options_of(parameter, each).first().copied();
+                    if let Some(option) = if (i, each) == (at, row) { Some(option) } else { first } {
+                        let _ = rows.get(each as i64).get(option as i64).fill_(1.0);
+                    }
+                }
+                weights
+            };
+            let weights: Vec<Tensor> = parameters.iter().enumerate().map(one_hot).collect();
+            space.discretize(&weights)
+        };
+        let first = chosen(usize::MAX, 0, 0);
+        let mut open: BTreeSet<usize> = (0..costs.len()).collect();
+        let mut prices = Vec::new();
+        for (at, parameter) in parameters.iter().enumerate() {
+            let options = parameter.dims[parameter.dims.len() - 1] as usize;
+            let mut of = vec![0.0; rows_of(parameter) * options];
+            for row in 0..rows_of(parameter) {
+                let archs: Vec<(usize, Architecture)> =
+                    options_of(parameter, row).into_iter().map(|option| (option, chosen(at, row, option))).collect();
+                let moved: BTreeSet<usize> = archs.iter().flat_map(|(_, arch)| differing(arch, &first)).collect();
+                ensure!(
+                    moved.len() <= 1 && moved.is_subset(&open),
+                    "the choices of the space {} are not rows of its architecture parameters",
+                    space.name()
+                );
+                let Some(decision) = moved.first() else { continue };
+                open.remove(decision);
+                for (option, arch) in &archs {
+                    of[row * options + option] = 1e3 * cost(*decision, arch.choices()[*decision])?;
+                }
+            }
+            prices.push(of);
+        }
+        for decision in open {
+            fixed += cost(decision, first.choices()[decision])?;
+        }
+        Ok(Some((1e3 * fixed, prices)))
     }
 
     /// Names of the metrics of a trial.
@@ -168,7 +269,7 @@ impl<T: Task> Latencies<T> {
 
     /// The prediction for an architecture of the search's space; none where its network does not run, or none is made.
     fn predicted(&self, arch: &Architecture) -> Option<f64> {
-        let arch = self.experiment.space.network_of(arch).ok()?;
+        let arch = self.space.network_of(arch).ok()?;
         match self.prediction.as_ref()? {
             Prediction::Table(table, column) => table.get(&arch, *column),
             Prediction::Operators(table) => table.cost(&arch),
@@ -193,13 +294,12 @@ impl<T: Task> Latencies<T> {
 
     /// Runs the command for a trial's network.
     fn measured(&self, trial: &Trial, folder: &Path) -> Result<f64> {
-        let Self { experiment, measure, .. } = self;
-        let command = &measure.as_ref().context("latency.measure is missing")?.command;
+        let command = &self.measure.as_ref().context("latency.measure is missing")?.command;
         fs::create_dir_all(folder).with_context(|| format!("{}: cannot create", folder.display()))?;
-        if let Some(training) = experiment.training_of(&trial.arch)? {
+        if let Some(training) = (self.training)(&trial.arch)? {
             write_atomic(&folder.join("train.toml"), to_toml(&training).as_bytes())?;
         }
-        let mut names = placeholders(&experiment.space, experiment.seed, trial)?;
+        let mut names = placeholders(&self.space, self.seed, trial)?;
         names.push((FOLDER.into(), std::path::absolute(folder)?.display().to_string()));
         let log = open_to_append(&folder.join("latency.log"))?;
         let asked = [LATENCY.to_string()];
@@ -210,17 +310,29 @@ impl<T: Task> Latencies<T> {
         Ok(millis)
     }
 
+    /// What is known of the network that a search on shared weights has found; measures it in `folder`.
+    pub fn found(&self, arch: &Architecture, folder: &Path) -> Result<FoundLatency> {
+        let trial = Trial { id: 0, arch: arch.clone(), budget: Budget::default(), parent: None };
+        Ok(FoundLatency { trial: None, ..self.of_trial(&trial, None, folder)? })
+    }
+
+    /// What is known of the network of a trial, whose metrics have `measured`; measures it in `folder` where that is to be done now.
+    fn of_trial(&self, trial: &Trial, measured: Option<f64>, folder: &Path) -> Result<FoundLatency> {
+        let measured = if self.of_found() { Some(self.measured(trial, folder)?) } else { measured };
+        Ok(FoundLatency::new(Some(trial.id), self.predicted(&trial.arch), measured, &self.constraints))
+    }
+
+    fn of_found(&self) -> bool {
+        self.measure.as_ref().is_some_and(|measure| measure.when == When::Found)
+    }
+
     /// What is known of the networks that a search has found: those of trials `(id, architecture)`, with their metrics among `records`.
     /// Measures them, in folders of their own below `folder`, where that is to be done now.
     pub fn report(&self, found: &[u64], records: &[Record], folder: &Path) -> Result<LatencyReport> {
-        let measures = self.measure.as_ref().is_some_and(|measure| measure.when == When::Found);
-        let one = |record: &Record| -> Result<FoundLatency> {
-            let Record { trial, .. } = record;
-            let measured = match measures {
-                true => Some(self.measured(trial, &folder.join(format!("{:05}", trial.id)))?),
-                false => record.metric(LATENCY),
-            };
-            Ok(FoundLatency::new(trial.id, self.predicted(&trial.arch), measured, &self.experiment.constraints))
+        let measures = self.of_found();
+        let one = |record: &Record| {
+            let folder = folder.join(format!("{:05}", record.trial.id));
+            self.of_trial(&record.trial, record.metric(LATENCY), &folder)
         };
         let of = |id: &u64| records.iter().find(|record| record.trial.id == *id);
         let found = found.iter().filter_map(of).map(one).collect::<Result<Vec<_>>>()?;
@@ -235,11 +347,30 @@ impl<T: Task> Latencies<T> {
     }
 }
 
+/// Decisions in which two architectures differ.
+fn differing(a: &Architecture, b: &Architecture) -> Vec<usize> {
+    (0..a.choices().len()).filter(|i| a.choices()[*i] != b.choices()[*i]).collect()
+}
+
+/// What the choices of a search on shared weights take, where its method counts cost in that.
+pub fn priced_latency<T: Task>(experiment: &OneShotExperiment<T>) -> Result<Option<CostTable>> {
+    if experiment.one_shot.method.cost_of() != Some(CostOf::Latency) {
+        return Ok(None);
+    }
+    let latencies = Latencies::of_shared(experiment)?;
+    let prices = latencies.map(|latencies| latencies.prices(&*experiment.space.shared()?)).transpose();
+    let prices = prices.context("one_shot.method.cost.of = \"latency\"")?.flatten();
+    prices.map(Some).context(
+        "one_shot.method.cost.of = \"latency\" without a table of operators; expected latency.predict of kind \"operators\"",
+    )
+}
+
 /// What is known of the latency of a network that a search has found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FoundLatency {
-    /// Its trial.
-    pub trial: u64,
+    /// Its trial, where it is one of a search by trials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<u64>,
     /// From the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_millis: Option<f64>,
@@ -253,7 +384,7 @@ pub struct FoundLatency {
 
 impl FoundLatency {
     fn new(
-        trial: u64,
+        trial: Option<u64>,
         predicted_millis: Option<f64>,
         measured_millis: Option<f64>,
         constraints: &[Constraint],
@@ -275,13 +406,14 @@ impl FoundLatency {
 }
 
 impl fmt::Display for FoundLatency {
-    /// Such as `trial 3: predicted 8.00 ms, measured 9.00 ms (+12.5 %); at most 10: met`.
+    /// Such as `trial 3: predicted 8.00 ms, measured 9.00 ms (+12.5 %); at most 10: met`, or the same without a trial.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Self { trial, predicted_millis, measured_millis, .. } = self;
         let part = |name: &str, millis: &Option<f64>| millis.map(|millis| format!("{name} {millis:.2} ms"));
         let parts: Vec<String> =
             [part("predicted", predicted_millis), part("measured", measured_millis)].into_iter().flatten().collect();
-        write!(f, "trial {trial}: {}", if parts.is_empty() { "unknown".into() } else { parts.join(", ") })?;
+        trial.iter().try_for_each(|trial| write!(f, "trial {trial}: "))?;
+        write!(f, "{}", if parts.is_empty() { "unknown".into() } else { parts.join(", ") })?;
         if let Some((predicted, measured)) = predicted_millis.zip(*measured_millis) {
             write!(f, " ({:+.1} %)", 100.0 * (measured / predicted - 1.0))?;
         }
@@ -345,7 +477,7 @@ mod tests {
     #[test]
     fn what_was_measured_decides_whether_a_bound_is_met() {
         let bounds = [at_most("params", 1.0), at_most(PREDICTED_LATENCY, 10.0)];
-        let found = |predicted, measured| FoundLatency::new(3, predicted, measured, &bounds).to_string();
+        let found = |predicted, measured| FoundLatency::new(Some(3), predicted, measured, &bounds).to_string();
         assert_eq!(
             found(Some(8.0), Some(9.0)),
             "trial 3: predicted 8.00 ms, measured 9.00 ms (+12.5 %); at most 10: met"

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
 
 use super::experiment::{OneShotExperiment, Setting, is_due};
+use super::latency::priced_latency;
 use super::supervised::{Batches, PartSums, metrics_of, next_batch};
 use super::{BatchOf, Pass, Task, TaskSpace};
 use crate::estimator::supernet::SupernetEvaluator;
@@ -77,9 +78,10 @@ impl<T: Task> Shared<T> {
         }
         let weights = named_parameters(&supernet.weights);
         let problem_space = space.clone();
+        let latency = priced_latency(&experiment)?;
         let method = section
             .method
-            .build(Problem { space: problem_space, weights, input, amp: compute.amp, seed })
+            .build(Problem { space: problem_space, weights, input, latency, amp: compute.amp, seed })
             .context("one_shot")?;
         check_epochs(&*method, section.epochs).context("one_shot")?;
         let (purpose, (seen, held_out)) = match section.held_out {

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use nas_core::nn::{Init, Shape, VarBuilder};
-use nas_core::one_shot::{CostTermConfig, DartsConfig, FbnetConfig, Objective, OneShotConfig, Order, Part, Problem};
+use nas_core::one_shot::{
+    CostOf, CostTermConfig, DartsConfig, FbnetConfig, Objective, OneShotConfig, Order, Part, Problem,
+};
 use nas_core::optim::{OptimizerConfig, SgdConfig, named_parameters};
 use nas_core::space::{Mixture, WeightSharing};
 use nas_core::train::At;
@@ -57,7 +59,7 @@ fn first_step(config: &OneShotConfig) -> (VarStore, Tensor, Tensor, Tiny) {
     vs.double();
     let space: Rc<dyn WeightSharing> = Rc::new(Toy { connections: false });
     let weights = named_parameters(&vs);
-    let problem = Problem { space, weights, input: Shape::new(1, 1, 1), amp: false, seed: 0 };
+    let problem = Problem { space, weights, input: Shape::new(1, 1, 1), latency: None, amp: false, seed: 0 };
     let mut method = config.build(problem).unwrap();
     let mut tiny = Tiny { scales, seen: RefCell::new(Vec::new()) };
     let raw = || method.arch_parameters()[0].1.detach().copy();
@@ -129,7 +131,7 @@ fn the_cost_term_of_fbnet_is_the_loss_times_a_power_of_the_logarithm() {
         tch::manual_seed(11);
         first_step(&OneShotConfig::Fbnet(config))
     };
-    let (vs, before, after, tiny) = cost(CostTermConfig::LogPower { alpha, beta, reference: None });
+    let (vs, before, after, tiny) = cost(CostTermConfig::LogPower { alpha, beta, reference: None, of: CostOf::Macs });
     let found = before - after;
     let (.., without, tiny_without) = cost(CostTermConfig::None);
     let seen = tiny.seen.borrow();

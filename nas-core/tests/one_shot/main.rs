@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use nas_core::nn::Shape;
 use nas_core::one_shot::{
-    AsngConfig, BignasConfig, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig,
+    AsngConfig, BignasConfig, CostOf, CostTermConfig, DartsConfig, DdpnasConfig, DrnasConfig, EnasConfig, FbnetConfig,
     GdasConfig, MdenasConfig, OneShotConfig, Order, PDartsConfig, PcDartsConfig, ProxylessNasConfig, RandomNasWsConfig,
     SnasConfig, SposConfig, extremes,
 };
@@ -53,7 +53,7 @@ fn methods() -> Vec<OneShotConfig> {
 /// the method's own.
 fn quick(method: OneShotConfig) -> OneShotConfig {
     use OneShotConfig::*;
-    let cost = CostTermConfig::LogPower { alpha: 1.0, beta: 0.1, reference: Some(2000.0) };
+    let cost = CostTermConfig::LogPower { alpha: 1.0, beta: 0.1, reference: Some(2000.0), of: CostOf::Macs };
     match method {
         Darts(_) => Darts(quick!(DartsConfig { arch: arch(0.05) })),
         PcDarts(_) => PcDarts(quick!(PcDartsConfig { arch: arch(0.05) })),

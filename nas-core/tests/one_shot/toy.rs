@@ -165,7 +165,7 @@ impl Search {
         let space = Rc::new(Toy { connections });
         let net = space.supernet(&VarBuilder::new(&vs));
         let input = Shape::new(1, 1, 1);
-        let problem = Problem { space, weights: named_parameters(&vs), input, amp: false, seed };
+        let problem = Problem { space, weights: named_parameters(&vs), input, latency: None, amp: false, seed };
         let method = config.build(problem).unwrap();
         let data = Data { net, weights: named_parameters(&vs), target, seed, drawn: [0, 0], batches: [None, None] };
         Self { best: Architecture::new(best), method, vs, data, seed }

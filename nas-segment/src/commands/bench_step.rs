@@ -70,6 +70,7 @@ impl SearchStep {
             space: Rc::new(space.clone()),
             weights: named_parameters(&weights),
             input: Shape::new(3, crop, crop),
+            latency: None,
             amp: compute.amp,
             seed: 0,
         };

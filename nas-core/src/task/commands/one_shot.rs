@@ -31,6 +31,7 @@ use crate::strategy::{RandomConfig, StrategyConfig};
 use crate::task::evaluator::{Evaluator, HonestyConfig, SearchPart, Searched, cost_input};
 use crate::task::experiment::{self, OneShotExperiment, Recipe};
 use crate::task::find_batch::find_shared_batch;
+use crate::task::latency::{FoundLatency, Latencies, priced_latency};
 use crate::task::searched::{NetworkSpace, SearchedSpace};
 use crate::task::shared::{Shared, main_candidate_metric};
 use crate::task::{CostFunction, Task, TaskSpace};
@@ -56,6 +57,9 @@ pub struct OneShotResult {
     /// Scores by the supernet's weights against what they stand for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub honesty: Option<HonestyReport>,
+    /// What `[latency]` says of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<FoundLatency>,
     /// Metrics of the supernet after the last epoch.
     pub metrics: Metrics,
     /// Seconds in search steps of the supernet's training.
@@ -81,6 +85,7 @@ impl fmt::Display for OneShotResult {
         self.num_trials.iter().try_for_each(|trials| write!(f, "{trials} candidates; "))?;
         writeln!(f, "supernet trained in {:.0} s", self.search_secs)?;
         self.honesty.iter().try_for_each(|report| writeln!(f, "{report}"))?;
+        self.latency.iter().try_for_each(|latency| writeln!(f, "latency: {latency}"))?;
         self.untrained.iter().try_for_each(|command| writeln!(f, "as it is: {command}"))?;
         self.train.iter().try_for_each(|command| writeln!(f, "train it: {command}"))?;
         write!(f, "everything is in {}", self.run)
@@ -109,6 +114,7 @@ struct Search<'a, T: Task> {
     experiment: &'a OneShotExperiment<T>,
     input: Shape,
     costs: CostFunction,
+    latencies: Option<Latencies<T>>,
 }
 
 impl<'a, T: Task> Search<'a, T> {
@@ -120,7 +126,17 @@ impl<'a, T: Task> Search<'a, T> {
         let OneShotExperiment { space, model, one_shot, cost_size, .. } = experiment;
         one_shot.method.check(&*space.shared()?, input).context("one_shot")?;
         let costs = space.costs(model.as_ref(), num_classes, cost_input::<T>(*cost_size, &setting, &train)?)?;
-        let search = Self { experiment, input, costs };
+        priced_latency(experiment)?;
+        let latencies = Latencies::of_shared(experiment)?;
+        let costs: CostFunction = match latencies.clone() {
+            None => costs,
+            Some(latencies) => Box::new(move |arch| {
+                let mut values = costs(arch)?;
+                values.extend(latencies.cost(arch));
+                Ok(values)
+            }),
+        };
+        let search = Self { experiment, input, costs, latencies };
         let any = space.choices()?.sample(&mut rng::stream(experiment.seed, "any", 0));
         let known: Vec<String> = (search.costs)(&any).context("model")?.into_keys().collect();
         for constraint in &experiment.constraints {
@@ -195,7 +211,8 @@ impl<'a, T: Task> Search<'a, T> {
         let result = OneShotResult {
             method: experiment.one_shot.method.info().kind.to_string(),
             notation: experiment.space.notation(&architecture)?,
-            cost: (self.costs)(&architecture)?,
+            cost: restricted.costs(&architecture),
+            latency: self.latencies.as_ref().map(|of| of.found(&architecture, &dir.path("latency"))).transpose()?,
             train: self.write_trainings(dir, &architecture, network.as_deref())?,
             untrained: network.map(|path| {
                 let train = dir.path("train.toml");

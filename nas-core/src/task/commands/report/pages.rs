@@ -439,6 +439,8 @@ impl Run {
         result.num_trials.iter().for_each(|trials| self.fact("candidates", *trials, None));
         self.find(Some(result.architecture), &words);
         result.honesty.iter().for_each(|honesty| self.tables.push(honesty_table(honesty)));
+        let found = result.latency.map(|found| LatencyReport { found: vec![found], agreement: None });
+        found.iter().for_each(|latency| self.tables.push(latency_table(latency)));
         Ok(())
     }
 
