@@ -168,6 +168,69 @@ fn a_search_keeps_to_predicted_latencies_and_measures_what_it_finds() {
 }
 
 #[test]
+fn a_search_on_shared_weights_keeps_to_predicted_latencies_and_prices_them() {
+    let temp = tempfile::tempdir().unwrap();
+    let operators = at(temp.path(), "operators.csv");
+    // Choice c of any edge takes c ms, the rest 2 ms.
+    let rows = |last: &str| -> String {
+        let of = |edge| (0..4).map(move |c| format!("{edge},{c},{c}\n")).chain([format!("{edge},4,{last}\n")]);
+        format!("decision,choice,millis\n,,2\n{}", (0..6).flat_map(of).collect::<String>())
+    };
+    let path = at(temp.path(), "search.toml");
+    let config = |latency: &str, method: &str| {
+        let text = format!(
+            "kind = 'one_shot'\n[space]\nkind = 'nasbench201'\nchannels = 2\ncells = 1\n[one_shot]\nepochs = 2\nbatch_size = 8\n\
+             [one_shot.method]\n{method}\n{latency}\n[data]\nkind = 'synth'\nnum_images = 80\nnum_val = 2\nside = 16\n\
+             [augment]\nsize = [16, 16]\n"
+        );
+        fs::write(&path, text).unwrap();
+    };
+    let args = |out: &str| {
+        let out = at(temp.path(), out);
+        ["search", "--config", &path, "--out", &out, "--threads", "1", "--device", "cpu"].map(String::from)
+    };
+    let found = |out: &str| -> Value {
+        CLASSIFY.succeed(&args(out).each_ref().map(String::as_str));
+        serde_json::from_str(&fs::read_to_string(temp.path().join(out).join("result.json")).unwrap()).unwrap()
+    };
+    let refused = |out: &str| CLASSIFY.fail(&args(out).each_ref().map(String::as_str));
+    let predict = format!("[latency.predict]\nkind = 'operators'\npath = '{operators}'");
+    let measure = "[latency.measure]\n\
+                   command = ['sh', '-c', 'test -f \"{folder}/train.toml\" && echo {\\\"latency_millis\\\": 9.5}']"
+        .replace('\'', "\"\"\"");
+    let bound = "[[constraints]]\nmetric = 'predicted_latency_millis'\nupper = 10\n";
+
+    // Of candidates of a trained supernet; the last choice does not run.
+    fs::write(&operators, rows("")).unwrap();
+    config(&[&predict, &*measure, bound].join("\n"), "kind = 'spos'\nnum_trials = 6\nrecalibration_batches = 1");
+    let result = found("spos");
+    let arch = result["architecture"].as_str().unwrap();
+    let sum = 2.0 + arch.split('-').map(|choice| choice.parse::<f64>().unwrap()).sum::<f64>();
+    assert!(!arch.contains('4') && sum <= 10.0, "{result}");
+    assert_eq!(result["cost"]["predicted_latency_millis"], sum);
+    let latency = &result["latency"];
+    assert_eq!((latency["predicted_millis"].as_f64(), latency["measured_millis"].as_f64()), (Some(sum), Some(9.5)));
+    assert_eq!(latency["bounds"][0][1], true);
+
+    // As a part of the loss, here all of it that counts.
+    let fbnet = "kind = 'fbnet'\narch_start_epoch = 0\narch = { kind = 'adam', lr = 0.5 }\n\
+                 cost = { kind = 'linear', lambda = 1e6, reference = 1000.0, of = 'latency' }";
+    config(&predict, fbnet);
+    let error = refused("x");
+    assert!(error.contains("one_shot.method.cost.of") && error.contains("does not run there"), "{error}");
+    fs::write(&operators, rows("4")).unwrap();
+    let result = found("fbnet");
+    assert_eq!(result["architecture"], "0-0-0-0-0-0");
+    assert_eq!(result["latency"]["predicted_millis"], 2.0);
+    config("", fbnet);
+    let error = refused("y");
+    assert!(error.contains("expected latency.predict of kind \"operators\""), "{error}");
+    config(&format!("{predict}\n{measure}\nwhen = 'trials'"), fbnet);
+    let error = refused("z");
+    assert!(error.contains("latency.measure.when = \"trials\""), "{error}");
+}
+
+#[test]
 fn the_largest_batch_keeps_to_the_memory_it_may_take() {
     let fixed =
         ["train", "--config", "tests/configs/tiny_classify.toml", "--find-batch", "--device", "cpu", "--threads", "1"];
