@@ -195,14 +195,13 @@ fn a_search_on_shared_weights_keeps_to_predicted_latencies_and_prices_them() {
     };
     let refused = |out: &str| CLASSIFY.fail(&args(out).each_ref().map(String::as_str));
     let predict = format!("[latency.predict]\nkind = 'operators'\npath = '{operators}'");
-    let measure = "[latency.measure]\ncommand = ['sh', '-c', '@test -f {folder}/train.toml && echo \"{\\\"latency_millis\\\": 9.5}\"@']"
-        .replace("'@", "\'\'\'")
-        .replace("@'", "\'\'\'");
+    let measure = "[latency.measure]\n\
+                   command = ['sh', '-c', '''test -f {folder}/train.toml && echo '{\"latency_millis\": 9.5}' ''']";
     let bound = "[[constraints]]\nmetric = 'predicted_latency_millis'\nupper = 10\n";
 
     // Of candidates of a trained supernet; the last choice does not run.
     fs::write(&operators, rows("")).unwrap();
-    config(&[&predict, &*measure, bound].join("\n"), "kind = 'spos'\nnum_trials = 6\nrecalibration_batches = 1");
+    config(&[&predict, measure, bound].join("\n"), "kind = 'spos'\nnum_trials = 6\nrecalibration_batches = 1");
     let result = found("spos");
     let arch = result["architecture"].as_str().unwrap();
     let sum = 2.0 + arch.split('-').map(|choice| choice.parse::<f64>().unwrap()).sum::<f64>();
