@@ -100,7 +100,11 @@ mod tests {
     use super::*;
     use nas_core::search::analysis::motifs::Motifs;
     use nas_core::search::analysis::vocabulary::Vocabulary;
+    use nas_core::search::operators::OperatorTable;
+    use nas_core::space::ArchParameter;
     use nas_core::task::commands::analyse::Named;
+    use nas_core::task::experiment::OneShotExperiment;
+    use nas_core::task::latency::priced_latency;
     use nas_datasets::rng;
 
     #[test]
@@ -126,6 +130,48 @@ mod tests {
                     "{kind}: {:?}",
                     inner.collect::<Vec<_>>()
                 );
+            }
+        }
+    }
+
+    /// Weights of 0 and 1 cost what a table of operators says of the architecture that they stand for.
+    #[test]
+    fn prices_of_a_table_of_operators_are_those_of_architectures() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("operators.csv");
+        for space in [
+            "kind = 'nasbench201'",
+            "kind = 'mobile'\npreset = 'fbnet'",
+            "kind = 'mobile'\nstages = [{ channels = [16], layers = 3, stride = 2, kernels = [3, 5], expansions = [3, 6], skip = true }]",
+        ] {
+            let text = format!(
+                "kind = 'one_shot'\n[space]\n{space}\n[data]\nkind = 'synth'\nnum_images = 2\nnum_val = 2\nside = 32\n\
+                 [latency.predict]\nkind = 'operators'\npath = '{}'\n[one_shot.method]\nkind = 'fbnet'\n\
+                 cost = {{ kind = 'linear', lambda = 1.0, reference = 1e3, of = 'latency' }}",
+                path.display()
+            );
+            let experiment: OneShotExperiment<Classification> = toml::from_str(&text).unwrap();
+            let names = experiment.space.names().unwrap();
+            let rows = names.iter().enumerate().flat_map(|(i, decision)| {
+                (0..decision.choices.len()).map(move |j| format!("{i},{j},{}\n", (7 * i + 3 * j + 1) % 11))
+            });
+            std::fs::write(&path, format!("decision,choice,millis\n,,2\n{}", rows.collect::<String>())).unwrap();
+            let table = OperatorTable::read(&path, &names).unwrap();
+            let (fixed, prices) = priced_latency(&experiment).unwrap().unwrap();
+            let shared = experiment.space.shared().unwrap();
+            for seed in 0..20 {
+                tch::manual_seed(seed);
+                // Of every row the largest random number among the options that exist.
+                let one_hot = |parameter: &ArchParameter| {
+                    let any = parameter.softmax(&tch::Tensor::randn(&parameter.dims[..], tch::kind::FLOAT_CPU));
+                    any.eq_tensor(&any.amax(-1, true)).to_kind(tch::Kind::Float)
+                };
+                let weights: Vec<tch::Tensor> = shared.arch_parameters().iter().map(one_hot).collect();
+                let terms = weights.iter().zip(&prices).map(|(weights, prices)| {
+                    (weights.flatten(0, -1) * tch::Tensor::from_slice(prices)).sum(tch::Kind::Double).double_value(&[])
+                });
+                let (found, arch) = (fixed + terms.sum::<f64>(), shared.discretize(&weights));
+                assert!((found - 1e3 * table.cost(&arch).unwrap()).abs() < 1e-6, "{space}: {arch}: {found}");
             }
         }
     }

@@ -212,23 +212,20 @@ impl<T: Task> Latencies<T> {
         };
         let rows_of =
             |parameter: &ArchParameter| parameter.dims[..parameter.dims.len() - 1].iter().product::<i64>() as usize;
-        // The first option of every row, but `option` of row `row` of parameter `at`.
+        let one_of_each_row = |parameter: &ArchParameter| {
+            let weights = Tensor::zeros(&parameter.dims[..], (Kind::Float, Device::Cpu));
+            for row in 0..rows_of(parameter) {
+                options_of(parameter, row).first().iter().for_each(|option| choose(&weights, row, **option));
+            }
+            weights
+        };
+        let ones: Vec<Tensor> = parameters.iter().map(one_of_each_row).collect();
+        let first = space.discretize(&ones);
         let chosen = |at: usize, row: usize, option: usize| {
-            let one_hot = |(i, parameter): (usize, &ArchParameter)| {
-                let weights = Tensor::zeros(&parameter.dims[..], (Kind::Float, Device::Cpu));
-                let rows = weights.view([-1, parameter.dims[parameter.dims.len() - 1]]);
-                for each in 0..rows_of(parameter) {
-                    let first = options_of(parameter, each).first().copied();
-                    if let Some(option) = if (i, each) == (at, row) { Some(option) } else { first } {
-                        let _ = rows.get(each as i64).get(option as i64).fill_(1.0);
-                    }
-                }
-                weights
-            };
-            let weights: Vec<Tensor> = parameters.iter().enumerate().map(one_hot).collect();
+            let weights: Vec<Tensor> = ones.iter().map(Tensor::copy).collect();
+            choose(&weights[at], row, option);
             space.discretize(&weights)
         };
-        let first = chosen(usize::MAX, 0, 0);
         let mut open: BTreeSet<usize> = (0..costs.len()).collect();
         let mut prices = Vec::new();
         for (at, parameter) in parameters.iter().enumerate() {
@@ -345,6 +342,13 @@ impl<T: Task> Latencies<T> {
         };
         Ok(LatencyReport { found, agreement: Agreement::of(&pairs) })
     }
+}
+
+/// Gives a row of `weights`, `[..., options]`, to one option.
+fn choose(weights: &Tensor, row: usize, option: usize) {
+    let row = weights.view([-1, weights.size()[weights.dim() - 1]]).get(row as i64);
+    let _ = row.shallow_clone().fill_(0.0);
+    let _ = row.get(option as i64).fill_(1.0);
 }
 
 /// Decisions in which two architectures differ.
