@@ -215,12 +215,12 @@ impl TaskModel for ModelConfig {
         }
     }
 
-    fn with_stages(self, stages: Vec<StageSize>) -> Self {
-        match self {
+    fn with_stages(self, stages: Vec<StageSize>) -> Result<Self> {
+        Ok(match self {
             Self::Mobile(config) => Self::Mobile(MobileModel { stages, ..config }),
             Self::Resnet(config) => Self::Resnet(ResNetModel { stages, ..config }),
             other => other,
-        }
+        })
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {

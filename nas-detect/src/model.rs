@@ -239,8 +239,8 @@ impl TaskModel for ModelConfig {
         self.backbone.stages()
     }
 
-    fn with_stages(self, stages: Vec<StageSize>) -> Self {
-        Self { backbone: self.backbone.with_stages(stages), ..self }
+    fn with_stages(self, stages: Vec<StageSize>) -> Result<Self> {
+        Ok(Self { backbone: self.backbone.with_stages(stages), ..self })
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {

@@ -77,7 +77,7 @@ impl TaskModel for ModelConfig {
         }
     }
 
-    fn with_stages(mut self, stages: Vec<StageSize>) -> Self {
+    fn with_stages(mut self, stages: Vec<StageSize>) -> Result<Self> {
         match &mut self {
             Self::MobileSeg(config) => config.resize(&stages),
             Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
@@ -85,7 +85,7 @@ impl TaskModel for ModelConfig {
             }
             Self::Deeplabv3plus(_) | Self::AutoDeeplab(_) => {}
         }
-        self
+        Ok(self)
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {

@@ -54,7 +54,7 @@ fn assert_cuts_what_goes_together<T: Task>(preset: &str) {
     let model = T::Model::preset(preset).unwrap();
     let (vs, net) = network::<T>(&model);
     let channels = channels_of::<T>(&vs, &net).unwrap();
-    let smaller = model.clone().with_stages(narrower(model.stages().unwrap()));
+    let smaller = model.clone().with_stages(narrower(model.stages().unwrap())).unwrap();
     let (child_vs, child) = network::<T>(&smaller);
     let variables = all_variables(&child_vs);
     let sizes = channels.sizes_in(&variables.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect());

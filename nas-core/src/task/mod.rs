@@ -75,8 +75,8 @@ pub trait TaskModel: Section {
 
     /// The same network with other stages, where [`TaskModel::stages`] gives any. What no network can have is an error when it is
     /// built.
-    fn with_stages(self, _stages: Vec<StageSize>) -> Self {
-        self
+    fn with_stages(self, _stages: Vec<StageSize>) -> Result<Self> {
+        bail!("the networks of this program take no other stages")
     }
 
     /// The blocks, where they are not called the same in networks of other stages.

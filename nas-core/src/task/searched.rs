@@ -60,7 +60,7 @@ impl<T: Task> NetworkSpace<T> {
             Self::OfTask(space) => space.derive(model, arch),
             Self::Around(space) => {
                 let model = model.context("model: the section is missing; expected the network to go around")?;
-                Ok(model.clone().with_stages(space.sizes(arch)?))
+                model.clone().with_stages(space.sizes(arch)?)
             }
         }
     }

@@ -456,7 +456,7 @@ impl Task for Detection {
         batches.map(|batch| Ok(images_on(&batch?.images, compute.device))).collect()
     }
 
-    /// Means of the backbone's last map: a head's logits depend on the number of objects.
+    /// Of the backbone: a head's logits depend on the number of objects, so that proxies see the means of these maps.
     fn probe_features(net: &Net, images: &Tensor, mode: Mode) -> Tensor {
         let features = net.fixed().backbone.features(&channels_last(images), mode);
         features.into_iter().last().expect("a backbone has a last map")
