@@ -74,13 +74,14 @@ fn the_auxiliary_head_speaks_in_training_only() {
     }
 }
 
-/// At the start of the training nothing is dropped, later some edges of some images are.
+/// At the start of the training nothing is dropped, later some edges of some images are. With 64 images and edges that
+/// stay half the time, two passes that drop the same are not to be met.
 #[test]
 fn paths_are_dropped_more_and_more() {
     let vs = VarStore::new(Device::Cpu);
-    let config = NetworkConfig { drop_path: 0.9, ..small(StemKind::Cifar, published::DARTS_V1) };
+    let config = NetworkConfig { drop_path: 0.5, ..small(StemKind::Cifar, published::DARTS_V1) };
     let trunk = Trunk::new(&VarBuilder::new(&vs), &config).unwrap();
-    let xs = Tensor::linspace(-1.0, 1.0, 2 * 3 * 64, (Kind::Float, Device::Cpu)).view([2, 3, 8, 8]);
+    let xs = Tensor::linspace(-1.0, 1.0, 64 * 3 * 64, (Kind::Float, Device::Cpu)).view([64, 3, 8, 8]);
     let maps = |progress| trunk.features(&xs, Mode::train(progress)).pop().unwrap();
     assert_eq!(maps(0.0), maps(0.0));
     assert_ne!(maps(1.0), maps(1.0));
