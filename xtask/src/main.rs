@@ -75,10 +75,19 @@ fn run(task: TaskCommand) -> Result<()> {
     }
 }
 
+/// Tests that draw from libtorch's generator one at a time (.cargo/config.toml); those that run the programs on all cores.
 fn test(root: &Path, args: &[String]) -> Result<()> {
-    let mut command = cargo_command(&["test", "--workspace", "--release"], args);
-    command.envs(python::interpreter(root).map(|python| ("NAS_PYTHON", python)));
-    call(root, command)
+    let run = |of: &[&str], threads: Option<usize>| {
+        let mut command = cargo_command(&[&["test", "--release"], of].concat(), args);
+        command.envs(python::interpreter(root).map(|python| ("NAS_PYTHON", python)));
+        command.envs(threads.map(|threads| ("RUST_TEST_THREADS", threads.to_string())));
+        call(root, command)
+    };
+    if !args.is_empty() {
+        return run(&["--workspace"], None);
+    }
+    run(&["--workspace", "--exclude", "nas-tests"], None)?;
+    run(&["--package", "nas-tests"], Some(std::thread::available_parallelism()?.get()))
 }
 
 const PROGRAMS: [&str; 3] = ["nas-segment", "nas-classify", "nas-detect"];
