@@ -98,7 +98,8 @@ impl Sample {
         for (i, (arch, accuracy)) in self.rows.iter().enumerate() {
             tch::manual_seed(rng::torch_seed(self.seed, "init", i as u64));
             let NetworkConfig { channels, cells, num_classes } = NetworkConfig::default();
-            let model = ModelConfig::Nasbench201(NasBench201Model { arch: arch.clone(), channels, cells });
+            let model =
+                ModelConfig::Nasbench201(NasBench201Model { arch: arch.clone(), channels, cells, stages: Vec::new() });
             let candidate = Candidate::<Classification>::new(&model, num_classes as usize, Shape::new(3, 32, 32))
                 .expect("a row of the table");
             let mut line = format!("{} {} {accuracy}", i + 1, arch);

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_core::estimator::inheritance::BlockParts;
-use nas_core::models::{Layout, ResNet, ResNetConfig, ResNetDepth, StageSize};
+use nas_core::models::{Layout, MobileNet, ResNet, ResNetConfig, ResNetDepth, StageSize};
 use nas_core::nn::VarBuilder;
-use nas_core::space::Architecture;
+use nas_core::space::{Architecture, Backbone};
 use nas_core::task::TaskModel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::cells::{self, CellSpace, StemKind, published};
 use crate::classifier::BackboneClassifier;
 use crate::mobile::{self, Published};
-use crate::nasbench201::{Network, NetworkConfig};
+use crate::nasbench201::{self, Network, NetworkConfig};
 use crate::search_net::SpaceConfig;
 
 pub use crate::classifier::{Classifier, Logits};
@@ -69,6 +69,38 @@ pub struct SearchedModel {
     pub arch: Architecture,
     /// The space.
     pub space: SpaceConfig,
+    /// Of a network of mobile blocks, channels and blocks of the first convolution, which is one block, and of every stage; none for
+    /// those that `arch` gives.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
+}
+
+impl SearchedModel {
+    /// Channels and blocks of the stages of mobile blocks.
+    fn sizes(&self) -> Result<Vec<StageSize>> {
+        match &self.space {
+            SpaceConfig::Mobile(_) if !self.stages.is_empty() => Ok(self.stages.clone()),
+            SpaceConfig::Mobile(space) => Ok(space.layout_of(&self.arch)?.sizes()),
+            _ => bail!("model.space.kind: a chain has no stages that a search may go around; expected mobile"),
+        }
+    }
+
+    fn build(&self, vb: &VarBuilder) -> Result<Box<dyn Backbone>> {
+        match (&self.space, self.stages.as_slice()) {
+            (space, []) => Ok(space.build()?.build(vb, &self.arch).context("model.arch")?),
+            (SpaceConfig::Mobile(space), stages) => {
+                space.check()?;
+                let layout = space.layout_of(&self.arch).context("model.arch")?.with_sizes("model.stages", stages)?;
+                Ok(Box::new(MobileNet::new(vb, &layout)))
+            }
+            _ => bail!("model.stages: expected none beside this space"),
+        }
+    }
+
+    fn parts(&self) -> Option<Vec<BlockParts>> {
+        let SpaceConfig::Mobile(space) = &self.space else { return None };
+        space.parts(&self.arch, &self.sizes().ok()?).ok()
+    }
 }
 
 impl MobileModel {
@@ -137,6 +169,19 @@ pub struct NasBench201Model {
     /// Cells of each of the three stages.
     #[serde(default = "cells_per_stage")]
     pub cells: usize,
+    /// Channels and cells of each of the three stages; none for those that `channels` and `cells` give.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
+}
+
+impl NasBench201Model {
+    fn config(&self, num_classes: i64) -> NetworkConfig {
+        NetworkConfig { channels: self.channels, cells: self.cells, num_classes }
+    }
+
+    fn sizes(&self) -> Vec<StageSize> {
+        if self.stages.is_empty() { self.config(1).sizes() } else { self.stages.clone() }
+    }
 }
 
 fn channels() -> i64 {
@@ -153,20 +198,17 @@ impl ModelConfig {
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<Box<dyn Classifier>> {
         ensure!(num_classes > 0, "{num_classes} classes: expected at least one");
         match self {
-            Self::Nasbench201(NasBench201Model { arch, channels, cells }) => {
-                let config = NetworkConfig { channels: *channels, cells: *cells, num_classes };
+            Self::Nasbench201(model) => {
+                let arch = &model.arch;
                 let arch = arch.choices().try_into().ok().with_context(|| {
                     format!("model.arch = {arch}: {} choices, expected 6, one per edge", arch.choices().len())
                 })?;
-                Ok(Box::new(Network::new(vb, &config, arch)?))
+                Ok(Box::new(Network::of_sizes(vb, &model.config(num_classes), &model.sizes(), arch)?))
             }
             Self::Cells(config) => Ok(Box::new(cells::Network::new(vb, config, num_classes)?)),
             Self::Mobile(config) => Ok(Box::new(config.build(vb, num_classes)?)),
             Self::Resnet(config) => Ok(Box::new(config.build(vb, num_classes)?)),
-            Self::Searched(SearchedModel { arch, space }) => {
-                let backbone = space.build()?.build(vb, arch).context("model.arch")?;
-                Ok(Box::new(BackboneClassifier::new(vb, backbone, num_classes)))
-            }
+            Self::Searched(config) => Ok(Box::new(BackboneClassifier::new(vb, config.build(vb)?, num_classes))),
         }
     }
 
@@ -179,7 +221,7 @@ impl ModelConfig {
                     CellSpace { form: config.form, share: config.share, layers: config.layers, ..Default::default() };
                 Ok(Self::Cells(cells::NetworkConfig { genotype: space.genotype(&arch)?, ..config }))
             }
-            Self::Searched(config) => Ok(Self::Searched(SearchedModel { arch, ..config })),
+            Self::Searched(config) => Ok(Self::Searched(SearchedModel { arch, stages: Vec::new(), ..config })),
             Self::Mobile(_) | Self::Resnet(_) => bail!("a published network has no architecture to choose"),
         }
     }
@@ -209,9 +251,9 @@ impl TaskModel for ModelConfig {
         match self {
             Self::Mobile(config) => Ok(config.stages()),
             Self::Resnet(config) => Ok(config.config()?.sizes()),
-            Self::Nasbench201(_) | Self::Cells(_) | Self::Searched(_) => {
-                bail!("model.kind: networks of a search space have no stages of their own; expected mobile or resnet")
-            }
+            Self::Nasbench201(config) => Ok(config.sizes()),
+            Self::Cells(config) => Ok(config.frame().sizes()),
+            Self::Searched(config) => config.sizes(),
         }
     }
 
@@ -219,15 +261,19 @@ impl TaskModel for ModelConfig {
         Ok(match self {
             Self::Mobile(config) => Self::Mobile(MobileModel { stages, ..config }),
             Self::Resnet(config) => Self::Resnet(ResNetModel { stages, ..config }),
-            other => other,
+            Self::Nasbench201(config) => Self::Nasbench201(NasBench201Model { stages, ..config }),
+            Self::Cells(config) => Self::Cells(cells::NetworkConfig { stages, ..config }),
+            Self::Searched(config) => Self::Searched(SearchedModel { stages, ..config }),
         })
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {
         match self {
-            Self::Searched(SearchedModel { arch, space: SpaceConfig::Mobile(space) }) => Some(space.parts(arch)),
             Self::Mobile(config) => Some(config.layout().ok()?.0.parts("", &config.stages())),
-            _ => None,
+            Self::Resnet(config) => Some(config.config().ok()?.parts("")),
+            Self::Nasbench201(config) => Some(nasbench201::parts(&config.sizes())),
+            Self::Cells(config) => Some(config.frame().parts()),
+            Self::Searched(config) => config.parts(),
         }
     }
 }
@@ -236,7 +282,8 @@ impl TaskModel for ModelConfig {
 pub fn presets() -> Vec<(&'static str, ModelConfig)> {
     let nasbench201 = |arch: &str| {
         let arch = arch.parse().expect("an architecture");
-        ModelConfig::Nasbench201(NasBench201Model { arch, channels: channels(), cells: cells_per_stage() })
+        let (channels, cells) = (channels(), cells_per_stage());
+        ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells, stages: Vec::new() })
     };
     let mobile =
         |network| ModelConfig::Mobile(MobileModel { network, dropout: None, small_images: false, stages: Vec::new() });

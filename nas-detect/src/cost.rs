@@ -170,10 +170,9 @@ fn presets() -> Vec<(String, Subject)> {
     presets.extend(
         released().into_iter().map(|point| (format!("detnas_{}", point.name), detnas(point.size, Some(point.arch)))),
     );
-    presets
-        .extend(widths.map(|(name, width)| {
-            (format!("shufflenet_v2_{name}"), classifier(BackboneConfig::ShufflenetV2 { width }))
-        }));
+    presets.extend(widths.map(|(name, width)| {
+        (format!("shufflenet_v2_{name}"), classifier(BackboneConfig::ShufflenetV2 { width, stages: Vec::new() }))
+    }));
     presets.extend(model::presets().into_iter().map(|(name, model)| {
         let (size, num_classes) = reference(name);
         (name.to_string(), Subject { net: Net::Detector(Box::new(model)), size, num_classes })

@@ -240,7 +240,7 @@ impl TaskModel for ModelConfig {
     }
 
     fn with_stages(self, stages: Vec<StageSize>) -> Result<Self> {
-        Ok(Self { backbone: self.backbone.with_stages(stages), ..self })
+        Ok(Self { backbone: self.backbone.with_stages(stages)?, ..self })
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {
@@ -266,7 +266,11 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("fcos_detnas_tiny", model(detnas(DetNasSize::Tiny), small_fpn(), small_fcos())),
         (
             "fcos_shufflenet_v2_x0_5",
-            model(BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5 }, small_fpn(), small_fcos()),
+            model(
+                BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5, stages: Vec::new() },
+                small_fpn(),
+                small_fcos(),
+            ),
         ),
         ("fcos_resnet18_fpn", model(resnet(ResNetDepth::R18, false), fpn(256, ExtraInput::P5), fcos(0.5))),
         (

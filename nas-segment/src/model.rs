@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::auto_deeplab::AutoDeepLabConfig;
-use crate::deeplabv3plus::{BackboneConfig, DeepLabV3PlusConfig, MobileNetV2Config};
+use crate::deeplabv3plus::{BackboneConfig, DeepLabV3PlusConfig, MobileNetV2Config, Stages};
 use crate::mobile_seg::{self, MobileSegConfig};
 
 pub use crate::seg_net::SegNet;
@@ -52,7 +52,9 @@ impl ModelConfig {
     /// The network of another architecture of the same space.
     pub fn with_arch(self, arch: Architecture) -> Result<Self> {
         match self {
-            Self::AutoDeeplab(config) => Ok(Self::AutoDeeplab(AutoDeepLabConfig { arch, ..config })),
+            Self::AutoDeeplab(config) => {
+                Ok(Self::AutoDeeplab(AutoDeepLabConfig { arch, stages: Vec::new(), ..config }))
+            }
             Self::Deeplabv3plus(_) => bail!("a DeepLabv3+ has no architecture to choose"),
             Self::MobileSeg(_) => bail!("a mobile_seg network is written out; its architecture is that of its space"),
         }
@@ -67,23 +69,16 @@ impl TaskModel for ModelConfig {
     fn stages(&self) -> Result<Vec<StageSize>> {
         match self {
             Self::MobileSeg(config) => Ok(config.sizes()),
-            Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
-                Ok(config.sizes())
-            }
-            Self::Deeplabv3plus(_) => bail!("model.backbone: expected mobilenet_v2, whose stages have sizes to choose"),
-            Self::AutoDeeplab(_) => {
-                bail!("model.kind: the cells of auto_deeplab have no stages; expected another kind")
-            }
+            Self::Deeplabv3plus(config) => Ok(config.backbone.sizes()),
+            Self::AutoDeeplab(config) => config.sizes(),
         }
     }
 
     fn with_stages(mut self, stages: Vec<StageSize>) -> Result<Self> {
         match &mut self {
             Self::MobileSeg(config) => config.resize(&stages),
-            Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
-                config.stages = stages;
-            }
-            Self::Deeplabv3plus(_) | Self::AutoDeeplab(_) => {}
+            Self::Deeplabv3plus(config) => config.backbone.resize(stages),
+            Self::AutoDeeplab(config) => config.stages = stages,
         }
         Ok(self)
     }
@@ -91,10 +86,8 @@ impl TaskModel for ModelConfig {
     fn parts(&self) -> Option<Vec<BlockParts>> {
         match self {
             Self::MobileSeg(config) => Some(config.parts()),
-            Self::Deeplabv3plus(DeepLabV3PlusConfig { backbone: BackboneConfig::MobilenetV2(config), .. }) => {
-                config.parts("backbone.").ok()
-            }
-            Self::Deeplabv3plus(_) | Self::AutoDeeplab(_) => None,
+            Self::Deeplabv3plus(config) => config.backbone.parts("backbone.").ok(),
+            Self::AutoDeeplab(config) => config.parts("backbone.").ok(),
         }
     }
 }
@@ -108,10 +101,10 @@ pub fn presets() -> Vec<(&'static str, ModelConfig)> {
         ("auto_deeplab_s", auto_deeplab(20)),
         ("auto_deeplab_m", auto_deeplab(32)),
         ("auto_deeplab_l", auto_deeplab(48)),
-        ("deeplabv3plus_xception41", deeplabv3plus(BackboneConfig::Xception41 {})),
-        ("deeplabv3plus_xception65", deeplabv3plus(BackboneConfig::Xception65 {})),
-        ("deeplabv3plus_xception71", deeplabv3plus(BackboneConfig::Xception71 {})),
-        ("deeplabv3plus_resnet101", deeplabv3plus(BackboneConfig::Resnet101 {})),
+        ("deeplabv3plus_xception41", deeplabv3plus(BackboneConfig::Xception41(Stages::default()))),
+        ("deeplabv3plus_xception65", deeplabv3plus(BackboneConfig::Xception65(Stages::default()))),
+        ("deeplabv3plus_xception71", deeplabv3plus(BackboneConfig::Xception71(Stages::default()))),
+        ("deeplabv3plus_resnet101", deeplabv3plus(BackboneConfig::Resnet101(Stages::default()))),
         ("deeplabv3plus_mobilenet_v2", deeplabv3plus(BackboneConfig::MobilenetV2(mobilenet))),
     ];
     presets.extend(mobile_seg::presets().into_iter().map(|(name, config)| (name, ModelConfig::MobileSeg(config))));

@@ -3,6 +3,8 @@
 //! supernets differ in their cells alone.
 
 use anyhow::{Result, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BnConfig, ConvConfig, ConvNorm, FactorizedReduce, Mode, Module, ReluConvBn, Sequential, Shape,
@@ -29,14 +31,17 @@ const STEM_MULTIPLIER: i64 = 3;
 const STAGES: usize = 3;
 
 /// Width and depth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrameConfig {
-    /// Channels of a node in the first cell.
+    /// Channels of a node in the first cell, where no stages are given.
     pub channels: i64,
     /// Cells.
     pub layers: usize,
     /// What comes before the cells.
     pub stem: StemKind,
+    /// Channels of a node and cells, the reduction among them, of each of the three stages; none for those that `channels` and
+    /// `layers` give.
+    pub stages: Vec<StageSize>,
 }
 
 /// Where a cell stands.
@@ -70,17 +75,36 @@ impl FrameConfig {
         let Self { channels, layers, .. } = self;
         ensure!((2..=4096).contains(channels), "{section}.channels = {channels}: expected 2 to 4096");
         ensure!((STAGES..=100).contains(layers), "{section}.layers = {layers}: expected {STAGES} to 100");
-        Ok(())
+        sizes::check(&format!("{section}.stages"), &self.by_thirds(), &self.sizes())
+    }
+
+    /// Cells at one and two thirds of the depth double the channels.
+    fn by_thirds(&self) -> Vec<StageSize> {
+        let starts = [0, self.layers / 3, 2 * self.layers / 3, self.layers];
+        let stage = |i: usize| StageSize { channels: self.channels << i, blocks: starts[i + 1] - starts[i] };
+        (0..STAGES).map(stage).collect()
+    }
+
+    /// Channels of a node and cells of the stages.
+    pub fn sizes(&self) -> Vec<StageSize> {
+        if self.stages.is_empty() { self.by_thirds() } else { self.stages.clone() }
     }
 
     /// The places of all cells.
     pub fn places(&self) -> Vec<Place> {
-        let starts = [self.layers / 3, 2 * self.layers / 3];
-        let place = |layer: usize| {
-            let stage = starts.iter().filter(|start| **start <= layer).count();
-            Place { layer, stage, reduction: starts.contains(&layer), channels: self.channels << stage }
-        };
-        (0..self.layers).map(place).collect()
+        let sizes = self.sizes().into_iter().enumerate();
+        let cells = sizes.flat_map(|(stage, size)| (0..size.blocks).map(move |i| (stage, i, size.channels)));
+        let place = |(layer, (stage, i, channels))| Place { layer, stage, reduction: stage > 0 && i == 0, channels };
+        cells.enumerate().map(place).collect()
+    }
+
+    /// What weight inheritance knows of the cells.
+    pub fn parts(&self) -> Vec<BlockParts> {
+        let sizes = self.sizes().into_iter().enumerate();
+        let places = sizes.flat_map(|(stage, size)| (0..size.blocks).map(move |i| (stage, i)));
+        let part =
+            |(layer, place)| BlockParts { place, layers: vec![("cell", format!("cells.{layer}."))], silencer: None };
+        places.enumerate().map(part).collect()
     }
 }
 
@@ -118,7 +142,7 @@ impl<C> Frame<C> {
         bn: BnConfig,
         mut cell: impl FnMut(&VarBuilder, Place) -> Result<(C, usize), E>,
     ) -> Result<Self, E> {
-        let (stem, channels, stride) = Stem::new(&vb.sub("stem"), config);
+        let (stem, channels, stride) = Stem::new(&vb.sub("stem"), &config);
         let [mut before, mut last] = [channels; 2];
         let mut after_reduction = config.stem == StemKind::Imagenet;
         let mut layers = Vec::new();
@@ -200,8 +224,8 @@ enum Stem {
 
 impl Stem {
     /// The stem, its channels and the stride of its last output.
-    fn new(vb: &VarBuilder, config: FrameConfig) -> (Self, i64, i64) {
-        let c = config.channels;
+    fn new(vb: &VarBuilder, config: &FrameConfig) -> (Self, i64, i64) {
+        let c = config.sizes()[0].channels;
         let half = |name: &str, channels, activation| conv_norm(&vb.sub(name), channels, 2, activation);
         match config.stem {
             StemKind::Cifar => {

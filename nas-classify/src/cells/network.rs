@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 
 use anyhow::Result;
+use nas_core::models::StageSize;
 use nas_core::nn::Cost;
 use nas_core::nn::{
     BnConfig, FactorizedReduce, Linear, Mode, Module, Op, OpConfig, Shape, VarBuilder, drop_path, probe, probe::Site,
@@ -45,6 +46,10 @@ pub struct NetworkConfig {
     pub drop_path: f64,
     /// A norm after pooling, as while searching.
     pub pool_norm: bool,
+    /// Channels of a node and cells, the reduction among them, of each of the three stages; none for those that `channels` and
+    /// `layers` give.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
 }
 
 impl Default for NetworkConfig {
@@ -59,13 +64,15 @@ impl Default for NetworkConfig {
             auxiliary: true,
             drop_path: 0.2,
             pool_norm: false,
+            stages: Vec::new(),
         }
     }
 }
 
 impl NetworkConfig {
-    fn frame(&self) -> FrameConfig {
-        FrameConfig { channels: self.channels, layers: self.layers, stem: self.stem }
+    pub(crate) fn frame(&self) -> FrameConfig {
+        let Self { channels, layers, stem, stages, .. } = self.clone();
+        FrameConfig { channels, layers, stem, stages }
     }
 
     /// Says which key has a value that no network can be made of.

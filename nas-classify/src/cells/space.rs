@@ -123,7 +123,7 @@ impl CellSpace {
     }
 
     pub(super) fn frame(&self) -> FrameConfig {
-        FrameConfig { channels: self.channels, layers: self.layers, stem: self.stem }
+        FrameConfig { channels: self.channels, layers: self.layers, stem: self.stem, stages: Vec::new() }
     }
 
     /// One of how many parts of the channels the supernet's operators see.
@@ -282,6 +282,7 @@ impl CellSpace {
             auxiliary: false,
             drop_path: 0.0,
             pool_norm: false,
+            stages: Vec::new(),
         })
     }
 }

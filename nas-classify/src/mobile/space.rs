@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::BlockParts;
-use nas_core::models::{BlockConfig, Gate, Layout, MobileNet, Naming, Taps};
+use nas_core::models::{BlockConfig, Gate, Layout, MobileNet, Naming, StageSize, Taps};
 use nas_core::nn::{Activation, BnConfig, Cost, Init, Module, Shape, VarBuilder};
 use nas_core::search::analysis::vocabulary::Decision;
 use nas_core::space::Architecture;
@@ -212,13 +212,27 @@ impl MobileSpace {
         there.map(|(i, layer)| (i, layer.blocks[choice(layer.leader.unwrap_or(i))])).collect()
     }
 
-    /// What weight inheritance knows of an architecture's network.
-    pub fn parts(&self, arch: &Architecture) -> Vec<BlockParts> {
-        let naming = self.layout(Vec::new()).naming;
-        let part = |(i, (layer, block)): (usize, (usize, BlockConfig))| {
-            block.parts(naming, &format!("features.{}.", i + 1), (0, layer))
-        };
-        self.placed(arch).into_iter().enumerate().map(part).collect()
+    /// The network of an architecture.
+    pub fn layout_of(&self, arch: &Architecture) -> Result<Layout, InvalidArchitecture> {
+        self.validate(arch)?;
+        Ok(self.layout(self.blocks(arch)))
+    }
+
+    /// What weight inheritance knows of an architecture's network of these sizes, its own ([`Layout::sizes`]) or others: blocks are
+    /// each other's where they have the same layer of the space; one that a stage has beyond its own is nobody's.
+    pub fn parts(&self, arch: &Architecture, sizes: &[StageSize]) -> Result<Vec<BlockParts>> {
+        let plain = self.layout_of(arch)?;
+        let mut layers = self.placed(arch).into_iter().map(|(layer, _)| layer);
+        let own: Vec<Vec<usize>> =
+            plain.sizes().iter().skip(1).map(|size| layers.by_ref().take(size.blocks).collect()).collect();
+        let mut parts = plain.with_sizes("model.stages", sizes)?.parts("", sizes);
+        for part in &mut parts {
+            let (stage, block) = part.place;
+            if let Some(own) = own.get(stage) {
+                part.place = own.get(block).map_or((stage + 1, block), |layer| (0, *layer));
+            }
+        }
+        Ok(parts)
     }
 }
 
@@ -264,8 +278,7 @@ impl ChoiceSpace for MobileSpace {
 
 impl SearchSpace for MobileSpace {
     fn build(&self, vb: &VarBuilder, arch: &Architecture) -> Result<Box<dyn Backbone>, InvalidArchitecture> {
-        self.validate(arch)?;
-        Ok(Box::new(MobileNet::new(vb, &self.layout(self.blocks(arch)))))
+        Ok(Box::new(MobileNet::new(vb, &self.layout_of(arch)?)))
     }
 }
 

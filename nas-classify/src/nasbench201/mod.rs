@@ -5,6 +5,6 @@ mod space;
 mod supernet;
 mod vocabulary;
 
-pub use network::{Network, NetworkConfig, Trunk};
+pub use network::{Network, NetworkConfig, Trunk, parts};
 pub use space::{EDGES, NasBench201, OPS, ParseCellError};
 pub use supernet::{NasBench201Nets, NasBench201Supernet};

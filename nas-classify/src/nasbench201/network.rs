@@ -3,6 +3,8 @@
 //! checkpoints.
 
 use anyhow::{Result, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{
     BatchNorm, BnConfig, Conv2d, ConvConfig, Linear, Mode, Module, Shape, VarBuilder, probe, probe::Site, relu,
@@ -44,6 +46,11 @@ impl NetworkConfig {
         ensure!((1..=1_000_000).contains(num_classes), "model.num_classes = {num_classes}: expected 1 to 1000000");
         Ok(())
     }
+
+    /// Channels and cells of the three stages.
+    pub fn sizes(&self) -> Vec<StageSize> {
+        (0..STAGES).map(|i| StageSize { channels: self.channels << i, blocks: self.cells }).collect()
+    }
 }
 
 /// A classifier of images.
@@ -58,7 +65,14 @@ impl Network {
     /// The network of `arch`, one operator number per edge 0->1, 0->2, 1->2, 0->3, 1->3, 2->3. A number above 4 is an
     /// [`InvalidArchitecture`](nas_core::space::InvalidArchitecture), an impossible config an error that names the key.
     pub fn new(vb: &VarBuilder, config: &NetworkConfig, arch: [u16; 6]) -> Result<Self> {
-        let trunk = Trunk::new(vb, config, arch)?;
+        Self::of_sizes(vb, config, &config.sizes(), arch)
+    }
+
+    /// The same of other [`NetworkConfig::sizes`].
+    pub fn of_sizes(vb: &VarBuilder, config: &NetworkConfig, sizes: &[StageSize], arch: [u16; 6]) -> Result<Self> {
+        config.validate()?;
+        sizes::check("model.stages", &config.sizes(), sizes)?;
+        let trunk = Trunk::new(vb, sizes, arch)?;
         let classifier = Linear::new(&vb.sub("classifier"), trunk.channels(), config.num_classes);
         Ok(Self { trunk, classifier })
     }
@@ -109,28 +123,34 @@ pub struct Trunk {
     stem: (Conv2d, BatchNorm),
     stages: Vec<Stage>,
     last_norm: BatchNorm,
-    channels: i64,
+    channels: Vec<i64>,
+}
+
+/// What weight inheritance knows of the cells and reductions of a network of `sizes`.
+pub fn parts(sizes: &[StageSize]) -> Vec<BlockParts> {
+    // All stages but the first begin with a reduction, which is block 0.
+    let blocks =
+        sizes.iter().enumerate().flat_map(|(i, size)| (usize::from(i == 0)..=size.blocks).map(move |j| (i, j)));
+    let part = |(i, place)| BlockParts { place, layers: vec![("block", format!("cells.{i}."))], silencer: None };
+    blocks.enumerate().map(part).collect()
 }
 
 impl Trunk {
-    /// The trunk of `arch`; errors as those of [`Network::new`].
-    pub fn new(vb: &VarBuilder, config: &NetworkConfig, arch: [u16; 6]) -> Result<Self> {
-        config.validate()?;
+    /// The trunk of `arch` with three stages of `sizes`; errors as those of [`Network::new`].
+    pub fn new(vb: &VarBuilder, sizes: &[StageSize], arch: [u16; 6]) -> Result<Self> {
         NasBench201.validate(&Architecture::new(arch.to_vec()))?;
-        let (channels, stem) = (config.channels, vb.sub("stem"));
-        let conv = Conv2d::new(&stem.sub(0), 3, channels, 3, ConvConfig::default());
-        let stem = (conv, BatchNorm::new(&stem.sub(1), channels, BnConfig::default()));
+        let channels: Vec<i64> = sizes.iter().map(|size| size.channels).collect();
+        let stem = vb.sub("stem");
+        let conv = Conv2d::new(&stem.sub(0), 3, channels[0], 3, ConvConfig::default());
+        let stem = (conv, BatchNorm::new(&stem.sub(1), channels[0], BnConfig::default()));
         let mut layers = (0..).map(|i| vb.sub("cells").sub(i));
         let mut next = || layers.next().expect("without end");
-        let stages = (0..STAGES).map(|i| {
-            let c = channels << i;
-            Stage {
-                reduction: (i > 0).then(|| Reduction::new(&next(), c / 2, c)),
-                cells: (0..config.cells).map(|_| Cell::new(&next(), c, arch)).collect(),
-            }
+        let stages = sizes.iter().enumerate().map(|(i, size)| Stage {
+            reduction: (i > 0).then(|| Reduction::new(&next(), channels[i - 1], size.channels)),
+            cells: (0..size.blocks).map(|_| Cell::new(&next(), size.channels, arch)).collect(),
         });
         let stages = stages.collect();
-        let last_norm = BatchNorm::new(&vb.sub("lastact").sub(0), channels << (STAGES - 1), BnConfig::default());
+        let last_norm = BatchNorm::new(&vb.sub("lastact").sub(0), channels[STAGES - 1], BnConfig::default());
         Ok(Self { stem, stages, last_norm, channels })
     }
 
@@ -140,7 +160,7 @@ impl Trunk {
     }
 
     fn channels(&self) -> i64 {
-        self.channels << (STAGES - 1)
+        self.channels[STAGES - 1]
     }
 }
 
@@ -159,7 +179,7 @@ impl Backbone for Trunk {
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {
-        (0..STAGES).map(|i| FeatureInfo { channels: self.channels << i, stride: 1 << i }).collect()
+        self.channels.iter().enumerate().map(|(i, c)| FeatureInfo { channels: *c, stride: 1 << i }).collect()
     }
 
     fn cost_parts(&self, input: Shape) -> (Vec<(String, Cost)>, Vec<Shape>) {

@@ -68,7 +68,7 @@ impl SearchSpace for NasBench201Nets {
     fn build(&self, vb: &VarBuilder, arch: &Architecture) -> Result<Box<dyn Backbone>, InvalidArchitecture> {
         self.validate(arch)?;
         let choices = arch.choices().try_into().expect("a valid architecture has six choices");
-        Ok(Box::new(Trunk::new(vb, &self.config(), choices).expect("sizes that were checked")))
+        Ok(Box::new(Trunk::new(vb, &self.config().sizes(), choices).expect("sizes that were checked")))
     }
 }
 
@@ -93,7 +93,8 @@ impl WeightSharing for NasBench201Nets {
 
     fn macs_table(&self, input: Shape) -> Option<(u64, Vec<Vec<f64>>)> {
         let macs = |choices: [u16; 6]| {
-            let trunk = Trunk::new(&VarBuilder::dry(), &self.config(), choices).expect("sizes that were checked");
+            let trunk =
+                Trunk::new(&VarBuilder::dry(), &self.config().sizes(), choices).expect("sizes that were checked");
             let (parts, _) = trunk.cost_parts(input);
             parts.into_iter().map(|(_, Cost { macs, .. })| macs).sum::<u64>()
         };

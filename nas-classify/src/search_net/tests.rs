@@ -177,7 +177,7 @@ fn assert_one_hot_cells(form: CellForm, share: Share, seed: u64) {
     let mut derived = VarStore::new(Device::Cpu);
     let net = Trunk::new(&VarBuilder::new(&derived), &config).unwrap();
     derived.double();
-    let places = crate::cells::FrameConfig { channels: 4, layers: 4, stem: space.stem }.places();
+    let places = config.frame().places();
     let cell = |layer: usize| genotype.cell(places[layer]).unwrap();
     inherit(&derived, &vs, |name| {
         let mut parts: Vec<String> = name.split('.').map(String::from).collect();

@@ -29,11 +29,12 @@ impl TaskSpace<Classification> for SpaceConfig {
         match self {
             Self::Nasbench201(NasBench201Nets { channels, cells }) => {
                 let (arch, channels, cells) = (arch.clone(), *channels, *cells);
-                Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells }))
+                Ok(ModelConfig::Nasbench201(NasBench201Model { arch, channels, cells, stages: Vec::new() }))
             }
             Self::Cells(space) => Ok(ModelConfig::Cells(space.network(arch)?)),
             Self::Chain(_) | Self::Mobile(_) => {
-                Ok(ModelConfig::Searched(SearchedModel { arch: arch.clone(), space: self.clone() }))
+                let (arch, space) = (arch.clone(), self.clone());
+                Ok(ModelConfig::Searched(SearchedModel { arch, space, stages: Vec::new() }))
             }
         }
     }

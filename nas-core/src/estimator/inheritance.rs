@@ -75,7 +75,8 @@ pub struct Inherited {
     pub new: usize,
 }
 
-/// Which entries of an axis of a parent's tensor a child's has, entry by entry, none for new ones; `None` for the first ones.
+/// Which entries of an axis of a parent's tensor the child's of this name has, entry by entry, none for new ones; `None` for the
+/// first ones.
 pub type Taken<'a> = dyn Fn(&str, usize) -> Option<Vec<Option<i64>>> + 'a;
 
 /// Gives the variables of a child, which have their initial values, what the parent's say of them.
@@ -90,7 +91,6 @@ pub fn inherit(child: &[Named], parent: &HashMap<String, Tensor>, lineage: &Line
                 count.whole += 1;
             }
             Some(theirs) if theirs.dim() == variable.dim() => {
-                let name = their_name.as_deref().unwrap_or_default();
                 overlap(variable, theirs, &|axis| taken(name, axis));
                 count.in_part += 1;
             }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::resnet::{Naming, ShortcutKind, UnitKind};
 use super::{BlockConfig, Layout, ResNetConfig};
 use crate::estimator::inheritance::BlockParts;
 
@@ -78,11 +79,10 @@ impl Layout {
     /// convolution stays as it is.
     ///
     /// # Errors
-    /// If there are more or fewer stages, or convolutions in groups.
+    /// If there are more or fewer stages, or channels that the groups of a convolution do not divide.
     pub fn with_sizes(&self, key: &str, sizes: &[StageSize]) -> Result<Self> {
         check(key, &self.sizes(), sizes)?;
         ensure!(sizes[0].blocks == 1, "{key}[0].blocks = {}; expected 1, the first convolution", sizes[0].blocks);
-        ensure!(self.blocks.iter().all(|block| block.groups == 1), "{key}: convolutions in groups keep their sizes");
         let mut before = sizes[0].channels;
         let mut blocks = Vec::new();
         for (stage, size) in self.stages().zip(&sizes[1..]) {
@@ -93,7 +93,10 @@ impl Layout {
             for block in whole.take(size.blocks) {
                 // Another width makes no shortcut where there was none.
                 let residual = block.adds_input();
-                blocks.push(BlockConfig { residual, ..between(&block, (before, size.channels)) });
+                let block = BlockConfig { residual, ..between(&block, (before, size.channels)) };
+                let divides = [block.hidden, size.channels].iter().all(|channels| channels % block.groups == 0);
+                ensure!(divides, "{key}: {size}; expected multiples of the {} groups of a convolution", block.groups);
+                blocks.push(block);
                 before = size.channels;
             }
         }
@@ -124,14 +127,39 @@ impl ResNetConfig {
     /// The network with other [`ResNetConfig::sizes`].
     ///
     /// # Errors
-    /// If there are more or fewer stages.
+    /// If there are more or fewer stages, or shortcuts of zeros between channels that do not grow by an even number.
     pub fn with_sizes(&self, key: &str, sizes: &[StageSize]) -> Result<Self> {
         check(key, &self.sizes(), sizes)?;
+        let pads = self.shortcut == ShortcutKind::Pad;
+        for pair in sizes.windows(2).filter(|_| pads) {
+            let grown = pair[1].channels - pair[0].channels;
+            ensure!(
+                grown >= 0 && grown % 2 == 0,
+                "{key}: {} before {}; expected channels that grow by an even number: these shortcuts have no weights",
+                pair[0],
+                pair[1]
+            );
+        }
         let mut resized = self.clone();
         for (stage, StageSize { channels, blocks }) in resized.stages.iter_mut().zip(sizes) {
             (stage.base, stage.units) = (*channels, *blocks);
         }
         Ok(resized)
+    }
+
+    /// What weight inheritance knows of the units, whose names begin with `prefix`.
+    pub fn parts(&self, prefix: &str) -> Vec<BlockParts> {
+        let units = self.stages.iter().enumerate().flat_map(|(i, stage)| (0..stage.units).map(move |unit| (i, unit)));
+        let part = |place: (usize, usize)| {
+            let (stage, norm) = match (self.naming, self.unit) {
+                (Naming::Torchvision, UnitKind::Basic) => (format!("layer{}", place.0 + 1), "bn2"),
+                (Naming::Torchvision, UnitKind::Bottleneck) => (format!("layer{}", place.0 + 1), "bn3"),
+                (Naming::Deeplab, _) => (format!("stage_{}", place.0), "expand.bn"),
+            };
+            let unit = format!("{prefix}{stage}.{}.", place.1);
+            BlockParts { place, silencer: Some(format!("{unit}{norm}.weight")), layers: vec![("unit", unit)] }
+        };
+        units.map(part).collect()
     }
 }
 
@@ -194,5 +222,20 @@ mod tests {
         let other = config.with_sizes("stages", &sizes("32x1 64x1 128x2 256x1")).unwrap();
         let info = ResNet::new(&VarBuilder::dry(), &other).feature_info();
         assert_eq!(info.iter().map(|map| map.channels).collect::<Vec<_>>(), [32, 64, 128, 256]);
+        let parts = other.parts("backbone.");
+        assert_eq!((parts.len(), parts[3].place), (5, (2, 1)));
+        assert_eq!(parts[3].silencer.as_deref(), Some("backbone.layer3.1.bn2.weight"));
+        let error = ResNetConfig::cifar(3).with_sizes("stages", &sizes("16x3 8x3 64x3")).unwrap_err().to_string();
+        assert!(error.starts_with("stages: 16x3 before 8x3; expected channels that grow"), "{error}");
+    }
+
+    /// FBNet's last convolutions of some blocks are in two groups.
+    #[test]
+    fn groups_divide_channels_of_other_sizes() {
+        let mut layout = mobilenet_v2::trunk(1.0, 4);
+        layout.blocks.iter_mut().for_each(|block| block.groups = 2);
+        assert!(layout.with_sizes("stages", &sizes("16x1 16x1 24x2 16x1")).is_ok());
+        let error = layout.with_sizes("stages", &sizes("16x1 16x1 15x2 32x1")).unwrap_err().to_string();
+        assert_eq!(error, "stages: 15x2; expected multiples of the 2 groups of a convolution");
     }
 }

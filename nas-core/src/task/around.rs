@@ -24,7 +24,7 @@ pub struct AroundSpace {
     /// the network of `[model]`, from random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<PathBuf>,
-    /// Factors on the channels of every stage, which become multiples of 8 where the stage's own are.
+    /// Factors on the channels of every stage, which become multiples of 8, 4 or 2 where the stage's own are.
     #[serde(default = "default_widths")]
     pub widths: Vec<f64>,
     /// Blocks that a stage may lose; one always stays.
@@ -61,7 +61,7 @@ impl AroundSpace {
     /// The channels of every stage that can be chosen, and its numbers of blocks, rising.
     fn options(&self) -> Vec<(Vec<i64>, Vec<usize>)> {
         let options = |stage: &StageSize| {
-            let step = if stage.channels % 8 == 0 { 8.0 } else { 1.0 };
+            let step = [8, 4, 2].into_iter().find(|step| stage.channels % step == 0).unwrap_or(1) as f64;
             let scaled = |width: &f64| ((stage.channels as f64 * width / step).round().max(1.0) * step) as i64;
             let mut channels: Vec<i64> = self.widths.iter().map(scaled).collect();
             channels.sort_unstable();
@@ -160,16 +160,17 @@ mod tests {
     }
 
     #[test]
-    fn widths_are_multiples_of_eight_and_each_once_and_one_block_stays() {
-        let space = space("shallower = 2\ndeeper = 1", "32x1 16x1 24x2 30x3");
+    fn widths_are_multiples_as_the_stages_own_and_each_once_and_one_block_stays() {
+        let space = space("shallower = 2\ndeeper = 1", "32x1 16x1 24x2 30x3 15x1");
         let expected = [
             (vec![16, 24, 32], vec![1]),
             (vec![8, 16], vec![1]),
             (vec![16, 24], vec![1, 2, 3]),
-            (vec![15, 23, 30], vec![1, 2, 3, 4]),
+            (vec![16, 22, 30], vec![1, 2, 3, 4]),
+            (vec![8, 11, 15], vec![1]),
         ];
         assert_eq!(space.options(), expected);
-        assert_eq!(space.decisions(), [3, 1, 2, 1, 2, 3, 3, 4]);
+        assert_eq!(space.decisions(), [3, 1, 2, 1, 2, 3, 3, 4, 3, 1]);
         assert_eq!(space.names()[2].name, "stage 1 channels");
     }
 

@@ -13,6 +13,7 @@ use super::experiment::{self, TrainExperiment};
 use super::supervised::new_network;
 use super::{Task, TaskModel};
 use crate::estimator::inheritance::{Lineage, inherit};
+use crate::optim::Named;
 use crate::run::cli::Compute;
 use crate::run::export::channels::Channels;
 use crate::run::export::{Network, trace};
@@ -31,6 +32,24 @@ pub fn lineage<M: TaskModel>(child: &M, parent: &M) -> Lineage {
         (Some(child), Some(parent)) => Lineage::of_blocks(&child, &parent),
         _ => Lineage::default(),
     }
+}
+
+/// Which channels of a network go together.
+///
+/// # Errors
+/// If that cannot be said of it.
+pub fn channels_of<T: Task>(variables: Vec<Named>, net: &T::Net) -> Result<Channels> {
+    let network = Network {
+        variables,
+        forward: &|images: &Tensor| T::outputs(net, images),
+        outputs: names::<T>(),
+        size: (128, 128),
+        divisor: 128,
+        fixed: None,
+        suppressed: None,
+    };
+    let graph = tch::no_grad(|| trace::trace_at_its_size(&network))?;
+    Channels::of(&graph).context("channels that go together")
 }
 
 /// A training whose network hands its weights down.
@@ -65,17 +84,7 @@ impl<T: Task> Source<T> {
         let (vs, net) = new_network::<T>(&source.model, source.classes.len(), 0, CPU)?;
         let variables = all_variables(&vs);
         copy_into(&variables, &source.weights).with_context(|| format!("{}: other network", run.display()))?;
-        let network = Network {
-            variables,
-            forward: &|images: &Tensor| T::outputs(&net, images),
-            outputs: names::<T>(),
-            size: (128, 128),
-            divisor: 128,
-            fixed: None,
-            suppressed: None,
-        };
-        let graph = tch::no_grad(|| trace::trace_at_its_size(&network))?;
-        let channels = Channels::of(&graph).with_context(|| format!("{}: channels that go together", run.display()))?;
+        let channels = channels_of::<T>(variables, &net).with_context(|| run.display().to_string())?;
         Ok(Self { channels: Some(channels), ..source })
     }
 
@@ -86,16 +95,14 @@ impl<T: Task> Source<T> {
 
     /// Makes the initial weights of a training on `classes` those that this one hands down, as a file in `folder`.
     pub fn hand_down(&self, folder: &Path, experiment: &mut TrainExperiment<T>, classes: &[String]) -> Result<()> {
-        let (vs, _) = new_network::<T>(&experiment.model, classes.len(), experiment.seed, CPU)?;
+        let (vs, net) = new_network::<T>(&experiment.model, classes.len(), experiment.seed, CPU)?;
         let variables = all_variables(&vs);
         let lineage = lineage(&experiment.model, &self.model);
-        let sizes =
-            variables.iter().filter_map(|(name, tensor)| Some((lineage.name_of(name)?, tensor.size()))).collect();
-        let sizes = self.channels.as_ref().map(|channels| (channels, channels.sizes_in(&sizes)));
-        let taken = |name: &str, axis: usize| {
-            let (channels, sizes) = sizes.as_ref()?;
-            channels.taken(name, axis, &|group| sizes[group])
+        let handed = match &self.channels {
+            Some(own) => own.handed_to(&channels_of::<T>(all_variables(&vs), &net)?, &lineage),
+            None => HashMap::new(),
         };
+        let taken = |name: &str, axis: usize| handed.get(&(name.to_string(), axis)).cloned();
         let of_classes = |name: &String| T::CLASS_LAYERS.iter().any(|layer| name.starts_with(layer));
         let other_classes = self.classes != classes;
         let weights = self.weights.iter().filter(|(name, _)| !other_classes || !of_classes(name));

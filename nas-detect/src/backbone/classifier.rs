@@ -75,7 +75,7 @@ impl Classifier {
         let c_in = backbone.feature_info().last().expect("a backbone has features").channels;
         let head = match config {
             BackboneConfig::Detnas(config) => ClassifierHead::detnas(vb, c_in, config, num_classes),
-            BackboneConfig::ShufflenetV2 { width } => {
+            BackboneConfig::ShufflenetV2 { width, .. } => {
                 ClassifierHead::shufflenet(vb, c_in, width.last_channels(), num_classes)
             }
             BackboneConfig::Resnet(_) | BackboneConfig::MobilenetV2 { .. } => {

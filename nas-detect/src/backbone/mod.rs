@@ -28,6 +28,9 @@ pub enum BackboneConfig {
     ShufflenetV2 {
         /// Its width.
         width: ShuffleNetWidth,
+        /// Channels and blocks of the first convolution, which is one block, and of every stage; none for the published ones.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        stages: Vec<StageSize>,
     },
     /// ResNet as torchvision has it.
     Resnet(ResNetConfig),
@@ -75,37 +78,42 @@ impl BackboneConfig {
     pub fn build(&self, vb: &VarBuilder) -> Result<Box<dyn Backbone>> {
         Ok(match self {
             Self::Detnas(config) => Box::new(DetNasNet::new(vb, &config.space()?, &config.arch()?)?),
-            Self::ShufflenetV2 { width } => Box::new(ShuffleNetV2::new(vb, *width, BnConfig::default())),
+            Self::ShufflenetV2 { .. } => Box::new(ShuffleNetV2::new(vb, &self.stages()?, BnConfig::default())?),
             Self::Resnet(config) => Box::new(ResNet::new(vb, &config.config()?)),
             Self::MobilenetV2 { stages } => Box::new(MobileNet::new(vb, &mobilenet(stages)?)),
         })
     }
 
-    /// The stages of a backbone that has sizes to choose.
+    /// Channels and blocks of its stages.
     pub fn stages(&self) -> Result<Vec<StageSize>> {
         match self {
             Self::Resnet(config) => Ok(config.config()?.sizes()),
             Self::MobilenetV2 { stages } if stages.is_empty() => Ok(mobilenet(stages)?.sizes()),
-            Self::MobilenetV2 { stages } => Ok(stages.clone()),
-            Self::Detnas(_) | Self::ShufflenetV2 { .. } => {
-                bail!("model.backbone: expected resnet or mobilenet_v2, whose stages have sizes to choose")
-            }
+            Self::ShufflenetV2 { width, stages } if stages.is_empty() => Ok(width.sizes()),
+            Self::MobilenetV2 { stages } | Self::ShufflenetV2 { stages, .. } => Ok(stages.clone()),
+            Self::Detnas(config) => config.sizes(),
         }
     }
 
     /// The same backbone with other stages.
-    pub fn with_stages(self, stages: Vec<StageSize>) -> Self {
-        match self {
+    pub fn with_stages(self, stages: Vec<StageSize>) -> Result<Self> {
+        Ok(match self {
             Self::Resnet(config) => Self::Resnet(ResNetConfig { stages, ..config }),
             Self::MobilenetV2 { .. } => Self::MobilenetV2 { stages },
-            other => other,
-        }
+            Self::ShufflenetV2 { width, .. } => Self::ShufflenetV2 { width, stages },
+            Self::Detnas(config) => Self::Detnas(config.with_sizes(&stages)?),
+        })
     }
 
-    /// What weight inheritance knows of the blocks, whose names begin with `prefix`, of a backbone of inverted residuals.
+    /// What weight inheritance knows of the blocks, whose names begin with `prefix`.
     pub fn parts(&self, prefix: &str) -> Option<Vec<BlockParts>> {
-        let Self::MobilenetV2 { stages } = self else { return None };
-        Some(mobilenet(stages).ok()?.parts(prefix, &self.stages().ok()?))
+        match self {
+            Self::Resnet(config) => Some(config.config().ok()?.parts(prefix)),
+            Self::MobilenetV2 { stages } => Some(mobilenet(stages).ok()?.parts(prefix, &self.stages().ok()?)),
+            Self::Detnas(config) => config.parts(prefix).ok(),
+            // Stages are called by number, and nothing is added to a unit's output.
+            Self::ShufflenetV2 { .. } => None,
+        }
     }
 
     /// The same backbone with another architecture of its space.

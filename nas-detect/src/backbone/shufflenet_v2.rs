@@ -1,5 +1,7 @@
 //! ShuffleNetV2 (Ma et al. 2018, arXiv 1807.11164) with torchvision's structure and variable names.
 
+use anyhow::{Result, ensure};
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, chain, chain_cost, max_pool,
@@ -36,13 +38,16 @@ pub enum ShuffleNetWidth {
 }
 
 impl ShuffleNetWidth {
-    fn channels(self) -> [i64; 3] {
-        match self {
+    /// The stem, one block, and the stages.
+    pub fn sizes(self) -> Vec<StageSize> {
+        let channels = match self {
             Self::X0_5 => [48, 96, 192],
             Self::X1_0 => [116, 232, 464],
             Self::X1_5 => [176, 352, 704],
             Self::X2_0 => [244, 488, 976],
-        }
+        };
+        let stages = channels.into_iter().zip(REPEATS).map(|(channels, blocks)| StageSize { channels, blocks });
+        std::iter::once(StageSize { channels: STEM, blocks: 1 }).chain(stages).collect()
     }
 
     pub(super) fn last_channels(self) -> i64 {
@@ -55,26 +60,34 @@ impl ShuffleNetWidth {
 pub struct ShuffleNetV2 {
     stem: ConvNorm,
     stages: Vec<Vec<Unit>>,
-    channels: [i64; 3],
+    info: Vec<FeatureInfo>,
 }
 
 impl ShuffleNetV2 {
-    /// A network of this width.
-    pub fn new(vb: &VarBuilder, width: ShuffleNetWidth, bn: BnConfig) -> Self {
-        let channels = width.channels();
-        let mut c_in = STEM;
-        let stage = |(i, c_out): (usize, i64)| {
-            let vb = vb.sub(format!("stage{}", i + 2));
+    /// A network of `sizes`, which are as many as [`ShuffleNetWidth::sizes`] has.
+    ///
+    /// # Errors
+    /// If there are more or fewer, a stem of several blocks, or a stage of an odd number of channels.
+    pub fn new(vb: &VarBuilder, sizes: &[StageSize], bn: BnConfig) -> Result<Self> {
+        let key = "model.backbone.stages";
+        sizes::check(key, &ShuffleNetWidth::X1_0.sizes(), sizes)?;
+        ensure!(sizes[0].blocks == 1, "{key}[0].blocks = {}; expected 1, the first convolution", sizes[0].blocks);
+        let odd = sizes[1..].iter().find(|size| size.channels % 2 == 1);
+        ensure!(odd.is_none(), "{key}: {}; expected even channels", odd.map(StageSize::to_string).unwrap_or_default());
+        let mut c_in = sizes[0].channels;
+        let stage = |(i, size): (usize, &StageSize)| {
+            let (vb, c_out) = (vb.sub(format!("stage{}", i + 2)), size.channels);
             let unit = |unit| Unit::new(&vb.sub(unit), std::mem::replace(&mut c_in, c_out), c_out, unit == 0, bn);
-            (0..REPEATS[i]).map(unit).collect()
+            (0..size.blocks).map(unit).collect()
         };
         let stem = ConvConfig { stride: 2, ..Default::default() };
         let layers = Layers { vb: vb.sub("conv1"), bn };
-        Self {
-            stem: layers.add(0, (3, STEM), 3, stem, Activation::Relu),
-            stages: channels.into_iter().enumerate().map(stage).collect(),
-            channels,
-        }
+        let info = sizes.iter().zip([4, 8, 16, 32]);
+        Ok(Self {
+            stem: layers.add(0, (3, sizes[0].channels), 3, stem, Activation::Relu),
+            stages: sizes[1..].iter().enumerate().map(stage).collect(),
+            info: info.map(|(size, stride)| FeatureInfo { channels: size.channels, stride }).collect(),
+        })
     }
 }
 
@@ -89,8 +102,7 @@ impl Backbone for ShuffleNetV2 {
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {
-        let channels = std::iter::once(STEM).chain(self.channels);
-        channels.zip([4, 8, 16, 32]).map(|(channels, stride)| FeatureInfo { channels, stride }).collect()
+        self.info.clone()
     }
 
     fn cost_parts(&self, input: Shape) -> (Vec<(String, Cost)>, Vec<Shape>) {

@@ -14,8 +14,8 @@ fn maps_are_torchvisions_under_its_names() {
     let golden: Value = serde_json::from_str(include_str!("../../../tests/golden/det/backbones.json")).unwrap();
     let resnet = |depth, frozen_norms| BackboneConfig::Resnet(ResNetConfig { depth, frozen_norms, stages: Vec::new() });
     for (name, config) in [
-        ("shufflenet_v2_x0_5", BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5 }),
-        ("shufflenet_v2_x1_0", BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X1_0 }),
+        ("shufflenet_v2_x0_5", BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X0_5, stages: Vec::new() }),
+        ("shufflenet_v2_x1_0", BackboneConfig::ShufflenetV2 { width: ShuffleNetWidth::X1_0, stages: Vec::new() }),
         ("resnet18", resnet(ResNetDepth::R18, false)),
         ("resnet50", resnet(ResNetDepth::R50, false)),
         ("resnet50", resnet(ResNetDepth::R50, true)),

@@ -74,8 +74,7 @@ impl ChannelShuffle {
 
 /// Interleaves the two halves of the channels of `[B, C, H, W]` (ShuffleNet's shuffle of two groups).
 pub fn channel_shuffle(xs: &Tensor) -> Tensor {
-    let (b, c, h, w) = xs.size4().expect("a feature map has four dimensions");
-    xs.reshape([b, 2, c / 2, h, w]).transpose(1, 2).reshape([b, c, h, w])
+    xs.channel_shuffle(2)
 }
 
 /// Initial weights of convolutions.

@@ -1,6 +1,8 @@
 //! The space of DetNAS backbones: sizes, validity, and a table of block costs that answers a limit without a network.
 
 use anyhow::{Context, Result, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Module, Shape, VarBuilder};
 use nas_core::run::drawing::Boxes;
@@ -113,6 +115,45 @@ impl DetNasConfig {
         };
         space.validate(&arch).context("model.backbone.arch")?;
         Ok(arch)
+    }
+
+    /// Channels and blocks of the stem, which is one block, and of the stages.
+    pub fn sizes(&self) -> Result<Vec<StageSize>> {
+        let space = self.space()?;
+        let stages = space.channels.into_iter().zip(space.repeats);
+        let all = std::iter::once((space.stem, 1)).chain(stages);
+        Ok(all.map(|(channels, blocks)| StageSize { channels, blocks }).collect())
+    }
+
+    /// The network of other [`DetNasConfig::sizes`]; a new block is like the last of its stage.
+    pub fn with_sizes(self, sizes: &[StageSize]) -> Result<Self> {
+        let key = "model.backbone";
+        sizes::check(key, &self.sizes()?, sizes)?;
+        ensure!(sizes[0].blocks == 1, "{key}: {} for the stem; expected one block", sizes[0]);
+        let (space, arch) = (self.space()?, self.arch()?);
+        let mut blocks = arch.choices();
+        let mut choices = Vec::new();
+        for (repeats, size) in space.repeats.into_iter().zip(&sizes[1..]) {
+            let (stage, rest) = blocks.split_at(repeats);
+            choices.extend(sizes::resized(stage, size.blocks));
+            blocks = rest;
+        }
+        Ok(Self {
+            stem: Some(sizes[0].channels),
+            channels: Some(std::array::from_fn(|i| sizes[i + 1].channels)),
+            repeats: Some(std::array::from_fn(|i| sizes[i + 1].blocks)),
+            arch: Some(Architecture::new(choices)),
+            ..self
+        })
+    }
+
+    /// What weight inheritance knows of the blocks, whose names begin with `prefix`.
+    pub fn parts(&self, prefix: &str) -> Result<Vec<BlockParts>> {
+        let space = self.space()?;
+        let places = space.repeats.into_iter().enumerate().flat_map(|(s, blocks)| (0..blocks).map(move |i| (s, i)));
+        let part =
+            |(i, place)| BlockParts { place, layers: vec![("block", format!("{prefix}blocks.{i}."))], silencer: None };
+        Ok(places.enumerate().map(part).collect())
     }
 
     /// Channels of the 1x1 convolution of the authors' classifier.

@@ -1,6 +1,8 @@
 //! The network that an architecture stands for: stem, cells along the path, features for a DeepLab head.
 
 use anyhow::{Result, anyhow, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{BnConfig, Mode, Module, OpConfig, Shape, VarBuilder, drop_path, resize_bilinear};
 use nas_core::space::Architecture;
@@ -51,6 +53,10 @@ pub struct AutoDeepLabConfig {
     pub bn: BnConfig,
     /// What turns features into logits.
     pub head: HeadConfig,
+    /// Channels and blocks of the three convolutions of the stem, one block each, and channels per block and number of the cells
+    /// of every run of layers at one level; none for those that `stem`, `filters` and `arch` give.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
 }
 
 impl Default for AutoDeepLabConfig {
@@ -64,6 +70,7 @@ impl Default for AutoDeepLabConfig {
             wiring: Wiring::Published,
             bn: BnConfig { momentum: 3e-4, eps: 1e-3, affine: true },
             head: HeadConfig::default(),
+            stages: Vec::new(),
         }
     }
 }
@@ -80,6 +87,45 @@ impl AutoDeepLabConfig {
         found.map_err(|reason| anyhow!("model.arch = {}: {reason}", self.arch))
     }
 
+    /// The stem's convolutions, and the runs of layers at one level.
+    pub fn sizes(&self) -> Result<Vec<StageSize>> {
+        if !self.stages.is_empty() {
+            return Ok(self.stages.clone());
+        }
+        let stem = self.stem.iter().map(|channels| StageSize { channels: *channels, blocks: 1 });
+        let path = self.genotype()?.path;
+        let run = |run: &[usize]| StageSize { channels: self.filters << run[0], blocks: run.len() };
+        Ok(stem.chain(path.chunk_by(|a, b| a == b).map(run)).collect())
+    }
+
+    /// The architecture with as many layers as the stages have, and the channels.
+    fn sized(&self) -> Result<(Genotype, Widths)> {
+        let (mut genotype, key) = (self.genotype()?, "model.stages");
+        let own = Self { stages: Vec::new(), ..self.clone() }.sizes()?;
+        let sizes = self.sizes()?;
+        sizes::check(key, &own, &sizes)?;
+        let (stem, runs) = sizes.split_at(3);
+        let more = stem.iter().position(|size| size.blocks != 1);
+        ensure!(more.is_none(), "{key}[{}]: expected one block, a convolution of the stem", more.unwrap_or_default());
+        let levels = genotype.path.chunk_by(|a, b| a == b).map(|run| run[0]);
+        let layers = runs.iter().zip(levels).flat_map(|(size, level)| vec![(level, size.channels); size.blocks]);
+        let (path, cells) = layers.unzip();
+        genotype.path = path;
+        Ok((genotype, Widths { stem: std::array::from_fn(|i| stem[i].channels), cells }))
+    }
+
+    /// What weight inheritance knows of the cells, whose names begin with `prefix`.
+    pub fn parts(&self, prefix: &str) -> Result<Vec<BlockParts>> {
+        let runs = self.sizes()?.into_iter().skip(3).enumerate();
+        let places = runs.flat_map(|(run, size)| (0..size.blocks).map(move |i| (run, i)));
+        let part = |(layer, place)| BlockParts {
+            place,
+            layers: vec![("cell", format!("{prefix}cells.{layer}."))],
+            silencer: None,
+        };
+        Ok(places.enumerate().map(part).collect())
+    }
+
     /// The network, its weights under `vb`.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<SegNet> {
         let Self { filters, stem, drop_path_keep, .. } = self;
@@ -88,10 +134,18 @@ impl AutoDeepLabConfig {
         let keep_range = *drop_path_keep > 0.0 && *drop_path_keep <= 1.0;
         ensure!(keep_range, "model.drop_path_keep = {drop_path_keep}: expected more than 0, at most 1");
         self.head.validate()?;
-        let backbone = Network::new(&vb.sub("backbone"), &self.genotype()?, self);
+        let (genotype, widths) = self.sized()?;
+        let backbone = Network::of_widths(&vb.sub("backbone"), &genotype, &widths, self);
         let head = Head::new(&vb.sub("head"), &backbone.feature_info(), num_classes, &self.head);
         Ok(SegNet { backbone: Box::new(backbone), head: Box::new(head) })
     }
+}
+
+/// Channels of the stem's convolutions, and of a block of every layer's cell.
+#[derive(Debug)]
+struct Widths {
+    stem: [i64; 3],
+    cells: Vec<i64>,
 }
 
 /// Stem and cells.
@@ -112,28 +166,36 @@ enum LowLevel {
 }
 
 impl Network {
-    /// The network of `genotype`.
+    /// The network of `genotype`, of the channels that stem and filters of `config` give.
     pub fn new(vb: &VarBuilder, genotype: &Genotype, config: &AutoDeepLabConfig) -> Self {
+        let cells = genotype.path.iter().map(|level| config.filters << level).collect();
+        Self::of_widths(vb, genotype, &Widths { stem: config.stem, cells }, config)
+    }
+
+    fn of_widths(vb: &VarBuilder, genotype: &Genotype, widths: &Widths, config: &AutoDeepLabConfig) -> Self {
         let blocks = genotype.cell.len() as i64;
-        let [_, half, quarter] = config.stem;
+        let [_, half, quarter] = widths.stem;
         // Channels and levels of H[l-2] and H[l-1]; the stem's maps are at levels -1 and 0.
         let (mut before, mut last) = ((half, -1), (quarter, 0));
         let mut cells = Vec::with_capacity(genotype.path.len());
-        for (layer, level) in genotype.path.iter().enumerate() {
+        for (layer, (level, channels)) in genotype.path.iter().zip(&widths.cells).enumerate() {
             let level = *level as i64;
-            let place = Place { layer, level, layers: genotype.path.len(), before, last };
+            let place = Place { layer, level, layers: genotype.path.len(), channels: *channels, before, last };
             cells.push(Cell::new(&vb.sub("cells").sub(layer), &genotype.cell, place, config));
-            (before, last) = (last, (blocks * (config.filters << level), level));
+            (before, last) = (last, (blocks * channels, level));
         }
         let leading = genotype.path.iter().take_while(|level| **level == 0).count();
-        let low_level = match leading {
-            0 => LowLevel::Stem,
-            leading => LowLevel::Cell(LOW_LEVEL_CELL.min(leading - 1)),
+        let (low_level, low_channels) = match leading {
+            0 => (LowLevel::Stem, quarter),
+            leading => {
+                let cell = LOW_LEVEL_CELL.min(leading - 1);
+                (LowLevel::Cell(cell), blocks * widths.cells[cell])
+            }
         };
-        let low_channels = if leading == 0 { quarter } else { blocks * config.filters };
         let info =
             [FeatureInfo { channels: low_channels, stride: 4 }, FeatureInfo { channels: last.0, stride: 4 << last.1 }];
-        Self { stem: Stem::new(&vb.sub("stem"), config.stem, config.bn), cells, wiring: config.wiring, low_level, info }
+        let stem = Stem::new(&vb.sub("stem"), widths.stem, config.bn);
+        Self { stem, cells, wiring: config.wiring, low_level, info }
     }
 
     fn levels(quarter: (i64, i64)) -> [(i64, i64); 4] {
@@ -192,6 +254,8 @@ struct Place {
     layer: usize,
     layers: usize,
     level: i64,
+    /// Of every block.
+    channels: i64,
     /// Channels and level of H[l-2].
     before: (i64, i64),
     /// Channels and level of H[l-1].
@@ -207,12 +271,11 @@ struct Cell {
     preprocess_before: Option<Preprocess>,
     blocks: Vec<[(usize, Box<dyn Module>); 2]>,
     drop_path_keep: f64,
-    channels: i64,
 }
 
 impl Cell {
     fn new(vb: &VarBuilder, genotype: &[[Edge; 2]], place: Place, config: &AutoDeepLabConfig) -> Self {
-        let channels = config.filters << place.level;
+        let channels = place.channels;
         let search = config.wiring == Wiring::Search;
         let down = place.level > place.last.1;
         let preprocess = |state: usize, (c_in, level): (i64, i64)| {
@@ -227,7 +290,7 @@ impl Cell {
             (edge.state, edge.op.build(&vb.sub("blocks").sub(block).sub(input), op_config))
         };
         let blocks = genotype.iter().enumerate().map(|(block, [a, b])| [op(block, 0, a), op(block, 1, b)]).collect();
-        Self { place, preprocess_last, preprocess_before, blocks, drop_path_keep: config.drop_path_keep, channels }
+        Self { place, preprocess_last, preprocess_before, blocks, drop_path_keep: config.drop_path_keep }
     }
 
     fn forward(&self, before: &Tensor, last: &Tensor, sizes: &[(i64, i64); 4], wiring: Wiring, mode: Mode) -> Tensor {
@@ -279,7 +342,7 @@ impl Cell {
             let [ys, _] = inputs.each_ref().map(|(state, op)| op.cost(states[*state], cost));
             states.push(ys);
         }
-        states[2].with_channels(self.channels * self.blocks.len() as i64)
+        states[2].with_channels(self.place.channels * self.blocks.len() as i64)
     }
 }
 

@@ -10,7 +10,8 @@ mod xception;
 pub use mobilenet_v2::MobileNetV2Config;
 
 use anyhow::{Result, ensure};
-use nas_core::models::{ResNet, ResNetConfig, StrideBudget};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{ResNet, ResNetConfig, StageSize, StrideBudget, Taps};
 use nas_core::nn::{BnConfig, NormConfig, VarBuilder};
 use nas_core::space::Backbone;
 use schemars::JsonSchema;
@@ -51,26 +52,50 @@ fn default_bn() -> BnConfig {
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BackboneConfig {
     /// Aligned Xception with 8 units in its middle flow.
-    Xception41 {},
+    Xception41(Stages),
     /// Aligned Xception with 16 units in its middle flow.
-    Xception65 {},
+    Xception65(Stages),
     /// Aligned Xception with 16 units in its middle flow and 5 blocks in its entry flow.
-    Xception71 {},
+    Xception71(Stages),
     /// ResNet-101 with a root of three 3x3 convolutions ("beta").
-    Resnet101 {},
+    Resnet101(Stages),
     /// MobileNetV2, of any width, whole or its first blocks.
     MobilenetV2(MobileNetV2Config),
 }
 
+/// Sizes other than the published ones.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(rename = "BackboneStages")]
+pub struct Stages {
+    /// Channels and blocks of every stage, of a ResNet the base channels; none for the published ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSize>,
+}
+
+impl Stages {
+    fn or(&self, published: Vec<StageSize>) -> Vec<StageSize> {
+        if self.stages.is_empty() { published } else { self.stages.clone() }
+    }
+
+    fn resnet_101(&self, output_stride: i64) -> Result<ResNetConfig> {
+        let plain = ResNetConfig::deeplab_101(output_stride);
+        let sized = plain.with_sizes("model.backbone.stages", &self.or(plain.sizes()))?;
+        // The decoder sees the second unit of the first stage, or the only one.
+        let block = sized.stages[0].units.min(2) - 1;
+        Ok(ResNetConfig { taps: Taps::Within { block }, ..sized })
+    }
+}
+
 impl BackboneConfig {
     fn build(&self, vb: &VarBuilder, output_stride: i64, bn: BnConfig) -> Result<Box<dyn Backbone>> {
-        let xception = |depth| Box::new(Xception::new(vb, depth, output_stride, bn));
+        let xception = |depth| anyhow::Ok(Box::new(Xception::new(vb, depth, &self.sizes(), output_stride, bn)?));
         Ok(match self {
-            Self::Xception41 {} => xception(XceptionDepth::X41),
-            Self::Xception65 {} => xception(XceptionDepth::X65),
-            Self::Xception71 {} => xception(XceptionDepth::X71),
-            Self::Resnet101 {} => {
-                let config = ResNetConfig { norm: NormConfig::Batch(bn), ..ResNetConfig::deeplab_101(output_stride) };
+            Self::Xception41(_) => xception(XceptionDepth::X41)?,
+            Self::Xception65(_) => xception(XceptionDepth::X65)?,
+            Self::Xception71(_) => xception(XceptionDepth::X71)?,
+            Self::Resnet101(stages) => {
+                let config = ResNetConfig { norm: NormConfig::Batch(bn), ..stages.resnet_101(output_stride)? };
                 Box::new(ResNet::new(vb, &config))
             }
             Self::MobilenetV2(config) => {
@@ -79,6 +104,38 @@ impl BackboneConfig {
             }
         })
     }
+
+    /// Channels and blocks of the stages.
+    pub fn sizes(&self) -> Vec<StageSize> {
+        match self {
+            Self::Xception41(stages) => stages.or(XceptionDepth::X41.sizes()),
+            Self::Xception65(stages) => stages.or(XceptionDepth::X65.sizes()),
+            Self::Xception71(stages) => stages.or(XceptionDepth::X71.sizes()),
+            Self::Resnet101(stages) => stages.or(ResNetConfig::deeplab_101(default_output_stride()).sizes()),
+            Self::MobilenetV2(config) => config.sizes(),
+        }
+    }
+
+    /// Gives it other [`BackboneConfig::sizes`].
+    pub fn resize(&mut self, sizes: Vec<StageSize>) {
+        match self {
+            Self::Xception41(of) | Self::Xception65(of) | Self::Xception71(of) | Self::Resnet101(of) => {
+                of.stages = sizes;
+            }
+            Self::MobilenetV2(config) => config.stages = sizes,
+        }
+    }
+
+    /// What weight inheritance knows of the blocks, whose names begin with `prefix`.
+    pub fn parts(&self, prefix: &str) -> Result<Vec<BlockParts>> {
+        match self {
+            Self::Xception41(_) | Self::Xception65(_) | Self::Xception71(_) => {
+                Ok(xception::parts(&self.sizes(), prefix))
+            }
+            Self::Resnet101(stages) => Ok(stages.resnet_101(default_output_stride())?.parts(prefix)),
+            Self::MobilenetV2(config) => config.parts(prefix),
+        }
+    }
 }
 
 impl DeepLabV3PlusConfig {
@@ -86,10 +143,10 @@ impl DeepLabV3PlusConfig {
     /// MobileNetV2 neither atrous branches nor decoder.
     pub fn new(backbone: BackboneConfig) -> Self {
         let head = match backbone {
-            BackboneConfig::Xception41 {} | BackboneConfig::Xception65 {} | BackboneConfig::Xception71 {} => {
+            BackboneConfig::Xception41(_) | BackboneConfig::Xception65(_) | BackboneConfig::Xception71(_) => {
                 HeadConfig { separable: true, ..Default::default() }
             }
-            BackboneConfig::Resnet101 {} => HeadConfig::default(),
+            BackboneConfig::Resnet101(_) => HeadConfig::default(),
             BackboneConfig::MobilenetV2(_) => HeadConfig { atrous_convs: false, decoder: None, ..Default::default() },
         };
         Self { output_stride: default_output_stride(), bn: default_bn(), backbone, head }

@@ -9,10 +9,10 @@ use crate::head::DecoderConfig;
 use crate::model::ModelConfig;
 
 const ALL: [BackboneConfig; 5] = [
-    BackboneConfig::Xception41 {},
-    BackboneConfig::Xception65 {},
-    BackboneConfig::Xception71 {},
-    BackboneConfig::Resnet101 {},
+    BackboneConfig::Xception41(Stages { stages: Vec::new() }),
+    BackboneConfig::Xception65(Stages { stages: Vec::new() }),
+    BackboneConfig::Xception71(Stages { stages: Vec::new() }),
+    BackboneConfig::Resnet101(Stages { stages: Vec::new() }),
     BackboneConfig::MobilenetV2(MobileNetV2Config { width: 1.0, blocks: 17, stages: Vec::new() }),
 ];
 
@@ -39,7 +39,7 @@ fn xception_71_at_stride_8_takes_1474_84_billion_multiply_adds() {
 /// The published counts are of TensorFlow's profiler, which adds up to 0.5 % for poolings, additions and weight decay.
 #[test]
 fn multiply_adds_are_just_below_the_published_profiles() {
-    let xception_65 = || BackboneConfig::Xception65 {};
+    let xception_65 = || BackboneConfig::Xception65(Stages { stages: Vec::new() });
     let mobilenet = || ALL[4].clone();
     for (config, num_classes, size, published) in [
         (at_stride(16, xception_65()), 21, (513, 513), 54.17),

@@ -1,6 +1,9 @@
 //! Aligned Xception as DeepLabv3+ modified it (arXiv 1802.02611, figure 4): strided separable convolutions instead of
 //! pooling, and a norm after every depthwise convolution. Xception-71 has two more blocks in the entry flow.
 
+use anyhow::{Result, ensure};
+use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
 use nas_core::space::{Backbone, FeatureInfo};
@@ -21,19 +24,27 @@ pub enum XceptionDepth {
 }
 
 impl XceptionDepth {
-    /// Channels and strides of the blocks of the entry flow.
-    fn entry_flow(self) -> &'static [(i64, i64)] {
+    /// Strides of the blocks of the entry flow.
+    fn entry_flow(self) -> &'static [i64] {
         match self {
-            Self::X41 | Self::X65 => &[(128, 2), (256, 2), (728, 2)],
-            Self::X71 => &[(128, 2), (256, 1), (256, 2), (728, 1), (728, 2)],
+            Self::X41 | Self::X65 => &[2, 2, 2],
+            Self::X71 => &[2, 1, 2, 1, 2],
         }
     }
 
-    fn middle_units(self) -> usize {
-        match self {
-            Self::X41 => 8,
-            Self::X65 | Self::X71 => 16,
-        }
+    /// The two convolutions of the root; the blocks of the entry flow, to the last of which those of the middle flow belong, whose
+    /// channels it has; the first block of the exit flow; the first two convolutions of its second block, and the third.
+    pub fn sizes(self) -> Vec<StageSize> {
+        let (entry, middle): (&[i64], _) = match self {
+            Self::X41 => (&[128, 256, 728], 8),
+            Self::X65 => (&[128, 256, 728], 16),
+            Self::X71 => (&[128, 256, 256, 728, 728], 16),
+        };
+        let size = |channels: &i64| StageSize { channels: *channels, blocks: 1 };
+        let mut sizes: Vec<StageSize> = [32, 64].iter().chain(entry).map(size).collect();
+        sizes.last_mut().expect("stages").blocks += middle;
+        sizes.extend([1024, 1536, 2048].iter().map(size));
+        sizes
     }
 
     /// The block of the entry flow that takes the map from stride 4 to 8. The decoder sees its inside.
@@ -54,35 +65,73 @@ pub struct Xception {
     tapped: usize,
     middle: Vec<Block>,
     exit: [Block; 2],
-    stride: i64,
+    info: [FeatureInfo; 2],
+}
+
+/// Of the entry flow's last block and the middle flow.
+fn middle(sizes: &[StageSize]) -> StageSize {
+    sizes[sizes.len() - 4]
+}
+
+/// What weight inheritance knows of the middle flow of a network of `sizes`, whose names begin with `prefix`.
+pub fn parts(sizes: &[StageSize], prefix: &str) -> Vec<BlockParts> {
+    let part = |i: usize| {
+        let unit = format!("{prefix}middle_flow.{i}.");
+        let silencer = Some(format!("{unit}2.pointwise.bn.weight"));
+        BlockParts { place: (0, i), layers: vec![("unit", unit)], silencer }
+    };
+    (0..middle(sizes).blocks - 1).map(part).collect()
 }
 
 impl Xception {
-    /// A network of `depth` whose last feature map has `output_stride`.
-    pub fn new(vb: &VarBuilder, depth: XceptionDepth, output_stride: i64, bn: BnConfig) -> Self {
+    /// A network of `depth` and `sizes`, those of [`XceptionDepth::sizes`] or others, whose last feature map has `output_stride`.
+    ///
+    /// # Errors
+    /// If there are more or fewer sizes, or more than one block where there is one.
+    pub fn new(
+        vb: &VarBuilder,
+        depth: XceptionDepth,
+        sizes: &[StageSize],
+        output_stride: i64,
+        bn: BnConfig,
+    ) -> Result<Self> {
+        let key = "model.backbone.stages";
+        sizes::check(key, &depth.sizes(), sizes)?;
+        let is_middle = |i: usize| i + 4 == sizes.len();
+        let more = sizes.iter().enumerate().find(|(i, size)| size.blocks != 1 && !is_middle(*i));
+        ensure!(
+            more.is_none(),
+            "{key}: {}; expected one block",
+            more.map(|(_, size)| size.to_string()).unwrap_or_default()
+        );
+        let channels: Vec<i64> = sizes.iter().map(|size| size.channels).collect();
         let root = |i: usize, channels, stride| {
             let conv = ConvConfig { stride, ..Default::default() };
             conv_bn(&vb.sub("root").sub(i), channels, 3, conv, bn, Activation::Relu)
         };
-        let root = [root(0, (3, 32), 2), root(1, (32, 64), 1)];
+        let root = [root(0, (3, channels[0]), 2), root(1, (channels[0], channels[1]), 1)];
         let mut budget = StrideBudget::new(output_stride, 2);
-        let mut c_in = 64;
+        let mut c_in = channels[1];
         let mut block = |name: &str, i: usize, widths: [i64; 3], stride, skip| {
             let geometry = budget.next(stride);
             let block = Block::new(&vb.sub(name).sub(i), c_in, widths, geometry, skip, bn);
             c_in = widths[2];
             block
         };
-        let entry = depth.entry_flow().iter().enumerate();
-        let entry = entry.map(|(i, &(c, stride))| block("entry_flow", i, [c; 3], stride, Skip::Conv));
-        let entry = entry.collect();
-        let middle = (0..depth.middle_units()).map(|i| block("middle_flow", i, [728; 3], 1, Skip::Identity));
+        let entry = depth.entry_flow().iter().zip(&channels[2..]).enumerate();
+        let entry = entry.map(|(i, (stride, c))| block("entry_flow", i, [*c; 3], *stride, Skip::Conv)).collect();
+        let within = middle(sizes);
+        let middle = (0..within.blocks - 1).map(|i| block("middle_flow", i, [within.channels; 3], 1, Skip::Identity));
         let middle = middle.collect();
+        let [last, second, first] = [1, 2, 3].map(|from_end| channels[channels.len() - from_end]);
         let exit = [
-            block("exit_flow", 0, [728, 1024, 1024], 2, Skip::Conv),
-            block("exit_flow", 1, [1536, 1536, 2048], 1, Skip::Absent),
+            block("exit_flow", 0, [within.channels, first, first], 2, Skip::Conv),
+            block("exit_flow", 1, [second, second, last], 1, Skip::Absent),
         ];
-        Self { root, entry, tapped: depth.tapped_block(), middle, exit, stride: budget.reached }
+        let tapped = depth.tapped_block();
+        let info = [(channels[2 + tapped], 4), (last, budget.reached)];
+        let info = info.map(|(channels, stride)| FeatureInfo { channels, stride });
+        Ok(Self { root, entry, tapped, middle, exit, info })
     }
 }
 
@@ -97,7 +146,7 @@ impl Backbone for Xception {
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {
-        vec![FeatureInfo { channels: 256, stride: 4 }, FeatureInfo { channels: 2048, stride: self.stride }]
+        self.info.to_vec()
     }
 
     fn cost_parts(&self, input: Shape) -> (Vec<(String, Cost)>, Vec<Shape>) {

@@ -51,9 +51,11 @@ impl TaskSpace<Segmentation> for SpaceConfig {
                 let of_space = AutoDeepLabConfig { arch: arch.clone(), layers, filters, stem, ..Default::default() };
                 match model {
                     None => Ok(ModelConfig::AutoDeeplab(of_space)),
-                    Some(ModelConfig::AutoDeeplab(config)) => {
-                        Ok(ModelConfig::AutoDeeplab(AutoDeepLabConfig { arch: arch.clone(), ..config.clone() }))
-                    }
+                    Some(ModelConfig::AutoDeeplab(config)) => Ok(ModelConfig::AutoDeeplab(AutoDeepLabConfig {
+                        arch: arch.clone(),
+                        stages: Vec::new(),
+                        ..config.clone()
+                    })),
                     Some(_) => bail!("model: an architecture of this space needs kind = \"auto_deeplab\""),
                 }
             }

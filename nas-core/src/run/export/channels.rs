@@ -7,36 +7,40 @@ use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor};
 
 use super::graph::{Arg, Graph, Id, Node, Size};
+use crate::estimator::inheritance::Lineage;
 
-/// Index of a group of channels that go together.
-pub type Group = usize;
+/// Index of a channel.
+type Channel = usize;
 
-/// The channels of one axis: groups one after the other, as a concatenation has them.
-type Segments = Vec<Group>;
+/// Index of a class: channels of which any may go without another. What is added to one class and not to another, or stands in
+/// one part of a map that is divided, is a class of its own.
+type Class = usize;
 
 /// The channels of a network.
 #[derive(Debug, Default)]
 pub struct Channels {
     /// What the axes of its tensors are, by name and axis.
-    axes: BTreeMap<(String, usize), Segments>,
-    /// Channels of every group.
-    sizes: Vec<i64>,
-    /// How much every channel of a group counts.
-    importance: Vec<Tensor>,
+    axes: BTreeMap<(String, usize), Vec<Channel>>,
+    /// The class of every channel.
+    classes: Vec<Class>,
+    /// How much every channel counts.
+    importance: Vec<f64>,
 }
 
 /// What is known of a value: its channels, or the operator that made something else of them.
-type Known = Result<Segments, String>;
+type Known = Result<Vec<Channel>, String>;
 
 struct Reader<'a> {
     tensors: HashMap<Id, (&'a str, &'a Tensor)>,
     known: HashMap<Id, Known>,
-    axes: BTreeMap<(String, usize), Segments>,
-    sizes: Vec<i64>,
-    /// The group that each is the same as.
-    same: Vec<Group>,
-    /// Scales of norms, by group.
-    scales: Vec<(Group, Tensor)>,
+    axes: BTreeMap<(String, usize), Vec<Channel>>,
+    /// The channel that each is the same as.
+    same: Vec<Channel>,
+    /// Class of every channel that is no other.
+    classes: Vec<Class>,
+    num_classes: usize,
+    /// Scales of norms, and their channels.
+    scales: Vec<(Vec<Channel>, Tensor)>,
 }
 
 impl Channels {
@@ -50,76 +54,143 @@ impl Channels {
             tensors,
             known: HashMap::new(),
             axes: BTreeMap::new(),
-            sizes: Vec::new(),
             same: Vec::new(),
+            classes: Vec::new(),
+            num_classes: 0,
             scales: Vec::new(),
         };
-        let images = reader.group(3);
-        reader.known.insert(graph.input, Ok(vec![images]));
+        let images = reader.channels(3);
+        reader.known.insert(graph.input, Ok(images));
         for node in &graph.nodes {
             reader.read(node).with_context(|| format!("the channels of {}", node.op))?;
         }
         Ok(reader.finish())
     }
 
-    /// What the axis of a tensor holds: entry by entry of a smaller or larger one whose groups have `wanted` channels, which of this
-    /// tensor's it is, or a new one. `None` where the axis is not of channels.
-    ///
-    /// Of a group that shrinks the most important channels stay, in their order; of one that grows all, before the new ones.
-    pub fn taken(&self, name: &str, axis: usize, wanted: &dyn Fn(Group) -> i64) -> Option<Vec<Option<i64>>> {
-        let segments = self.axes.get(&(name.to_string(), axis))?;
-        let (mut taken, mut offset) = (Vec::new(), 0);
-        for group in segments {
-            let (own, wanted) = (self.sizes[*group], wanted(*group));
-            taken.extend(self.best(*group, wanted).into_iter().map(|i| Some(offset + i)));
-            taken.extend((own..wanted).map(|_| None));
-            offset += own;
-        }
-        Some(taken)
+    /// The channels of a class, in their order.
+    fn of_class(&self) -> BTreeMap<Class, Vec<Channel>> {
+        let mut all: Vec<Channel> = self.axes.values().flatten().copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let mut of_class: BTreeMap<Class, Vec<Channel>> = BTreeMap::new();
+        all.into_iter().for_each(|channel| of_class.entry(self.classes[channel]).or_default().push(channel));
+        of_class
     }
 
-    /// The most important `count` channels of a group, rising; equal ones the first.
-    fn best(&self, group: Group, count: i64) -> Vec<i64> {
-        let importance = Vec::<f64>::try_from(&self.importance[group]).expect("a vector of numbers");
-        let mut order: Vec<usize> = (0..importance.len()).collect();
-        order.sort_by(|a, b| importance[*b].total_cmp(&importance[*a]));
-        let mut best: Vec<i64> = order.into_iter().take(count.max(0) as usize).map(|i| i as i64).collect();
-        best.sort_unstable();
-        best
-    }
-
-    /// The channels of every group in another network, whose tensors have these sizes: those of the first tensor whose outputs they
-    /// are; of a group without one there its own number.
-    pub fn sizes_in(&self, other: &HashMap<String, Vec<i64>>) -> Vec<i64> {
-        let mut sizes = self.sizes.clone();
-        let mut seen = vec![false; sizes.len()];
-        for ((name, axis), segments) in &self.axes {
-            let ([group], 0, Some(size)) = (segments.as_slice(), *axis, other.get(name)) else { continue };
-            if !std::mem::replace(&mut seen[*group], true) {
-                sizes[*group] = size[0];
+    /// The classes of an axis, in the order of their first channels there.
+    fn classes_of(&self, axis: &[Channel]) -> Vec<Class> {
+        let mut classes = Vec::new();
+        for class in axis.iter().map(|channel| self.classes[*channel]) {
+            if !classes.contains(&class) {
+                classes.push(class);
             }
         }
-        sizes
+        classes
+    }
+
+    /// The `count` most important of some channels, in their order; equal ones the first.
+    fn best(&self, channels: &[Channel], count: usize) -> Vec<Channel> {
+        let mut order = channels.to_vec();
+        order.sort_by(|a, b| self.importance[*b].total_cmp(&self.importance[*a]));
+        order.truncate(count);
+        order.sort_unstable();
+        order
+    }
+
+    /// What the axes of a child's tensors hold, by name and axis: entry by entry, which of this network's it is, or a new one. An axis
+    /// that is not of channels, or whose channels have no counterpart, is missing.
+    ///
+    /// Of a class that shrinks the most important channels stay, in their order; of one that grows all, before the new ones.
+    pub fn handed_to(&self, child: &Self, lineage: &Lineage) -> HashMap<(String, usize), Vec<Option<i64>>> {
+        let in_both = || {
+            child.axes.iter().filter_map(|((name, axis), theirs)| {
+                let own = self.axes.get(&(lineage.name_of(name)?, *axis))?;
+                Some(((name.clone(), *axis), theirs, own))
+            })
+        };
+        let mut counterparts: HashMap<Class, Class> = HashMap::new();
+        for (_, theirs, own) in in_both().filter(|((_, axis), ..)| *axis == 0) {
+            let (theirs, own) = (child.classes_of(theirs), self.classes_of(own));
+            let same = theirs.len() == own.len();
+            for (theirs, own) in theirs.into_iter().zip(own).filter(|_| same) {
+                counterparts.entry(theirs).or_insert(own);
+            }
+        }
+        let (own, theirs) = (self.of_class(), child.of_class());
+        let mut source: HashMap<Channel, Option<Channel>> = HashMap::new();
+        for (class, counterpart) in &counterparts {
+            let best = self.best(&own[counterpart], theirs[class].len());
+            let sources = best.into_iter().map(Some).chain(std::iter::repeat(None));
+            source.extend(theirs[class].iter().copied().zip(sources));
+        }
+        let handed = |theirs: &[Channel], own: &[Channel]| {
+            // A channel that an axis has several times stays in its order there.
+            let mut places: HashMap<Channel, std::vec::IntoIter<i64>> = HashMap::new();
+            let place = |channel: Channel| own.iter().zip(0..).filter(move |(own, _)| **own == channel).map(|(_, i)| i);
+            let entry = |channel: &Channel| {
+                let source = (*source.get(channel)?)?;
+                places.entry(*channel).or_insert_with(|| place(source).collect::<Vec<_>>().into_iter()).next()
+            };
+            let known = theirs.iter().all(|channel| source.contains_key(channel));
+            known.then(|| theirs.iter().map(entry).collect())
+        };
+        in_both().filter_map(|(key, theirs, own)| Some((key, handed(theirs, own)?))).collect()
     }
 }
 
 impl Reader<'_> {
-    fn group(&mut self, size: i64) -> Group {
-        self.sizes.push(size);
-        self.same.push(self.same.len());
-        self.same.len() - 1
+    /// New channels of a class of their own.
+    fn channels(&mut self, count: i64) -> Vec<Channel> {
+        let class = self.class();
+        (0..count)
+            .map(|_| {
+                self.same.push(self.same.len());
+                self.classes.push(class);
+                self.same.len() - 1
+            })
+            .collect()
     }
 
-    fn root(&self, mut group: Group) -> Group {
-        while self.same[group] != group {
-            group = self.same[group];
+    fn class(&mut self) -> Class {
+        self.num_classes += 1;
+        self.num_classes - 1
+    }
+
+    fn root(&self, mut channel: Channel) -> Channel {
+        while self.same[channel] != channel {
+            channel = self.same[channel];
         }
-        group
+        channel
     }
 
-    fn join(&mut self, a: Group, b: Group) {
-        let (a, b) = (self.root(a), self.root(b));
-        self.same[a.max(b)] = a.min(b);
+    /// Makes channels the same, pair by pair: where two classes meet there is a new one.
+    fn join(&mut self, pairs: impl IntoIterator<Item = (Channel, Channel)>) {
+        let mut met: HashMap<(Class, Class), Class> = HashMap::new();
+        for (a, b) in pairs {
+            let (a, b) = (self.root(a), self.root(b));
+            if a == b {
+                continue;
+            }
+            let classes = (self.classes[a], self.classes[b]);
+            let class = match classes.0 == classes.1 {
+                true => classes.0,
+                false => *met.entry(classes).or_insert_with(|| self.class()),
+            };
+            self.same[a.max(b)] = a.min(b);
+            self.classes[a.min(b)] = class;
+        }
+    }
+
+    /// A part of a map's channels: which they are may not change.
+    fn part(&mut self, channels: Vec<Channel>) -> Vec<Channel> {
+        let mut inside: HashMap<Class, Class> = HashMap::new();
+        let mut roots: Vec<Channel> = channels.iter().map(|channel| self.root(*channel)).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        for root in roots {
+            self.classes[root] = *inside.entry(self.classes[root]).or_insert_with(|| self.class());
+        }
+        channels
     }
 
     fn parameter(&self, arg: &Arg) -> Option<(String, Tensor)> {
@@ -136,18 +207,14 @@ impl Reader<'_> {
     }
 
     /// The channels that a layer with weights reads.
-    fn read_by_layer(&self, arg: &Arg) -> Result<Segments> {
+    fn read_by_layer(&self, arg: &Arg) -> Result<Vec<Channel>> {
         self.of(arg).or_else(|operator| bail!("it reads what {operator} gives, whose channels are not followed"))
     }
 
-    /// Notes the outputs of a layer: one new group.
-    fn outputs(&mut self, size: i64, weight: &str, bias: &Arg) -> Segments {
-        let group = self.group(size);
-        self.axes.insert((weight.to_string(), 0), vec![group]);
-        if let Some((name, _)) = self.parameter(bias) {
-            self.axes.insert((name, 0), vec![group]);
-        }
-        vec![group]
+    /// Notes the outputs of a layer.
+    fn outputs(&mut self, channels: &[Channel], weight: String, bias: &Arg) {
+        let bias = self.parameter(bias).map(|(name, _)| name);
+        self.axes.extend(std::iter::once(weight).chain(bias).map(|name| ((name, 0), channels.to_vec())));
     }
 
     fn read(&mut self, node: &Node) -> Result<()> {
@@ -159,20 +226,22 @@ impl Reader<'_> {
                 let last = if node.op == "batch_norm" { 4 } else { 3 };
                 let tensors: Vec<_> = (scale..=last).filter_map(|i| self.parameter(node.at(i))).collect();
                 self.axes.extend(tensors.into_iter().map(|(name, _)| ((name, 0), xs.clone())));
-                if let Some((_, scales)) = self.parameter(node.at(scale)) {
-                    let mut offset = 0;
-                    for group in &xs {
-                        self.scales.push((*group, scales.narrow(0, offset, self.sizes[*group])));
-                        offset += self.sizes[*group];
-                    }
-                }
+                self.scales.extend(self.parameter(node.at(scale)).map(|(_, scales)| (xs.clone(), scales)));
                 Ok(xs)
             }
             "linear" => {
                 let Some((name, weight)) = self.parameter(node.at(1)) else { bail!("its weights are computed") };
-                let xs = self.read_by_layer(node.at(0))?;
-                self.axes.insert((name.clone(), 1), xs);
-                Ok(self.outputs(weight.size()[0], &name, node.at(2)))
+                let (xs, inputs) = (self.read_by_layer(node.at(0))?, weight.size()[1] as usize);
+                // Of maps that are flattened a channel has as many inputs as pixels.
+                let pixels = inputs / xs.len();
+                if xs.len() * pixels != inputs {
+                    bail!("{name} reads {inputs} values of {} channels, which are not followed", xs.len());
+                }
+                let inputs = xs.into_iter().flat_map(|channel| std::iter::repeat_n(channel, pixels)).collect();
+                self.axes.insert((name.clone(), 1), inputs);
+                let outputs = self.channels(weight.size()[0]);
+                self.outputs(&outputs, name, node.at(2));
+                Ok(outputs)
             }
             "relu"
             | "sigmoid"
@@ -197,12 +266,21 @@ impl Reader<'_> {
             | "upsample_nearest2d"
             | "dropout"
             | "flatten"
+            | "zeros_like"
             | "expand" => self.of(node.at(0)),
             // Over pixels.
             "mean" | "amax" | "sum" if !reduces_channels(node) => self.of(node.at(0)),
             "slice" | "narrow" if !matches!(node.at(1), Arg::Int(dim) if *dim == Size::Known(1)) => self.of(node.at(0)),
-            // Rows and columns alone.
-            "constant_pad_nd" if matches!(node.at(1), Arg::List(sides) if sides.len() <= 4) => self.of(node.at(0)),
+            "slice" | "narrow" => self.slice(node),
+            "chunk" if node.at(2) == &Arg::Int(Size::Known(1)) => return self.chunk(node),
+            "channel_shuffle" => {
+                let (xs, groups) = (self.of(node.at(0)), number(node.at(1), 1));
+                xs.map(|xs| {
+                    let size = xs.len() / groups;
+                    (0..xs.len()).map(|i| xs[i % groups * size + i / groups]).collect()
+                })
+            }
+            "constant_pad_nd" => self.pad(node),
             "add" | "sub" | "mul" | "div" | "maximum" | "minimum" => self.pair(node),
             "cat" if node.args.get(1) == Some(&Arg::Int(Size::Known(1))) => {
                 let Arg::List(parts) = node.at(0) else { bail!("of no list") };
@@ -214,24 +292,64 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn convolution(&mut self, node: &Node) -> Result<Segments> {
+    fn convolution(&mut self, node: &Node) -> Result<Vec<Channel>> {
         let Some((name, weight)) = self.parameter(node.at(1)) else { bail!("its weights are computed") };
         let xs = self.read_by_layer(node.at(0))?;
-        let (outputs, inputs) = (weight.size()[0], weight.size()[1]);
-        let read: i64 = xs.iter().map(|group| self.sizes[*group]).sum();
-        if inputs == 1 && outputs == read && read > 1 {
+        let [outputs, inputs] = [0, 1].map(|axis| weight.size()[axis] as usize);
+        if inputs == 1 && outputs == xs.len() && outputs > 1 {
             // Depthwise: a channel for each.
-            self.axes.insert((name, 0), xs.clone());
-            if let Some((bias, _)) = self.parameter(node.at(2)) {
-                self.axes.insert((bias, 0), xs.clone());
-            }
+            self.outputs(&xs, name, node.at(2));
             return Ok(xs);
         }
-        if inputs != read {
-            bail!("{name} has groups of {inputs} of {read} channels, which are not followed");
+        let groups = xs.len() / inputs;
+        if inputs * groups != xs.len() || outputs % groups != 0 {
+            bail!("{name} has groups of {inputs} of {} channels, which are not followed", xs.len());
         }
-        self.axes.insert((name.clone(), 1), xs);
-        Ok(self.outputs(outputs, &name, node.at(2)))
+        let ys = self.channels(outputs as i64);
+        // Groups keep their sizes, and their weights are one tensor: what goes is the same of each.
+        for channels in [&xs, &ys] {
+            let size = channels.len() / groups;
+            self.join((size..channels.len()).map(|i| (channels[i % size], channels[i])));
+        }
+        self.axes.insert((name.clone(), 1), xs[..inputs].to_vec());
+        self.outputs(&ys, name, node.at(2));
+        Ok(ys)
+    }
+
+    /// Every `step`th channel from `start` to before `end`.
+    fn slice(&mut self, node: &Node) -> Known {
+        let xs = self.of(node.at(0))?;
+        if node.args.iter().any(|arg| matches!(arg, Arg::Int(Size::Known(from_the_end)) if *from_the_end < 0)) {
+            return Err(node.op.clone());
+        }
+        let start = number(node.at(2), 0).min(xs.len());
+        let (end, step) = match node.op.as_str() {
+            "narrow" => (start + number(node.at(3), 0), 1),
+            _ => (number(node.at(3), xs.len()), number(node.at(4), 1).max(1)),
+        };
+        let part = xs[start..end.clamp(start, xs.len())].iter().copied().step_by(step).collect();
+        Ok(self.part(part))
+    }
+
+    fn chunk(&mut self, node: &Node) -> Result<()> {
+        let xs = self.of(node.at(0));
+        for (i, id) in node.outputs.iter().enumerate() {
+            let part = xs.clone().map(|xs| {
+                let size = xs.len().div_ceil(number(node.at(1), 1).max(1)).max(1);
+                let part = xs.chunks(size).nth(i).map(<[Channel]>::to_vec);
+                self.part(part.unwrap_or_default())
+            });
+            self.known.insert(*id, part);
+        }
+        Ok(())
+    }
+
+    /// Padding of pixels leaves the channels as they are, one of channels puts new ones beside them.
+    fn pad(&mut self, node: &Node) -> Known {
+        let (Arg::List(sides), xs) = (node.at(1), self.of(node.at(0))?) else { return Err(node.op.clone()) };
+        let [before, after] = [4, 5].map(|i| sides.get(i).map_or(0, |side| number(side, 0) as i64));
+        let (before, after) = (self.channels(before), self.channels(after));
+        Ok([before, xs, after].concat())
     }
 
     /// Two maps entry by entry, or one and a number.
@@ -240,11 +358,10 @@ impl Reader<'_> {
         match (a, b) {
             (Arg::Value(_), Arg::Value(_)) => {
                 let (a, b) = (self.of(a)?, self.of(b)?);
-                let sizes = |segments: &Segments| segments.iter().map(|group| self.sizes[*group]).collect::<Vec<_>>();
-                if sizes(&a) != sizes(&b) {
-                    return Err(format!("{} of {:?} and {:?} channels", node.op, sizes(&a), sizes(&b)));
+                if a.len() != b.len() {
+                    return Err(format!("{} of {} and {} channels", node.op, a.len(), b.len()));
                 }
-                a.iter().zip(&b).for_each(|(a, b)| self.join(*a, *b));
+                self.join(a.iter().copied().zip(b));
                 Ok(a)
             }
             (Arg::Value(_), _) => self.of(a),
@@ -252,30 +369,47 @@ impl Reader<'_> {
         }
     }
 
-    /// Importance by the sum of the scales' sizes; of a group without norms by that of the weights that give it.
+    /// Importance by the sum of the scales' sizes; in a class without norms by that of the weights that give the channels.
     fn finish(self) -> Channels {
-        let size = |group: Group| self.sizes[group];
-        let zeros = |group: Group| Tensor::zeros([size(group)], (Kind::Double, tch::Device::Cpu));
-        let mut importance: Vec<Option<Tensor>> = self.sizes.iter().map(|_| None).collect();
-        for (group, scales) in &self.scales {
-            let group = self.root(*group);
-            let sum = importance[group].take().unwrap_or_else(|| zeros(group));
-            importance[group] = Some(sum + scales.abs().to_kind(Kind::Double));
-        }
-        let names: HashMap<&str, &Tensor> = self.tensors.values().copied().collect();
-        for ((name, axis), segments) in &self.axes {
-            let ([group], 0) = (segments.as_slice(), *axis) else { continue };
-            let group = self.root(*group);
-            let weights = names[name.as_str()];
-            if importance[group].is_none() && weights.dim() > 1 {
-                let rows = weights.abs().to_kind(Kind::Double).flatten(1, -1);
-                importance[group] = Some(rows.sum_dim_intlist([1i64].as_slice(), false, Kind::Double));
+        let mut importance = vec![0.0; self.same.len()];
+        let mut scaled = vec![false; self.num_classes];
+        let numbers = |tensor: &Tensor| Vec::<f64>::try_from(tensor.abs().to_kind(Kind::Double)).expect("a vector");
+        for (channels, scales) in &self.scales {
+            for (channel, scale) in channels.iter().zip(numbers(scales)) {
+                let root = self.root(*channel);
+                importance[root] += scale;
+                scaled[self.classes[root]] = true;
             }
         }
-        let importance = importance.into_iter().enumerate().map(|(group, sum)| sum.unwrap_or_else(|| zeros(group)));
-        let rooted = |segments: &Segments| segments.iter().map(|group| self.root(*group)).collect();
-        let axes = self.axes.iter().map(|(key, segments)| (key.clone(), rooted(segments))).collect();
-        Channels { axes, importance: importance.collect(), sizes: self.sizes }
+        let names: HashMap<&str, &Tensor> = self.tensors.values().copied().collect();
+        let mut weighed = vec![false; self.num_classes];
+        for ((name, _), channels) in self.axes.iter().filter(|((_, axis), _)| *axis == 0) {
+            let weights = names[name.as_str()];
+            if weights.dim() < 2 {
+                continue;
+            }
+            let rows = weights.abs().to_kind(Kind::Double).flatten(1, -1);
+            let rows = numbers(&rows.sum_dim_intlist([1i64].as_slice(), false, Kind::Double));
+            let roots: Vec<Channel> = channels.iter().map(|channel| self.root(*channel)).collect();
+            let classes: Vec<Class> = roots.iter().map(|root| self.classes[*root]).collect();
+            for ((root, class), row) in roots.iter().zip(&classes).zip(rows) {
+                if !scaled[*class] && !weighed[*class] {
+                    importance[*root] += row;
+                }
+            }
+            classes.into_iter().for_each(|class| weighed[class] = true);
+        }
+        let rooted = |channels: &Vec<Channel>| channels.iter().map(|channel| self.root(*channel)).collect();
+        let axes = self.axes.iter().map(|(key, channels)| (key.clone(), rooted(channels))).collect();
+        Channels { axes, classes: self.classes, importance }
+    }
+}
+
+/// A number of an argument; another one where it is left out or varies.
+fn number(arg: &Arg, other: usize) -> usize {
+    match arg {
+        Arg::Int(Size::Known(number)) => usize::try_from(*number).unwrap_or(other),
+        _ => other,
     }
 }
 
