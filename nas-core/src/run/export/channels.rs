@@ -1,7 +1,7 @@
 //! Which channels of a network go together: a convolution's outputs are the entries of its norm, of all that is added to them, and
 //! of what the layers behind read. Read off the graph, as DepGraph does (Fang et al. 2023, arXiv 2301.12900).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Result, bail};
 use tch::{Kind, Tensor};
@@ -12,9 +12,12 @@ use crate::estimator::inheritance::Lineage;
 /// Index of a channel.
 type Channel = usize;
 
-/// Index of a class: channels of which any may go without another. What is added to one class and not to another, or stands in
-/// one part of a map that is divided, is a class of its own.
+/// Index of a class: channels that one layer gives. What is added to one class and not to another is a class of its own.
 type Class = usize;
+
+/// The parts of maps in which a channel stands: the weight that reads another part of the same map, and whether it is the first part.
+/// A channel cannot go where one of another part stood.
+type Sides = Vec<(String, bool)>;
 
 /// The channels of a network.
 #[derive(Debug, Default)]
@@ -23,6 +26,8 @@ pub struct Channels {
     axes: BTreeMap<(String, usize), Vec<Channel>>,
     /// The class of every channel.
     classes: Vec<Class>,
+    /// In which parts it stands.
+    sides: Vec<Sides>,
     /// How much every channel counts.
     importance: Vec<f64>,
 }
@@ -39,6 +44,12 @@ struct Reader<'a> {
     /// Class of every channel that is no other.
     classes: Vec<Class>,
     num_classes: usize,
+    /// The maps that were divided and in whose parts a channel that is no other stands, and whether that is the first part.
+    sides: Vec<Vec<(Id, bool)>>,
+    /// Of parts the map that was divided.
+    divided: HashMap<Id, Id>,
+    /// The weight that first reads a part of a map.
+    readers: HashMap<Id, String>,
     /// Scales of norms, and their channels.
     scales: Vec<(Vec<Channel>, Tensor)>,
 }
@@ -57,6 +68,9 @@ impl Channels {
             same: Vec::new(),
             classes: Vec::new(),
             num_classes: 0,
+            sides: Vec::new(),
+            divided: HashMap::new(),
+            readers: HashMap::new(),
             scales: Vec::new(),
         };
         let images = reader.channels(3);
@@ -65,16 +79,6 @@ impl Channels {
             reader.read(node).with_context(|| format!("the channels of {}", node.op))?;
         }
         Ok(reader.finish())
-    }
-
-    /// The channels of a class, in their order.
-    fn of_class(&self) -> BTreeMap<Class, Vec<Channel>> {
-        let mut all: Vec<Channel> = self.axes.values().flatten().copied().collect();
-        all.sort_unstable();
-        all.dedup();
-        let mut of_class: BTreeMap<Class, Vec<Channel>> = BTreeMap::new();
-        all.into_iter().for_each(|channel| of_class.entry(self.classes[channel]).or_default().push(channel));
-        of_class
     }
 
     /// The classes of an axis, in the order of their first channels there.
@@ -97,10 +101,26 @@ impl Channels {
         order
     }
 
+    /// The channels by class and by the sides that `named` gives a name, in their order.
+    fn kinds(&self, named: &dyn Fn(&str) -> Option<String>) -> BTreeMap<(Class, Sides), Vec<Channel>> {
+        let mut all: Vec<Channel> = self.axes.values().flatten().copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        let mut kinds: BTreeMap<_, Vec<Channel>> = BTreeMap::new();
+        for channel in all {
+            let sides = self.sides[channel].iter().filter_map(|(name, first)| Some((named(name)?, *first)));
+            let mut sides: Sides = sides.collect();
+            sides.sort_unstable();
+            kinds.entry((self.classes[channel], sides)).or_default().push(channel);
+        }
+        kinds
+    }
+
     /// What the axes of a child's tensors hold, by name and axis: entry by entry, which of this network's it is, or a new one. An axis
     /// that is not of channels, or whose channels have no counterpart, is missing.
     ///
-    /// Of a class that shrinks the most important channels stay, in their order; of one that grows all, before the new ones.
+    /// Of a class that shrinks the most important channels stay, in their order; of one that grows all, before the new ones. Where
+    /// maps are divided in both networks that holds of every part.
     pub fn handed_to(&self, child: &Self, lineage: &Lineage) -> HashMap<(String, usize), Vec<Option<i64>>> {
         let in_both = || {
             child.axes.iter().filter_map(|((name, axis), theirs)| {
@@ -116,12 +136,16 @@ impl Channels {
                 counterparts.entry(theirs).or_insert(own);
             }
         }
-        let (own, theirs) = (self.of_class(), child.of_class());
+        let divided: HashSet<&str> = self.sides.iter().flatten().map(|(name, _)| name.as_str()).collect();
+        let theirs = child.kinds(&|name| lineage.name_of(name).filter(|own| divided.contains(own.as_str())));
+        let common: HashSet<&str> = theirs.keys().flat_map(|(_, sides)| sides).map(|(name, _)| name.as_str()).collect();
+        let own = self.kinds(&|name| common.contains(name).then(|| name.to_string()));
         let mut source: HashMap<Channel, Option<Channel>> = HashMap::new();
-        for (class, counterpart) in &counterparts {
-            let best = self.best(&own[counterpart], theirs[class].len());
-            let sources = best.into_iter().map(Some).chain(std::iter::repeat(None));
-            source.extend(theirs[class].iter().copied().zip(sources));
+        for ((class, sides), channels) in &theirs {
+            let Some(counterpart) = counterparts.get(class) else { continue };
+            let candidates = own.get(&(*counterpart, sides.clone())).map_or(&[][..], Vec::as_slice);
+            let best = self.best(candidates, channels.len());
+            source.extend(channels.iter().copied().zip(best.into_iter().map(Some).chain(std::iter::repeat(None))));
         }
         let handed = |theirs: &[Channel], own: &[Channel]| {
             // A channel that an axis has several times stays in its order there.
@@ -146,6 +170,7 @@ impl Reader<'_> {
             .map(|_| {
                 self.same.push(self.same.len());
                 self.classes.push(class);
+                self.sides.push(Vec::new());
                 self.same.len() - 1
             })
             .collect()
@@ -178,19 +203,19 @@ impl Reader<'_> {
             };
             self.same[a.max(b)] = a.min(b);
             self.classes[a.min(b)] = class;
+            let sides = std::mem::take(&mut self.sides[a.max(b)]);
+            self.sides[a.min(b)].extend(sides);
         }
     }
 
-    /// A part of a map's channels: which they are may not change.
-    fn part(&mut self, channels: Vec<Channel>) -> Vec<Channel> {
-        let mut inside: HashMap<Class, Class> = HashMap::new();
-        let mut roots: Vec<Channel> = channels.iter().map(|channel| self.root(*channel)).collect();
-        roots.sort_unstable();
-        roots.dedup();
-        for root in roots {
-            self.classes[root] = *inside.entry(self.classes[root]).or_insert_with(|| self.class());
+    /// Notes that some channels of the map `from` are the map `part`, the first of its parts or another.
+    fn part(&mut self, channels: &[Channel], from: &Arg, part: Id, first: bool) {
+        let Arg::Value(from) = from else { return };
+        self.divided.insert(part, *from);
+        for channel in channels {
+            let root = self.root(*channel);
+            self.sides[root].push((*from, first));
         }
-        channels
     }
 
     fn parameter(&self, arg: &Arg) -> Option<(String, Tensor)> {
@@ -207,7 +232,12 @@ impl Reader<'_> {
     }
 
     /// The channels that a layer with weights reads.
-    fn read_by_layer(&self, arg: &Arg) -> Result<Vec<Channel>> {
+    fn read_by_layer(&mut self, arg: &Arg, weight: &str) -> Result<Vec<Channel>> {
+        if let Arg::Value(id) = arg
+            && let Some(from) = self.divided.get(id)
+        {
+            self.readers.entry(*from).or_insert_with(|| weight.to_string());
+        }
         self.of(arg).or_else(|operator| bail!("it reads what {operator} gives, whose channels are not followed"))
     }
 
@@ -222,7 +252,8 @@ impl Reader<'_> {
             "_convolution" | "conv2d" | "convolution" => Ok(self.convolution(node)?),
             "batch_norm" | "group_norm" => {
                 let scale = if node.op == "batch_norm" { 1 } else { 2 };
-                let xs = self.read_by_layer(node.at(0))?;
+                let name = self.parameter(node.at(scale)).map(|(name, _)| name).unwrap_or_default();
+                let xs = self.read_by_layer(node.at(0), &name)?;
                 let last = if node.op == "batch_norm" { 4 } else { 3 };
                 let tensors: Vec<_> = (scale..=last).filter_map(|i| self.parameter(node.at(i))).collect();
                 self.axes.extend(tensors.into_iter().map(|(name, _)| ((name, 0), xs.clone())));
@@ -231,7 +262,7 @@ impl Reader<'_> {
             }
             "linear" => {
                 let Some((name, weight)) = self.parameter(node.at(1)) else { bail!("its weights are computed") };
-                let (xs, inputs) = (self.read_by_layer(node.at(0))?, weight.size()[1] as usize);
+                let (xs, inputs) = (self.read_by_layer(node.at(0), &name)?, weight.size()[1] as usize);
                 // Of maps that are flattened a channel has as many inputs as pixels.
                 let pixels = inputs / xs.len();
                 if xs.len() * pixels != inputs {
@@ -294,7 +325,7 @@ impl Reader<'_> {
 
     fn convolution(&mut self, node: &Node) -> Result<Vec<Channel>> {
         let Some((name, weight)) = self.parameter(node.at(1)) else { bail!("its weights are computed") };
-        let xs = self.read_by_layer(node.at(0))?;
+        let xs = self.read_by_layer(node.at(0), &name)?;
         let [outputs, inputs] = [0, 1].map(|axis| weight.size()[axis] as usize);
         if inputs == 1 && outputs == xs.len() && outputs > 1 {
             // Depthwise: a channel for each.
@@ -327,8 +358,9 @@ impl Reader<'_> {
             "narrow" => (start + number(node.at(3), 0), 1),
             _ => (number(node.at(3), xs.len()), number(node.at(4), 1).max(1)),
         };
-        let part = xs[start..end.clamp(start, xs.len())].iter().copied().step_by(step).collect();
-        Ok(self.part(part))
+        let part: Vec<Channel> = xs[start..end.clamp(start, xs.len())].iter().copied().step_by(step).collect();
+        self.part(&part, node.at(0), node.outputs[0], start == 0);
+        Ok(part)
     }
 
     fn chunk(&mut self, node: &Node) -> Result<()> {
@@ -336,8 +368,9 @@ impl Reader<'_> {
         for (i, id) in node.outputs.iter().enumerate() {
             let part = xs.clone().map(|xs| {
                 let size = xs.len().div_ceil(number(node.at(1), 1).max(1)).max(1);
-                let part = xs.chunks(size).nth(i).map(<[Channel]>::to_vec);
-                self.part(part.unwrap_or_default())
+                let part = xs.chunks(size).nth(i).map(<[Channel]>::to_vec).unwrap_or_default();
+                self.part(&part, node.at(0), *id, i == 0);
+                part
             });
             self.known.insert(*id, part);
         }
@@ -401,7 +434,9 @@ impl Reader<'_> {
         }
         let rooted = |channels: &Vec<Channel>| channels.iter().map(|channel| self.root(*channel)).collect();
         let axes = self.axes.iter().map(|(key, channels)| (key.clone(), rooted(channels))).collect();
-        Channels { axes, classes: self.classes, importance }
+        let named = |(from, first): &(Id, bool)| Some((self.readers.get(from)?.clone(), *first));
+        let sides = self.sides.iter().map(|sides| sides.iter().filter_map(named).collect()).collect();
+        Channels { axes, classes: self.classes, sides, importance }
     }
 }
 
