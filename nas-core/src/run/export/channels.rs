@@ -38,6 +38,7 @@ type Known = Result<Vec<Channel>, String>;
 struct Reader<'a> {
     tensors: HashMap<Id, (&'a str, &'a Tensor)>,
     known: HashMap<Id, Known>,
+    of_weights: HashSet<Id>,
     axes: BTreeMap<(String, usize), Vec<Channel>>,
     /// The channel that each is the same as.
     same: Vec<Channel>,
@@ -64,6 +65,7 @@ impl Channels {
         let mut reader = Reader {
             tensors,
             known: HashMap::new(),
+            of_weights: HashSet::new(),
             axes: BTreeMap::new(),
             same: Vec::new(),
             classes: Vec::new(),
@@ -247,7 +249,17 @@ impl Reader<'_> {
         self.axes.extend(std::iter::once(weight).chain(bias).map(|name| ((name, 0), channels.to_vec())));
     }
 
+    /// Whether something is a tensor of the network or computed from such alone, not of images.
+    fn is_of_weights(&self, id: Id) -> bool {
+        self.tensors.contains_key(&id) || self.of_weights.contains(&id)
+    }
+
     fn read(&mut self, node: &Node) -> Result<()> {
+        let inputs = node.inputs();
+        if !inputs.is_empty() && inputs.iter().all(|id| self.is_of_weights(*id)) {
+            self.of_weights.extend(&node.outputs);
+            return Ok(());
+        }
         let known = match node.op.as_str() {
             "_convolution" | "conv2d" | "convolution" => Ok(self.convolution(node)?),
             "batch_norm" | "group_norm" => {
@@ -385,10 +397,12 @@ impl Reader<'_> {
         Ok([before, xs, after].concat())
     }
 
-    /// Two maps entry by entry, or one and a number.
+    /// Two maps entry by entry, or one and a number, which may be a weight.
     fn pair(&mut self, node: &Node) -> Known {
         let [a, b] = [0, 1].map(|i| node.at(i));
         match (a, b) {
+            (Arg::Value(weight), _) if self.is_of_weights(*weight) => self.of(b),
+            (_, Arg::Value(weight)) if self.is_of_weights(*weight) => self.of(a),
             (Arg::Value(_), Arg::Value(_)) => {
                 let (a, b) = (self.of(a)?, self.of(b)?);
                 if a.len() != b.len() {
