@@ -23,7 +23,7 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 
 fn candidate(config: &NetworkConfig, choices: [u16; 6], input: Shape) -> Candidate {
     let NetworkConfig { channels, cells, num_classes } = *config;
-    let model = NasBench201Model { arch: Architecture::new(choices.to_vec()), channels, cells };
+    let model = NasBench201Model { arch: Architecture::new(choices.to_vec()), channels, cells, stages: Vec::new() };
     Candidate::new(&ModelConfig::Nasbench201(model), num_classes as usize, input).unwrap()
 }
 
