@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use nas_core::estimator::inheritance::BlockParts;
+use nas_core::models::sizes::Rise;
 use nas_core::models::{Layout, MobileNet, ResNet, ResNetConfig, ResNetDepth, StageSize};
 use nas_core::nn::VarBuilder;
 use nas_core::space::{Architecture, Backbone};
@@ -265,6 +266,11 @@ impl TaskModel for ModelConfig {
             Self::Cells(config) => Self::Cells(cells::NetworkConfig { stages, ..config }),
             Self::Searched(config) => Self::Searched(SearchedModel { stages, ..config }),
         })
+    }
+
+    fn rise(&self) -> Option<Rise> {
+        let Self::Resnet(config) = self else { return None };
+        config.config().ok()?.rise()
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {

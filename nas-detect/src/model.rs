@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::StageSize;
+use nas_core::models::sizes::Rise;
 use nas_core::nn::Cost;
 use nas_core::nn::{BatchNorm, Mode, Shape, VarBuilder, channels_last};
 use nas_core::run::export::onnx::{PredictingLevel, Suppression};
@@ -241,6 +242,10 @@ impl TaskModel for ModelConfig {
 
     fn with_stages(self, stages: Vec<StageSize>) -> Result<Self> {
         Ok(Self { backbone: self.backbone.with_stages(stages)?, ..self })
+    }
+
+    fn rise(&self) -> Option<Rise> {
+        matches!(self.backbone, BackboneConfig::Detnas(_)).then_some(Rise::Strictly)
     }
 
     fn parts(&self) -> Option<Vec<BlockParts>> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,30 @@ impl FromStr for StageSize {
             Some(Self { channels: channels.parse().ok()?, blocks: blocks.parse().ok()? })
         };
         parsed().with_context(|| format!("{text:?}: expected channels and blocks, such as 24x2"))
+    }
+}
+
+/// How channels must rise from each stage to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Rise {
+    /// By at least one: a part of a stage's channels are those that come in.
+    Strictly,
+    /// By an even number or not at all: shortcuts put zeros on both sides.
+    Evenly,
+}
+
+impl Rise {
+    /// The first stage whose channels do not rise so.
+    pub fn broken(self, stages: &[StageSize]) -> Option<usize> {
+        let rises = |pair: &[StageSize]| {
+            let by = pair[1].channels - pair[0].channels;
+            match self {
+                Self::Strictly => by > 0,
+                Self::Evenly => by >= 0 && by % 2 == 0,
+            }
+        };
+        stages.windows(2).position(|pair| !rises(pair)).map(|before| before + 1)
     }
 }
 
@@ -130,14 +154,10 @@ impl ResNetConfig {
     /// If there are more or fewer stages, or shortcuts of zeros between channels that do not grow by an even number.
     pub fn with_sizes(&self, key: &str, sizes: &[StageSize]) -> Result<Self> {
         check(key, &self.sizes(), sizes)?;
-        let pads = self.shortcut == ShortcutKind::Pad;
-        for pair in sizes.windows(2).filter(|_| pads) {
-            let grown = pair[1].channels - pair[0].channels;
-            ensure!(
-                grown >= 0 && grown % 2 == 0,
-                "{key}: {} before {}; expected channels that grow by an even number: these shortcuts have no weights",
-                pair[0],
-                pair[1]
+        if let Some(stage) = self.rise().and_then(|rise| rise.broken(sizes)) {
+            let (before, size) = (sizes[stage - 1], sizes[stage]);
+            bail!(
+                "{key}: {before} before {size}; expected channels that rise by an even number: shortcuts have no weights"
             );
         }
         let mut resized = self.clone();
@@ -145,6 +165,11 @@ impl ResNetConfig {
             (stage.base, stage.units) = (*channels, *blocks);
         }
         Ok(resized)
+    }
+
+    /// How channels must rise.
+    pub fn rise(&self) -> Option<Rise> {
+        (self.shortcut == ShortcutKind::Pad).then_some(Rise::Evenly)
     }
 
     /// What weight inheritance knows of the units, whose names begin with `prefix`.
@@ -226,7 +251,7 @@ mod tests {
         assert_eq!((parts.len(), parts[3].place), (5, (2, 1)));
         assert_eq!(parts[3].silencer.as_deref(), Some("backbone.layer3.1.bn2.weight"));
         let error = ResNetConfig::cifar(3).with_sizes("stages", &sizes("16x3 8x3 64x3")).unwrap_err().to_string();
-        assert!(error.starts_with("stages: 16x3 before 8x3; expected channels that grow"), "{error}");
+        assert!(error.starts_with("stages: 16x3 before 8x3; expected channels that rise"), "{error}");
     }
 
     /// FBNet's last convolutions of some blocks are in two groups.

@@ -7,10 +7,11 @@ use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::models::sizes::Rise;
 use crate::models::{StageSize, sizes};
 use crate::run::drawing::Boxes;
 use crate::search::analysis::vocabulary::Decision;
-use crate::space::{Architecture, ChoiceSpace};
+use crate::space::{Architecture, ChoiceSpace, InvalidArchitecture};
 
 /// The `kind` of the space.
 pub const AROUND: &str = "around";
@@ -36,6 +37,9 @@ pub struct AroundSpace {
     /// The network's own stages; read off it where not given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<StageSize>,
+    /// How channels must rise from each stage to the next, where they must; read off the network where `stages` are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rise: Option<Rise>,
 }
 
 fn default_widths() -> Vec<f64> {
@@ -84,12 +88,16 @@ impl AroundSpace {
     /// The sizes that an architecture stands for.
     pub fn sizes(&self, arch: &Architecture) -> Result<Vec<StageSize>> {
         self.validate(arch)?;
+        Ok(self.sizes_of(arch))
+    }
+
+    fn sizes_of(&self, arch: &Architecture) -> Vec<StageSize> {
         let pairs = arch.choices().chunks(2).zip(self.options());
         let size = |(choices, (channels, blocks)): (&[u16], (Vec<i64>, Vec<usize>))| StageSize {
             channels: channels[usize::from(choices[0])],
             blocks: blocks[usize::from(choices[1])],
         };
-        Ok(pairs.map(size).collect())
+        pairs.map(size).collect()
     }
 
     /// Channels and blocks of every stage: `32x1 16x1 24x2`.
@@ -137,6 +145,15 @@ impl ChoiceSpace for AroundSpace {
     /// Of every stage channels and blocks.
     fn decisions(&self) -> Vec<u16> {
         self.options().iter().flat_map(|(channels, blocks)| [channels.len() as u16, blocks.len() as u16]).collect()
+    }
+
+    fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
+        self.check_choices(arch)?;
+        let sizes = self.sizes_of(arch);
+        self.rise.and_then(|rise| rise.broken(&sizes)).map_or(Ok(()), |stage| {
+            Err(self
+                .invalid(arch, format!("{} before {}, expected channels that rise", sizes[stage - 1], sizes[stage])))
+        })
     }
 }
 
@@ -186,6 +203,26 @@ mod tests {
             assert!(error.contains(expected), "{text}: {error}");
         }
         assert!(space.validate(&Architecture::new(vec![3, 0, 0, 0, 0, 0])).is_err());
+    }
+
+    #[test]
+    fn channels_rise_where_they_must() {
+        let wide = |rise: &str| space(&format!("widths = [0.5, 1.0]\nrise = '{rise}'"), "8x1 16x2 32x1");
+        for (rise, text, sound) in [
+            ("strictly", "8x1 16x2 32x1", true),
+            ("strictly", "8x1 8x2 32x1", false),
+            ("evenly", "8x1 8x2 32x1", true),
+            ("evenly", "8x1 16x2 16x1", true),
+        ] {
+            let (space, expected) = (wide(rise), if sound { "" } else { "8x1 before 8x2" });
+            let arch = space.parse(text).unwrap();
+            let error = space.validate(&arch).map_or_else(|error| error.to_string(), |()| String::new());
+            assert!(error.contains(expected) && error.is_empty() == sound, "{rise} {text}: {error}");
+            let mut rng = nas_datasets::rng::stream(0, "rise", 0);
+            assert!(
+                (0..50).all(|_| space.rise.unwrap().broken(&space.sizes(&space.sample(&mut rng)).unwrap()).is_none())
+            );
+        }
     }
 
     #[test]

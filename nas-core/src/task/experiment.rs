@@ -717,6 +717,8 @@ fn go_around<T: Task>(table: &mut Table, kind: Kind) -> Result<()> {
     if !space.contains_key("stages") {
         let model: T::Model = config::section(table.clone(), "model", "the network to go around")?;
         space.insert("stages".into(), Value::try_from(model.stages()?)?);
+        let rise = model.rise().map(Value::try_from).transpose()?;
+        space.extend(rise.map(|rise| ("rise".to_string(), rise)));
     }
     table.insert("space".into(), Value::Table(space));
     Ok(())

@@ -30,6 +30,7 @@ use tch::{Tensor, nn::VarStore};
 
 use crate::estimator::inheritance::BlockParts;
 use crate::models::StageSize;
+use crate::models::sizes::Rise;
 use crate::nn::{Cost, Mode, Shape, VarBuilder};
 use crate::optim::Named;
 use crate::run::cli::Compute;
@@ -71,6 +72,11 @@ pub trait TaskModel: Section {
     /// The stages of a network that a search may go around ([`around::AroundSpace`]); an error of others says which it may.
     fn stages(&self) -> Result<Vec<StageSize>> {
         bail!("the networks of this program have no stages that a search may go around")
+    }
+
+    /// How channels must rise from each of its stages to the next, where they must.
+    fn rise(&self) -> Option<Rise> {
+        None
     }
 
     /// The same network with other stages, where [`TaskModel::stages`] gives any. What no network can have is an error when it is
