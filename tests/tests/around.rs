@@ -89,7 +89,7 @@ fn channels_of_what_a_search_found_go_too() {
     };
     let stage = "{ channels = [16], layers = 2, stride = 2, kernels = [3], expansions = [3], skip = true }";
     let mobile = format!("kind = 'mobile'\nstages = [{stage}, {stage}]");
-    assert_cuts_what_goes_together::<Classification>("mobile", &searched(&mobile, "0-0-0-0-0-1"));
+    assert_cuts_what_goes_together::<Classification>("mobile", &searched(&mobile, "0-0-0-1-0-0"));
     let error = searched("kind = 'chain'", "0-0-0").stages().unwrap_err().to_string();
     assert!(error.contains("a chain has no stages"), "{error}");
 }
