@@ -63,6 +63,21 @@ fn one_seed_is_one_network_on_every_device() {
     }
 }
 
+/// Dilated depthwise convolutions, which the CPU computes in another way, leave maps that lie otherwise in memory.
+#[test]
+fn what_is_dropped_does_not_hang_on_how_a_device_lays_maps_out() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let model = "model={preset='deeplabv3plus_mobilenet_v2'}";
+    let sets = [model, "augment.crop=[32, 32]", "data.num_images=8", "train.batch_size=8", "train.epochs=1"];
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(device));
+    SEGMENT.succeed(&args("train", TRAIN, &cpu, "cpu", &sets));
+    card.succeed(SEGMENT, &args("train", TRAIN, &cuda, "cuda", &sets));
+    let loss = |run: &Path| json(&fs::read_to_string(run.join("metrics.jsonl")).unwrap())["loss"].as_f64().unwrap();
+    let (cpu, cuda) = (loss(&cpu), loss(&cuda));
+    assert!((cpu - cuda).abs() < 1e-5 * cpu, "{cpu} and {cuda}");
+}
+
 #[test]
 fn killed_runs_on_a_card_end_with_the_same_bits() {
     let Some(card) = SimulatedCard::find() else { return };

@@ -21,18 +21,22 @@ pub fn build_on<N>(device: Device, build: impl FnOnce(&VarBuilder) -> N) -> (Var
 }
 
 /// Drops values of `xs`, of any shape, with probability `p` and scales the others by `1 / (1 - p)` while training (Srivastava
-/// et al. 2014).
+/// et al. 2014). Of maps `[B, C, H, W]` all channels of a pixel are drawn before the next one, however they lie in memory: that may
+/// differ from device to device.
 pub fn dropout(xs: &Tensor, p: f64, train: bool) -> Tensor {
-    if (xs.device() == Device::Cpu && !ranks::are_several()) || !train || p == 0.0 {
+    let of_maps = xs.dim() == 4;
+    let drawn = if of_maps { xs.permute([0, 2, 3, 1]) } else { xs.shallow_clone() };
+    // libtorch's own draws in the order of memory.
+    let is_own = xs.device() == Device::Cpu && !ranks::are_several() && drawn.is_contiguous();
+    if is_own || !train || p == 0.0 {
         return xs.dropout(p, train);
     }
     tch::no_grad(|| {
-        // In the memory order of `xs`, in which values are drawn.
-        let strides = xs.empty_like().stride();
         let mask = of_whole_batch(xs.size()[0], |rows| {
-            let size: Vec<i64> = [rows].into_iter().chain(xs.size()[1..].iter().copied()).collect();
-            Tensor::empty_strided(size, &strides, (Kind::Float, Device::Cpu)).bernoulli_float_(1.0 - p)
+            let size: Vec<i64> = [rows].into_iter().chain(drawn.size()[1..].iter().copied()).collect();
+            Tensor::empty(size, (Kind::Float, Device::Cpu)).bernoulli_float_(1.0 - p)
         });
+        let mask = if of_maps { mask.permute([0, 3, 1, 2]) } else { mask };
         mask.to_kind(Kind::Int8).to_device(xs.device()).to_kind(xs.kind()) / (1.0 - p)
     }) * xs
 }
@@ -72,6 +76,25 @@ mod tests {
     }
 
     /// bfloat16 knows no number between 0.99609375 and 1.
+    /// As libtorch draws in maps that lie channels-last, which is how networks have them.
+    #[test]
+    fn dropout_is_the_same_however_maps_lie_in_memory() {
+        let maps = Tensor::rand([2, 5, 3, 4], (Kind::Float, Device::Cpu)) + 0.1;
+        let of = |xs: &Tensor| {
+            tch::manual_seed(7);
+            dropout(xs, 0.5, true)
+        };
+        let by_pixel = channels_last(&maps);
+        tch::manual_seed(7);
+        let expected = by_pixel.dropout(0.5, true);
+        assert_ne!(expected, by_pixel);
+        for xs in [&maps, &by_pixel, &maps.transpose(2, 3).contiguous().transpose(2, 3)] {
+            assert_eq!(of(xs), expected);
+        }
+        let rows = Tensor::rand([4, 6], (Kind::Float, Device::Cpu)) + 0.1;
+        assert_eq!(of(&rows), of(&rows.transpose(0, 1).contiguous().transpose(0, 1)));
+    }
+
     #[test]
     fn drop_path_draws_in_single_precision() {
         tch::manual_seed(7);
