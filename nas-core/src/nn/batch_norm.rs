@@ -1,6 +1,8 @@
 //! Batch normalisation (Ioffe and Szegedy 2015) whose momentum and statistics are open to the caller: `tch`'s own fixes
 //! them at construction and draws its scale at random.
 
+mod joint;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +13,8 @@ use tch::{Kind, Tensor};
 
 use super::{Activation, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site, ranks, torch};
 use crate::nn::Cost;
+
+pub use joint::Moves;
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -180,26 +184,22 @@ impl BatchNorm {
             let running = updates.then_some((&self.running_mean, &self.running_var));
             return activation.apply_(normalise_together(xs, [&weight, &bias], running, momentum, self.config.eps));
         }
-        if probe::is_off() {
-            let running = Some((&self.running_mean, &self.running_var));
-            let (weight, bias, eps) = (weight.as_ref(), bias.as_ref(), self.config.eps);
-            let step = torch::NormStep { weight, bias, running, train, momentum, eps };
-            if let Some(ys) = torch::norm_act(xs, step, activation) {
-                return ys;
-            }
-        }
-        let ys = xs.batch_norm(
-            weight.as_ref(),
-            bias.as_ref(),
-            updates.then_some(&self.running_mean),
-            updates.then_some(&self.running_var),
-            train,
-            momentum,
-            self.config.eps,
-            true,
-        );
-        activation.apply_(ys)
+        let running = updates.then_some((&self.running_mean, &self.running_var));
+        let (weight, bias, eps) = (weight.as_ref(), bias.as_ref(), self.config.eps);
+        normalised(xs, torch::NormStep { weight, bias, running, train, momentum, eps }, activation)
     }
+}
+
+/// Batch norm and activation by the operators that serve best.
+fn normalised(xs: &Tensor, step: torch::NormStep, activation: Activation) -> Tensor {
+    if probe::is_off()
+        && let Some(ys) = torch::norm_act(xs, step, activation)
+    {
+        return ys;
+    }
+    let torch::NormStep { weight, bias, running, train, momentum, eps } = step;
+    let (mean, var) = running.unzip();
+    activation.apply_(xs.batch_norm(weight, bias, mean, var, train, momentum, eps, true))
 }
 
 /// Batch norm of `xs` `[B, C, H, W]` by the mean and variance of the parts that all ranks have, of equal size; `running` mean and

@@ -93,6 +93,34 @@ impl Conv2d {
         Self { c_in, c_out: len, groups, weight: part(&self.weight), bias: self.bias.as_ref().map(part), ..*self }
     }
 
+    /// Its weights `[c_out, c_in / groups, height, width]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The depthwise convolution of `times` maps that lie side by side in the channels, each by the same weights.
+    pub fn side_by_side(&self, times: i64) -> Self {
+        assert!(self.groups == self.c_in, "maps side by side are convolved depthwise");
+        let many = |tensor: &Tensor| {
+            let ones = vec![1; tensor.dim() - 1];
+            if times == 1 { tensor.shallow_clone() } else { tensor.repeat([vec![times], ones].concat()) }
+        };
+        let [c_in, c_out, groups] = [self.c_in, self.c_out, self.groups].map(|count| count * times);
+        Self { c_in, c_out, groups, weight: many(&self.weight), bias: self.bias.as_ref().map(many), ..*self }
+    }
+
+    /// The convolution, of stride 1, of each of several maps whose pixels take turns in the rows of `xs` `[B, C, H, W * sources]`:
+    /// taps that lie `sources` times as far apart meet one source only.
+    pub fn forward_in_turns(&self, xs: &Tensor, sources: i64) -> Tensor {
+        assert!(self.stride == [1, 1], "of maps in turns no pixel is left out");
+        let far = |side: i64| self.dilation * (side - 1) / 2;
+        let (padding, dilation) =
+            ([far(self.ksize[0]), far(self.ksize[1]) * sources], [self.dilation, self.dilation * sources]);
+        let ys = xs.conv2d(&self.weight, self.bias.as_ref(), [1, 1], padding, dilation, self.groups);
+        probe::report(Site::Weighted, &ys);
+        ys
+    }
+
     fn convolve(&self, xs: &Tensor, stride: [i64; 2], dilation: i64, mode: Mode) -> Tensor {
         let (_, c, h, w) = xs.size4().expect("a feature map has four dimensions");
         let is_depthwise = self.groups == c && self.c_out == c;
@@ -226,6 +254,25 @@ mod tests {
             };
             for (found, expected) in grads(&found).iter().zip(grads(&expected)) {
                 assert!(found.allclose(&expected, 1e-4, 1e-4, false), "gradients of {case}");
+            }
+        }
+    }
+
+    #[test]
+    fn maps_side_by_side_and_in_turns_do_not_see_each_other() {
+        tch::manual_seed(1);
+        let maps: Vec<Tensor> = (0..3).map(|_| Tensor::randn([2, 4, 7, 5], (Kind::Float, Device::Cpu))).collect();
+        for dilation in [1, 2] {
+            let vs = VarStore::new(Device::Cpu);
+            let config = ConvConfig { dilation, bias: true, ..Default::default() };
+            let dense = Conv2d::new(&VarBuilder::new(&vs).sub("dense"), 4, 6, 3, config);
+            let turns = Tensor::stack(&maps, 4).flatten(3, 4);
+            let found = dense.forward_in_turns(&turns, 3).view([2, 6, 7, 5, 3]).unbind(4);
+            let depthwise = Conv2d::depthwise(&VarBuilder::new(&vs).sub("depthwise"), 4, 3, config);
+            let beside = depthwise.side_by_side(3).forward(&Tensor::cat(&maps, 1), Mode::EVAL).chunk(3, 1);
+            for (i, map) in maps.iter().enumerate() {
+                assert!(found[i].allclose(&dense.forward(map, Mode::EVAL), 1e-5, 1e-5, false));
+                assert!(beside[i].allclose(&depthwise.forward(map, Mode::EVAL), 1e-5, 1e-5, false));
             }
         }
     }

@@ -19,7 +19,7 @@ mod shared;
 pub(crate) mod torch;
 mod var_builder;
 
-pub use batch_norm::{AverageAll, BatchNorm, BnConfig, synchronise_batch_norm};
+pub use batch_norm::{AverageAll, BatchNorm, BnConfig, Moves, synchronise_batch_norm};
 pub use cell_convs::{FactorizedReduce, ReluConvBn};
 pub use conv::{Activation, Conv2d, ConvConfig, relu};
 pub use conv_norm::{ConvNorm, FrozenBatchNorm, Norm, NormConfig, chain, chain_cost, conv_bn};

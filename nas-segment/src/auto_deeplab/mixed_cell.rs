@@ -3,56 +3,142 @@
 //! A search works on small maps, where calls cost more than arithmetic. So the cell makes few and large ones:
 //! - All edges that leave one state see the same input: one convolution with the edges' kernels side by side stands for
 //!   all of them. Poolings and identity have no weights and are computed once for all edges.
-//! - The architecture weight of a convolution is the scale of its last batch norm, which has none of its own.
-//! - The cells of equation 6 that end in one node and share their weights run as one batch, each with batch statistics
-//!   of its own. They have H[l-2] in common, and what comes from it is computed once.
+//! - The architecture weight of an operator is the scale of its last batch norm, which has none of its own. The last norms of all
+//!   operators are one.
+//! - The cells of equation 6 that end in one node and share their weights run together, each with batch statistics of its own.
+//!   They have H[l-2] in common, and what comes from it is computed once.
+//!
+//! The maps of several sources are one tensor in whose memory their pixels take turns: `[B, H, W, sources, C]`. Without a copy that
+//! is a map `[B, C, H, W * sources]`, as convolutions take it, and one `[B, sources * C, H, W]`, whose channels are those of each
+//! source, as norms and poolings take it.
 
-use std::borrow::Borrow;
+use std::cell::RefCell;
+use std::collections::HashMap;
 
-use nas_core::nn::{BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Op, VarBuilder};
-use tch::Tensor;
+use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Moves, Op, VarBuilder};
+use tch::{Kind, Tensor};
 
 use super::decode::first_edge;
-use super::genotype::Edge;
+use super::genotype::{Edge, OPS};
 
 /// Norms of relaxed cells learn no scale: it would undo the architecture weights.
 pub const SEARCH_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: false };
 
+/// Operators without weights, but for `none`: two poolings with norms, and the identity.
+const WEIGHTLESS: std::ops::Range<i64> = 1..4;
+const POOLINGS: i64 = 2;
+/// Two separable convolutions, two atrous ones.
+const CONVOLUTIONS: std::ops::Range<i64> = 4..8;
+
 /// Architecture weights as a cell of given channels needs them.
 #[derive(Debug)]
 pub enum CellWeights {
-    /// Of all operators on all edges, by state.
-    Relaxed(Vec<StateWeights>),
+    /// Of all operators on all edges.
+    Relaxed(Relaxed),
     /// One cell: of each block, the two inputs with their operators. Nothing else is computed.
     Path(Vec<[Edge; 2]>),
-}
-
-/// Architecture weights of the edges that leave one state.
-#[derive(Debug)]
-pub struct StateWeights {
-    /// Of max pooling, average pooling and identity, `[edges, 3]`.
-    weightless: Tensor,
-    /// Of the four convolutions, each `[edges * channels]`.
-    convolutions: [Tensor; 4],
 }
 
 impl CellWeights {
     /// From edge probabilities `alpha [edges, 8]`. `none` contributes nothing; its probability lowers the others'.
     pub fn new(alpha: &Tensor, blocks: usize, channels: i64) -> Self {
-        let state = |state: usize| {
-            let edges: Vec<i64> = consumers(state, blocks).map(|block| (first_edge(block) + state) as i64).collect();
-            let index = Tensor::from_slice(&edges).to_device(alpha.device());
-            let alpha = alpha.index_select(0, &index);
-            let scale = |op: i64| alpha.select(1, op).repeat_interleave_self_int(channels, 0, None);
-            StateWeights { weightless: alpha.narrow(1, 1, 3), convolutions: [4, 5, 6, 7].map(scale) }
+        Self::Relaxed(Relaxed::new(alpha, blocks, channels))
+    }
+}
+
+/// Architecture weights of a cell, state by state.
+#[derive(Debug)]
+pub struct Relaxed {
+    blocks: usize,
+    /// `[edges, 3]` of all states, flat.
+    weightless: Tensor,
+    /// What the last norms of each state are scaled by, per channel.
+    scales: Vec<Tensor>,
+    /// Both in one tensor, by the number of sources.
+    flat: RefCell<HashMap<i64, Tensor>>,
+}
+
+/// Architecture weights of the edges that leave one state.
+#[derive(Debug)]
+struct StateWeights {
+    /// Of max pooling, average pooling and identity, `[edges, 3]`.
+    weightless: Tensor,
+    /// Of the joint norm, `[sources * channels]`: those of poolings are 1.
+    scale: Tensor,
+}
+
+impl Relaxed {
+    fn new(alpha: &Tensor, blocks: usize, channels: i64) -> Self {
+        let states = || 0..=blocks;
+        let of_edges =
+            |state| consumers(state, blocks).map(move |block| ((first_edge(block) + state) * OPS.len()) as i64);
+        let weightless =
+            states().flat_map(|state| of_edges(state).flat_map(|edge| WEIGHTLESS.map(move |op| edge + op)));
+        let one = alpha.numel() as i64;
+        let scales = |state| {
+            let convolutions = CONVOLUTIONS.flat_map(move |op| of_edges(state).map(move |edge| edge + op));
+            [one; POOLINGS as usize].into_iter().chain(convolutions)
         };
-        Self::Relaxed((0..=blocks).map(state).collect())
+        let index: Vec<i64> = weightless.chain(states().flat_map(scales)).collect();
+        let index = Tensor::from_slice(&index).to_device(alpha.device());
+        let with_one = Tensor::cat(&[alpha.reshape([-1]), Tensor::ones([1], (alpha.kind(), alpha.device()))], 0);
+        let edges: usize = states().map(|state| consumers(state, blocks).len()).sum();
+        let lens: Vec<i64> = states().map(|state| scales(state).count() as i64 * channels).collect();
+        let [weightless, scales] = [edges as i64 * WEIGHTLESS.count() as i64, lens.iter().sum::<i64>() / channels];
+        let parts = with_one.index_select(0, &index).split_with_sizes([weightless, scales], 0);
+        let scales = parts[1].unsqueeze(1).expand([-1, channels], false).reshape([-1]);
+        let weightless = parts[0].shallow_clone();
+        Self { blocks, weightless, scales: scales.split_with_sizes(&lens, 0), flat: RefCell::default() }
+    }
+
+    /// Weights for `sources` of every state but that of H[l-2], which has one.
+    fn states(&self, sources: i64) -> Vec<StateWeights> {
+        let times = |state: usize| if state == 1 { 1 } else { sources };
+        let flat = || {
+            let scales = self.scales.iter().enumerate();
+            let scales = scales.flat_map(|(state, scale)| std::iter::repeat_n(scale, times(state) as usize));
+            Tensor::cat(&std::iter::once(&self.weightless).chain(scales).collect::<Vec<_>>(), 0)
+        };
+        let flat = self.flat.borrow_mut().entry(sources).or_insert_with(flat).shallow_clone();
+        let edges = (0..=self.blocks).map(|state| consumers(state, self.blocks).len() as i64);
+        let weightless = edges.map(|edges| edges * WEIGHTLESS.count() as i64);
+        let scales = self.scales.iter().enumerate().map(|(state, scale)| times(state) * scale.size()[0]);
+        // One split for all: its gradient is one tensor, which the cells of a level add up.
+        let parts = flat.split_with_sizes(weightless.chain(scales).collect::<Vec<_>>(), 0);
+        let (weightless, scales) = parts.split_at(self.scales.len());
+        let state = |(weightless, scale): (&Tensor, &Tensor)| StateWeights {
+            weightless: weightless.view([-1, WEIGHTLESS.count() as i64]),
+            scale: scale.shallow_clone(),
+        };
+        weightless.iter().zip(scales).map(state).collect()
     }
 }
 
 /// Blocks that can take `state` as an input.
 fn consumers(state: usize, blocks: usize) -> std::ops::Range<usize> {
     state.saturating_sub(1)..blocks
+}
+
+/// A map `[B, C, H, W]` as it lies in channels-last memory, `[B, H, W, C]`.
+fn rows(map: &Tensor) -> Tensor {
+    map.permute([0, 2, 3, 1])
+}
+
+/// The map whose memory is `rows` `[B, H, W, C]`.
+fn map(rows: &Tensor) -> Tensor {
+    rows.permute([0, 3, 1, 2])
+}
+
+/// Of `[B, C, H, W * sources]`, the channels side by side: `[B, sources * C, H, W]`.
+fn side_by_side(xs: &Tensor, sources: i64) -> Tensor {
+    let (b, c, h, w) = xs.size4().expect("a feature map has four dimensions");
+    map(&rows(xs).reshape([b, h, w / sources, sources * c]))
+}
+
+/// Of `[B, sources * C, H, W]`, the pixels in turns: `[B, C, H, W * sources]`.
+fn in_turns(xs: &Tensor, sources: i64) -> Tensor {
+    let (b, c, h, w) = xs.size4().expect("a feature map has four dimensions");
+    map(&rows(xs).reshape([b, h, w * sources, c / sources]))
 }
 
 /// A cell with all operators on all edges.
@@ -69,25 +155,61 @@ impl MixedCell {
         Self { states: (0..=blocks).map(state).collect(), blocks }
     }
 
-    /// Outputs `[B, blocks * channels, H, W]`, one for each of the H[l-1] in `last`; `before` is the H[l-2] that they
-    /// share. Inputs are preprocessed maps `[B, channels, H, W]`.
-    pub fn forward(&self, last: &[Tensor], before: &Tensor, weights: &CellWeights, mode: Mode) -> Vec<Tensor> {
-        let sources = last.len();
-        let states = match weights {
-            CellWeights::Relaxed(states) => states,
-            CellWeights::Path(cell) => return last.iter().map(|xs| self.path(xs, before, cell, mode)).collect(),
+    /// The sum of the outputs `[B, blocks * channels, H, W]` for each of the H[l-1] in `last`, times their `shares` `[sources]`, or 1;
+    /// `before` is the H[l-2] that they share. Inputs are preprocessed maps `[B, channels, H, W]`.
+    pub fn forward(
+        &self,
+        last: &[Tensor],
+        before: &Tensor,
+        shares: Option<&Tensor>,
+        weights: &CellWeights,
+        mode: Mode,
+    ) -> Tensor {
+        let outputs = self.outputs(last, before, weights, mode);
+        // Half precision stays what it is.
+        let shares = shares.map(|shares| shares.to_kind(outputs.kind()).view([-1, 1]));
+        let weighted = shares.map_or_else(|| outputs.shallow_clone(), |shares| &outputs * shares);
+        map(&match last {
+            [_] => weighted.squeeze_dim(3),
+            _ => weighted.sum_dim_intlist(3, false, None::<Kind>),
+        })
+    }
+
+    /// `[B, H, W, sources, blocks * channels]`.
+    fn outputs(&self, last: &[Tensor], before: &Tensor, weights: &CellWeights, mode: Mode) -> Tensor {
+        let relaxed = match weights {
+            CellWeights::Relaxed(relaxed) => relaxed,
+            CellWeights::Path(cell) => {
+                let path = |xs: &Tensor| rows(&self.path(xs, before, cell, mode));
+                return Tensor::stack(&last.iter().map(path).collect::<Vec<_>>(), 3);
+            }
         };
-        let mixed = |state: usize, xs: &Tensor, sources| self.states[state].forward(xs, sources, &states[state], mode);
-        let from_before = mixed(1, before, 1).into_iter().map(|term| cat(&vec![&term; sources], 0));
-        let from_last = mixed(0, &cat(last, 0), sources);
-        let mut sums: Vec<Tensor> = from_before.zip(from_last).map(|(a, b)| a + b).collect();
+        let sources = last.len() as i64;
+        let weights = relaxed.states(sources);
+        let width = |(state, weights): (usize, &StateWeights)| {
+            weights.scale.size()[0] + self.states[state].inner_channels() * if state == 1 { 1 } else { sources }
+        };
+        let mut moves = Moves::new(weights.iter().enumerate().map(width).sum());
+        let mut mixed = |state: usize, xs: &Tensor, sources, sum: Option<&Tensor>| {
+            self.states[state].forward(xs, sources, &weights[state], sum, mode, &mut moves)
+        };
+        let from_before = mixed(1, before, 1, None);
+        let together = Tensor::stack(&last.iter().map(rows).collect::<Vec<_>>(), 3);
+        let from_last = mixed(0, &map(&together.flatten(2, 3)), sources, None);
+        let (_, b, h, w, c) = from_before.size5().expect("terms of all edges");
+        let apart = [-1, b, h, w, sources, c];
+        let mut sums = (from_last.view(apart) + from_before.unsqueeze(4)).flatten(3, 4);
+        let mut done = Vec::new();
         for block in 0..self.blocks - 1 {
             // The inputs of a block are states before its own, so its sum is complete by now.
-            for (term, to) in mixed(2 + block, &sums[block], sources).into_iter().zip(block + 1..) {
-                sums[to] = &sums[to] + term;
-            }
+            let parts = sums.split_with_sizes([1, (self.blocks - block) as i64 - 1], 0);
+            let first = parts[0].squeeze_dim(0);
+            sums = mixed(2 + block, &map(&first), sources, Some(&parts[1]));
+            done.push(first);
         }
-        Tensor::cat(&sums, 1).chunk(sources as i64, 0)
+        done.push(sums.squeeze_dim(0));
+        moves.apply();
+        Tensor::cat(&done, 3).view([b, h, w, sources, -1])
     }
 }
 
@@ -111,6 +233,7 @@ impl MixedCell {
 #[derive(Debug)]
 struct MixedState {
     edges: i64,
+    channels: i64,
     max_bn: BatchNorm,
     average_bn: BatchNorm,
     separable: [MixedSeparable; 2],
@@ -123,6 +246,7 @@ impl MixedState {
         let atrous = |k| MixedAtrous::new(&vb.sub(format!("atrous_conv_{k}")), edges, channels, k);
         Self {
             edges,
+            channels,
             max_bn: BatchNorm::new(&vb.sub("max_pool"), channels, SEARCH_BN),
             average_bn: BatchNorm::new(&vb.sub("avg_pool"), channels, SEARCH_BN),
             separable: [3, 5].map(separable),
@@ -130,18 +254,47 @@ impl MixedState {
         }
     }
 
-    /// One term `[sources * B, channels, H, W]` for each edge, in the order of the blocks they end in.
-    fn forward(&self, xs: &Tensor, sources: usize, weights: &StateWeights, mode: Mode) -> Vec<Tensor> {
-        let [sep3, sep5, atrous3, atrous5] = &weights.convolutions;
+    /// Channels of one source in the norms between convolutions.
+    fn inner_channels(&self) -> i64 {
+        self.separable.len() as i64 * self.edges * self.channels
+    }
+
+    /// One term `[edges, B, H, W * sources, channels]` for each edge, in the order of the blocks they end in, plus `sum`.
+    /// `xs` is `[B, channels, H, W * sources]`.
+    fn forward(
+        &self,
+        xs: &Tensor,
+        sources: i64,
+        weights: &StateWeights,
+        sum: Option<&Tensor>,
+        mode: Mode,
+        moves: &mut Moves,
+    ) -> Tensor {
+        let (b, c, h, w) = xs.size4().expect("a feature map has four dimensions");
+        let all = self.edges * c;
+        let beside = side_by_side(xs, sources);
+        let pooled = [max_pool(&beside), average_pool(&beside)].map(|pooled| in_turns(&pooled, sources));
         let relu = xs.relu();
-        let repeated = cat(&vec![&relu; self.edges as usize], 1);
-        let convolved = self.separable[0].forward(&repeated, sources, sep3, mode)
-            + self.separable[1].forward(&repeated, sources, sep5, mode)
-            + self.atrous[0].forward(&relu, sources, atrous3, mode)
-            + self.atrous[1].forward(&relu, sources, atrous5, mode);
-        let weightless = self.weightless(xs, sources, &weights.weightless, mode);
-        // One `chunk`, not a `narrow` per edge: its gradient is one concatenation, which keeps channels-last memory.
-        weightless.into_iter().zip(convolved.chunk(self.edges, 1)).map(|(a, b)| a + b).collect()
+        let repeated = rows(&relu).unsqueeze(3).expand([b, h, w, self.edges, c], false).reshape([b, h, w, all]);
+        let separable = self.separable.each_ref().map(|op| op.forward(&map(&repeated), sources, mode, moves));
+        let atrous = self.atrous.each_ref().map(|op| op.conv.forward_in_turns(&relu, sources));
+        let maps: Vec<Tensor> = pooled.iter().chain(&separable).chain(&atrous).map(rows).collect();
+        let maps = side_by_side(&map(&Tensor::cat(&maps, 3)), sources);
+        let last = self.separable.iter().map(|op| &op.norm).chain(self.atrous.iter().map(|op| &op.norm));
+        let norms: Vec<&BatchNorm> = [&self.max_bn, &self.average_bn].into_iter().chain(last).collect();
+        let normed = BatchNorm::joint(&norms, &maps, Some(&weights.scale), Activation::Identity, mode, moves);
+        let normed = rows(&in_turns(&normed, sources));
+        // One split, not two slices: its gradient is one concatenation.
+        let parts = normed.split_with_sizes([POOLINGS * c, normed.size()[3] - POOLINGS * c], 3);
+        let convolved = parts[1].reshape([b, h, w, -1, all]).sum_dim_intlist(3, false, None::<Kind>);
+        let pooled = parts[0].reshape([b, h, w, POOLINGS, c]).permute([3, 0, 1, 2, 4]);
+        // Weighted sums of poolings and identity: a product of matrices `[edges, 3]` and `[3, values of a map]`.
+        let maps = Tensor::cat(&[pooled, rows(xs).unsqueeze(0)], 0).reshape([WEIGHTLESS.count() as i64, -1]);
+        let weightless = match sum {
+            Some(sum) => sum.reshape([self.edges, -1]).addmm(&weights.weightless, &maps),
+            None => weights.weightless.matmul(&maps),
+        };
+        weightless.view([self.edges, b, h, w, c]) + convolved.view([b, h, w, self.edges, c]).permute([3, 0, 1, 2, 4])
     }
 
     /// One operator on the `edge`th edge, at weight 1.
@@ -157,18 +310,6 @@ impl MixedState {
             _ => xs.zeros_like(),
         }
     }
-
-    /// Weighted sums of max pooling, average pooling and identity: a product of matrices `[edges, 3]` and
-    /// `[3, values of a map]`.
-    fn weightless(&self, xs: &Tensor, sources: usize, weights: &Tensor, mode: Mode) -> Vec<Tensor> {
-        let (max, average) = (max_pool(xs), average_pool(xs));
-        let max = per_source(&max, sources, |xs| self.max_bn.forward(xs, mode));
-        let average = per_source(&average, sources, |xs| self.average_bn.forward(xs, mode));
-        let maps = Tensor::cat(&[&max, &average, xs], 0).permute([0, 2, 3, 1]);
-        let (_, h, w, c) = maps.size4().expect("a feature map has four dimensions");
-        let sums = weights.matmul(&maps.reshape([3, -1])).view([-1, h, w, c]).permute([0, 3, 1, 2]);
-        sums.chunk(self.edges, 0)
-    }
 }
 
 fn max_pool(xs: &Tensor) -> Tensor {
@@ -179,27 +320,12 @@ fn average_pool(xs: &Tensor) -> Tensor {
     xs.avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None)
 }
 
-/// Applies a norm to the part of a batch that belongs to each source.
-fn per_source(xs: &Tensor, sources: usize, norm: impl Fn(&Tensor) -> Tensor) -> Tensor {
-    let parts: Vec<Tensor> = xs.chunk(sources as i64, 0).iter().map(norm).collect();
-    cat(&parts, 0)
-}
-
-/// Concatenation that copies nothing where there is one part.
-fn cat(parts: &[impl Borrow<Tensor>], dim: i64) -> Tensor {
-    match parts {
-        [part] => part.borrow().shallow_clone(),
-        parts => Tensor::cat(parts, dim),
-    }
-}
-
 /// The separable convolutions of one kernel size on all edges. Inputs are past their first ReLU and repeated per edge.
 #[derive(Debug)]
 struct MixedSeparable {
     depthwise: [Conv2d; 2],
     pointwise: [MixedPointwise; 2],
     bn: BatchNorm,
-    /// Its scale is the architecture weight.
     norm: BatchNorm,
 }
 
@@ -217,11 +343,15 @@ impl MixedSeparable {
         }
     }
 
-    fn forward(&self, repeated: &Tensor, sources: usize, scale: &Tensor, mode: Mode) -> Tensor {
-        let conv = |round: usize, xs: &Tensor| self.pointwise[round].forward(&self.depthwise[round].forward(xs, mode));
-        let mut middle = per_source(&conv(0, repeated), sources, |xs| self.bn.forward(xs, mode));
-        let ys = conv(1, &middle.relu_());
-        per_source(&ys, sources, |xs| self.norm.forward_scaled(xs, Some(scale), mode))
+    /// The convolutions before the last norm, of maps `[B, edges * channels, H, W * sources]`.
+    fn forward(&self, repeated: &Tensor, sources: i64, mode: Mode, moves: &mut Moves) -> Tensor {
+        let conv = |round: usize, beside: &Tensor| {
+            let depthwise = self.depthwise[round].side_by_side(sources).forward(beside, mode);
+            self.pointwise[round].forward(&in_turns(&depthwise, sources))
+        };
+        let middle = side_by_side(&conv(0, &side_by_side(repeated, sources)), sources);
+        let middle = BatchNorm::joint(&[&self.bn], &middle, None, Activation::Relu, mode, moves);
+        conv(1, &middle)
     }
 
     /// The convolutions of one edge on a rectified map.
@@ -278,7 +408,6 @@ impl MixedPointwise {
 struct MixedAtrous {
     channels: i64,
     conv: Conv2d,
-    /// Its scale is the architecture weight.
     norm: BatchNorm,
 }
 
@@ -290,10 +419,6 @@ impl MixedAtrous {
             conv: Conv2d::new(&vb.sub("conv"), channels, edges * channels, ksize, rate_2),
             norm: BatchNorm::new(&vb.sub("bn"), edges * channels, SEARCH_BN),
         }
-    }
-
-    fn forward(&self, relu: &Tensor, sources: usize, scale: &Tensor, mode: Mode) -> Tensor {
-        per_source(&self.conv.forward(relu, mode), sources, |xs| self.norm.forward_scaled(xs, Some(scale), mode))
     }
 
     /// The convolution of one edge on a rectified map.
@@ -328,7 +453,7 @@ mod tests {
             let (last, before) = ([map()], map());
             let block = |alpha: &Tensor| {
                 let weights = CellWeights::new(alpha, 1, channels);
-                cell.forward(&last, &before, &weights, Mode::train(0.0)).remove(0)
+                cell.forward(&last, &before, None, &weights, Mode::train(0.0))
             };
             let alpha = Tensor::rand([2, 8], CPU);
             let mut sum = Tensor::zeros([2, channels, 9, 7], CPU);
@@ -360,7 +485,7 @@ mod tests {
                 }
                 let last = slice::from_ref(&last);
                 let path = CellWeights::Path(path);
-                let forward = |weights: &CellWeights, mode| cell.forward(last, &before, weights, mode).remove(0);
+                let forward = |weights: &CellWeights, mode| cell.forward(last, &before, None, weights, mode);
                 let found = forward(&path, Mode::train(0.0));
                 let moved = |(name, tensor): (String, Tensor)| {
                     (name.ends_with("running_mean") && tensor.ne(0.0).any().int64_value(&[]) != 0).then_some(name)
@@ -398,7 +523,7 @@ mod tests {
         let maps: Vec<[Tensor; 1]> = (0..3).map(|_| [Tensor::randn([2, 4, 9, 7], CPU)]).collect();
         let name = "0.atrous_conv_3.bn.running_mean";
         let run = |maps: &[Tensor]| {
-            let _ = cell.forward(maps, &maps[0], &weights, Mode::train(0.0));
+            let _ = cell.forward(maps, &maps[0], None, &weights, Mode::train(0.0));
         };
         let alone = |maps: &[Tensor; 1]| {
             let _average = nas_core::nn::AverageAll::start();
@@ -413,18 +538,49 @@ mod tests {
         assert!(expected.abs().max().double_value(&[]) > 1e-3);
     }
 
+    /// Value, gradients and running statistics, in training and in evaluation, of three sources together and one after the other.
     #[test]
     fn sources_that_share_a_cell_do_not_see_each_other() {
-        tch::manual_seed(1);
-        let vs = VarStore::new(Device::Cpu);
-        let cell = MixedCell::new(&VarBuilder::new(&vs), 3, 4);
-        let weights = CellWeights::new(&Tensor::rand([9, 8], CPU), 3, 4);
-        let [a, b, before] = [1.0, 5.0, 1.0].map(|scale| Tensor::randn([2, 4, 9, 7], CPU) * scale);
-        let alone = |xs: &Tensor| cell.forward(&[xs.shallow_clone()], &before, &weights, Mode::train(0.0)).remove(0);
-        let expected = [alone(&a), alone(&b)];
-        let found = cell.forward(&[a, b], &before, &weights, Mode::train(0.0));
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!(difference(found, expected) < 1e-4, "{}", difference(found, expected));
+        for (channels, train) in [(4, true), (16, true), (4, false)] {
+            let mode = if train { Mode::train(0.0) } else { Mode::EVAL };
+            let run = |together: bool| {
+                tch::manual_seed(1);
+                let mut vs = VarStore::new(Device::Cpu);
+                let cell = MixedCell::new(&VarBuilder::new(&vs), 3, channels);
+                vs.double();
+                let leaf = |xs: Tensor| xs.to_kind(Kind::Double).set_requires_grad(true);
+                let maps = [1.0, 5.0, 2.0, 1.0].map(|scale| leaf(Tensor::randn([2, channels, 9, 7], CPU) * scale));
+                let [alpha, shares] = [vec![9, 8], vec![3]].map(|dims| leaf(Tensor::rand(dims, CPU)));
+                let weights = CellWeights::new(&alpha, 3, channels);
+                let [last @ .., before] = &maps;
+                let out = match together {
+                    true => cell.forward(last, before, Some(&shares), &weights, mode),
+                    false => {
+                        let alone =
+                            |(xs, share)| cell.forward(slice::from_ref(xs), before, None, &weights, mode) * share;
+                        last.iter().zip(shares.unbind(0)).map(alone).sum()
+                    }
+                };
+                let up = Tensor::randn(out.size(), CPU).to_kind(Kind::Double);
+                let mut variables: Vec<(String, Tensor)> = vs.variables().into_iter().collect();
+                variables.sort_by(|a, b| a.0.cmp(&b.0));
+                let trained = variables.iter().map(|(_, tensor)| tensor).filter(|tensor| tensor.requires_grad());
+                let inputs: Vec<&Tensor> = maps.iter().chain([&alpha, &shares]).chain(trained).collect();
+                let mut found = Tensor::run_backward(&[(&out * up).sum(Kind::Double)], &inputs, false, false);
+                found.push(out.detach());
+                // One source after the other, H[l-2] moves its norms three times: once more or less is no matter of sources.
+                let of_before = |name: &str| name.starts_with("1.");
+                let running = variables.into_iter().filter(|(name, xs)| !xs.requires_grad() && !of_before(name));
+                found.extend(running.map(|(_, tensor)| tensor));
+                found
+            };
+            let [found, expected] = [true, false].map(run);
+            assert_eq!(found.len(), expected.len());
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let scale = expected.abs().max().double_value(&[]).max(1.0);
+                let error = difference(found, expected) / scale;
+                assert!(error < 1e-9, "{channels} channels, train {train}, {i}: off by {error:.1e}");
+            }
         }
     }
 }

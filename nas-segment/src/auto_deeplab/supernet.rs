@@ -109,33 +109,39 @@ fn level_sizes(quarter: (i64, i64)) -> [(i64, i64); LEVELS] {
 
 /// Weights of the trellis' edges.
 enum Transitions {
-    /// Probabilities `[layer][source level][step]` as scalar tensors.
-    Soft(Vec<[[Option<Tensor>; 3]; LEVELS]>),
+    /// Probabilities of the edges that end in each node, `[layer][level]`, in the order of the levels where they start.
+    Soft(Vec<Vec<Tensor>>),
     /// The levels of one path.
     Path(Vec<usize>),
+}
+
+/// Levels of the nodes before `layer` whose edges can end in `level`.
+fn sources(layer: usize, level: usize) -> impl Iterator<Item = usize> {
+    (0..LEVELS.min(layer + 1)).filter(move |source| source.abs_diff(level) <= 1)
 }
 
 impl Transitions {
     /// From weights `[layers, levels, 3]` of the edges that leave each node.
     fn soft(beta: &Tensor) -> Self {
-        let node = |layer: i64, level: usize| -> [Option<Tensor>; 3] {
-            let weights = beta.get(layer).get(level as i64);
-            std::array::from_fn(|step| target(level, step).map(|_| weights.get(step as i64)))
-        };
-        Self::Soft((0..beta.size()[0]).map(|layer| std::array::from_fn(|level| node(layer, level))).collect())
+        let layers = beta.size()[0] as usize;
+        let nodes = || (0..layers).flat_map(|layer| (0..LEVELS.min(layer + 2)).map(move |level| (layer, level)));
+        let edge = |layer, level, source| ((layer * LEVELS + source) * 3 + level + 1 - source) as i64;
+        let into = |(layer, level)| sources(layer, level).map(move |source| edge(layer, level, source));
+        let index: Vec<i64> = nodes().flat_map(into).collect();
+        let each: Vec<i64> = nodes().map(|node| into(node).count() as i64).collect();
+        let index = Tensor::from_slice(&index).to_device(beta.device());
+        let mut shares = beta.reshape([-1]).index_select(0, &index).split_with_sizes(each, 0).into_iter();
+        Self::Soft((0..layers).map(|layer| shares.by_ref().take(LEVELS.min(layer + 2)).collect()).collect())
     }
 
-    /// Source levels and weights of the edges that end in `level` of `layer` and start at a node that has a map.
-    /// No weight stands for 1.
-    fn edges_into(&self, layer: usize, level: usize, last: &Layer) -> Vec<(usize, Option<Tensor>)> {
-        let sources = (0..LEVELS).filter(|source| source.abs_diff(level) <= 1 && last[*source].is_some());
+    /// Levels where the edges start that end in `level` of `layer`, of those that have a map, and their weights; without those, 1.
+    fn edges_into(&self, layer: usize, level: usize, last: &Layer) -> (Vec<usize>, Option<Tensor>) {
+        let sources = sources(layer, level);
         match self {
-            Self::Soft(probabilities) => sources
-                .map(|source| {
-                    (source, probabilities[layer][source][level + 1 - source].as_ref().map(Tensor::shallow_clone))
-                })
-                .collect(),
-            Self::Path(path) => sources.filter(|_| path[layer] == level).map(|source| (source, None)).collect(),
+            Self::Soft(shares) => (sources.collect(), Some(shares[layer][level].shallow_clone())),
+            Self::Path(path) => {
+                (sources.filter(|source| path[layer] == level && last[*source].is_some()).collect(), None)
+            }
         }
     }
 }
@@ -208,12 +214,12 @@ impl Node {
         &self,
         before: &Before,
         last: &Layer,
-        edges: Vec<(usize, Option<Tensor>)>,
+        (sources, shares): (Vec<usize>, Option<Tensor>),
         weights: &CellWeights,
         size: (i64, i64),
         mode: Mode,
     ) -> Option<Tensor> {
-        if edges.is_empty() {
+        if sources.is_empty() {
             return None;
         }
         let before = match before {
@@ -227,25 +233,21 @@ impl Node {
             let xs = if position == 2 { resize_bilinear(xs, size) } else { xs.shallow_clone() };
             preprocess.forward(&xs, mode)
         };
-        let (sources, probabilities): (Vec<usize>, Vec<Option<Tensor>>) = edges.into_iter().unzip();
         let xs: Vec<Tensor> = sources.iter().map(take).collect();
         // Off the path, the layer before the last is zero.
         let before = before.map_or_else(|| xs[0].zeros_like(), |before| self.preprocess_before.forward(before, mode));
-        let ys = match &self.cells {
-            Cells::Shared(cell) => cell.forward(&xs, &before, weights, mode),
+        match &self.cells {
+            Cells::Shared(cell) => Some(cell.forward(&xs, &before, shares.as_ref(), weights, mode)),
             Cells::Separate(cells) => {
-                let run = |(source, xs): (&usize, &Tensor)| {
+                let shares = shares.map(|shares| shares.split(1, 0));
+                let run = |(i, source): (usize, &usize)| {
                     let cell = cells[source + 1 - self.level].as_ref().expect("an edge of the trellis");
-                    cell.forward(slice::from_ref(xs), &before, weights, mode)
+                    let share = shares.as_ref().map(|shares| &shares[i]);
+                    cell.forward(slice::from_ref(&xs[i]), &before, share, weights, mode)
                 };
-                sources.iter().zip(&xs).flat_map(run).collect()
+                sources.iter().enumerate().map(run).reduce(|sum, term| sum + term)
             }
-        };
-        let terms = ys.into_iter().zip(probabilities).map(|(ys, probability)| match probability {
-            Some(probability) => ys * probability,
-            None => ys,
-        });
-        terms.reduce(|sum, term| sum + term)
+        }
     }
 }
 

@@ -188,9 +188,13 @@ fn weights_of_every_node_that_exists_sum_to_one() {
     let space = AutoDeepLabSpace::default();
     let weights = space.softmax(&parameters(&space, 1.0));
     let Transitions::Soft(layers) = Transitions::soft(&weights[1]) else { panic!("soft") };
-    for node in layers.iter().flatten() {
-        let sum: f64 = node.iter().flatten().map(|p| p.double_value(&[])).sum();
-        assert!((sum - 1.0).abs() < 1e-6);
+    for (layer, nodes) in layers.iter().enumerate() {
+        let mut sums = [0.0; LEVELS];
+        for (level, shares) in nodes.iter().enumerate() {
+            let shares = Vec::<f64>::try_from(shares).unwrap();
+            sources(layer, level).zip(shares).for_each(|(source, share)| sums[source] += share);
+        }
+        assert!(sums[..LEVELS.min(layer + 1)].iter().all(|sum| (sum - 1.0).abs() < 1e-6), "{layer}: {sums:?}");
     }
 }
 

@@ -1,0 +1,192 @@
+//! Several batch norms as one operator. The statistics that it takes go to a tensor of their own, from which few operators move
+//! the running ones of all norms.
+
+use std::sync::atomic::Ordering;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{BatchNorm, SYNCHRONISED, normalised};
+use crate::nn::{Activation, Mode, probe, ranks, torch};
+
+/// Running statistics that are to move, until [`Moves::apply`].
+#[derive(Debug)]
+pub struct Moves {
+    room: i64,
+    /// Statistics of batches: of `room` channels, of which `taken` are in use.
+    batches: Option<Tensor>,
+    taken: i64,
+    /// By the number of the source.
+    rounds: Vec<Vec<Move>>,
+}
+
+#[derive(Debug)]
+struct Move {
+    running: [Tensor; 2],
+    batch: [Tensor; 2],
+    momentum: f64,
+}
+
+impl Moves {
+    /// For norms of `channels` in all, each as often as it has sources.
+    pub fn new(channels: i64) -> Self {
+        Self { room: channels, batches: None, taken: 0, rounds: Vec::new() }
+    }
+
+    /// Mean and variance of `channels`, zero.
+    fn take(&mut self, channels: i64, (kind, device): (Kind, Device)) -> [Tensor; 2] {
+        let zeros = |channels| Tensor::zeros([2, channels], (kind, device));
+        let batches = self.batches.get_or_insert_with(|| zeros(self.room));
+        let (start, fits) = (self.taken, self.taken + channels <= self.room && batches.kind() == kind);
+        let part = if fits { batches.narrow(1, start, channels) } else { zeros(channels) };
+        self.taken += if fits { channels } else { 0 };
+        [0, 1].map(|i| part.get(i))
+    }
+
+    /// Moves them, those of one norm in the order of its sources.
+    pub fn apply(self) {
+        for mut round in self.rounds {
+            while let Some(first) = round.first() {
+                let momentum = first.momentum;
+                let (now, later) = round.into_iter().partition(|step| step.momentum == momentum);
+                round = later;
+                let now: Vec<Move> = now;
+                let running: Vec<&Tensor> = now.iter().flat_map(|step| &step.running).collect();
+                let batch: Vec<&Tensor> = now.iter().flat_map(|step| &step.batch).collect();
+                torch::average(&running, &batch, 1.0 - momentum);
+            }
+        }
+    }
+}
+
+impl BatchNorm {
+    /// The norms of maps that lie side by side in the channels of `xs` `[B, C, H, W]`, first those of one source, then those of the
+    /// next: what each norm gives for one source after the other, times `scale` `[C]`. Its running statistics move by `moves`.
+    pub fn joint(
+        norms: &[&BatchNorm],
+        xs: &Tensor,
+        scale: Option<&Tensor>,
+        activation: Activation,
+        mode: Mode,
+        moves: &mut Moves,
+    ) -> Tensor {
+        let all = xs.size()[1];
+        let sources = all / norms.iter().map(|norm| norm.channels).sum::<i64>();
+        if let ([norm], 1) = (norms, sources) {
+            return norm.forward_activated(xs, scale, activation, mode);
+        }
+        let eps = norms[0].config.eps;
+        let alike = norms.iter().all(|norm| !norm.config.affine && norm.config.eps == eps);
+        let together = mode.train && ranks::are_several() && SYNCHRONISED.load(Ordering::Relaxed);
+        if !alike || together || !probe::is_off() {
+            return Self::one_by_one(norms, xs, scale, activation, mode);
+        }
+        let train = mode.train && xs.numel() as i64 > all;
+        let each = || (0..sources).flat_map(|source| norms.iter().map(move |norm| (source as usize, *norm)));
+        let [mean, var] = match train {
+            true => {
+                let running = &norms[0].running_mean;
+                let batch = moves.take(all, (running.kind(), running.device()));
+                let mut start = 0;
+                for (source, norm) in each() {
+                    let running = [&norm.running_mean, &norm.running_var].map(Tensor::shallow_clone);
+                    let batch = batch.each_ref().map(|batch| batch.narrow(0, start, norm.channels));
+                    start += norm.channels;
+                    moves.rounds.resize_with(moves.rounds.len().max(source + 1), Vec::new);
+                    moves.rounds[source].push(Move { running, batch, momentum: norm.next_momentum() });
+                }
+                batch
+            }
+            false => {
+                let of = |running: fn(&BatchNorm) -> &Tensor| {
+                    Tensor::cat(&each().map(|(_, norm)| running(norm)).collect::<Vec<_>>(), 0)
+                };
+                [of(|norm| &norm.running_mean), of(|norm| &norm.running_var)]
+            }
+        };
+        let running = Some((&mean, &var));
+        let step = torch::NormStep { weight: scale, bias: None, running, train, momentum: 1.0, eps };
+        normalised(xs, step, activation)
+    }
+
+    /// [`BatchNorm::joint`] in its plain form.
+    fn one_by_one(
+        norms: &[&BatchNorm],
+        xs: &Tensor,
+        scale: Option<&Tensor>,
+        activation: Activation,
+        mode: Mode,
+    ) -> Tensor {
+        if probe::is_linear() {
+            return activation.apply_(scale.map_or_else(|| xs.shallow_clone(), |scale| xs * scale.view([-1, 1, 1])));
+        }
+        let channels: i64 = norms.iter().map(|norm| norm.channels).sum();
+        let each = || norms.iter().cycle().take(norms.len() * (xs.size()[1] / channels) as usize);
+        let sizes: Vec<i64> = each().map(|norm| norm.channels).collect();
+        let scales = scale.map(|scale| scale.split_with_sizes(&sizes, 0));
+        let parts = xs.split_with_sizes(&sizes, 1).into_iter().zip(each()).enumerate();
+        let normed = parts.map(|(i, (xs, norm))| {
+            norm.forward_activated(&xs, scales.as_ref().map(|scales| &scales[i]), activation, mode)
+        });
+        Tensor::cat(&normed.collect::<Vec<_>>(), 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{AverageAll, BnConfig, VarBuilder, channels_last};
+    use tch::nn::VarStore;
+
+    /// Outputs, gradients and running statistics of two passes of two norms over `sources`, jointly or in the plain form.
+    fn passed(sources: i64, kind: Kind, mode: Mode, average: bool, jointly: bool) -> Vec<Tensor> {
+        tch::manual_seed(8);
+        let mut vs = VarStore::new(Device::Cpu);
+        let config = BnConfig { affine: false, ..Default::default() };
+        let vb = VarBuilder::new(&vs);
+        let norms = [3, 5].map(|channels| BatchNorm::new(&vb.sub(channels), channels, config));
+        vs.set_kind(kind);
+        let norms = norms.map(|norm| BatchNorm {
+            running_mean: vs.variables()[&format!("{}.running_mean", norm.channels)].shallow_clone(),
+            running_var: vs.variables()[&format!("{}.running_var", norm.channels)].shallow_clone(),
+            ..norm
+        });
+        let _average = average.then(AverageAll::start);
+        let norms = norms.each_ref();
+        let mut found = Vec::new();
+        for pass in 0..2 {
+            let random = |dims: &[i64]| Tensor::randn(dims, (Kind::Double, Device::Cpu)).to_kind(kind);
+            let shift = random(&[8 * sources, 1, 1]) * 3.0 + pass as f64;
+            let xs = channels_last(&(random(&[2, 8 * sources, 5, 3]) + shift)).set_requires_grad(true);
+            let (scale, up) = (random(&[8 * sources]).set_requires_grad(true), random(&xs.size()));
+            let ys = match jointly {
+                true => {
+                    let mut moves = Moves::new(8 * sources);
+                    let ys = BatchNorm::joint(&norms, &xs, Some(&scale), Activation::Relu, mode, &mut moves);
+                    moves.apply();
+                    ys
+                }
+                false => BatchNorm::one_by_one(&norms, &xs, Some(&scale), Activation::Relu, mode),
+            };
+            found.extend(Tensor::run_backward(&[(&ys * up).sum(None::<Kind>)], &[&xs, &scale], false, false));
+            found.push(ys.detach());
+        }
+        let running = norms.iter().flat_map(|norm| [&norm.running_mean, &norm.running_var]);
+        found.extend(running.map(Tensor::shallow_clone));
+        found
+    }
+
+    #[test]
+    fn norms_jointly_are_one_after_the_other() {
+        for (sources, kind, tolerance) in [(1, Kind::Double, 1e-10), (3, Kind::Double, 1e-10), (3, Kind::Float, 1e-4)] {
+            for (mode, average) in [(Mode::train(0.0), false), (Mode::train(0.0), true), (Mode::EVAL, false)] {
+                let [found, expected] = [true, false].map(|jointly| passed(sources, kind, mode, average, jointly));
+                for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let close = found.allclose(expected, tolerance, tolerance, false);
+                    assert!(close, "{sources} sources, {kind:?}, train {}, average {average}: {i}", mode.train);
+                }
+                let moved = found[6].abs().max().double_value(&[]) > 0.1;
+                assert_eq!(moved, mode.train, "the running mean moves in training only");
+            }
+        }
+    }
+}
