@@ -11,6 +11,9 @@
 //! The maps of several sources are one tensor in whose memory their pixels take turns: `[B, H, W, sources, C]`. Without a copy that
 //! is a map `[B, C, H, W * sources]`, as convolutions take it, and one `[B, sources * C, H, W]`, whose channels are those of each
 //! source, as norms and poolings take it.
+//!
+//! A card is given the separable convolutions of both sizes as one, kernels of 3x3 with a border of zeros among those of 5x5: it
+//! waits for launches, where the CPU would wait for the zeros.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -156,16 +159,18 @@ impl MixedCell {
     }
 
     /// The sum of the outputs `[B, blocks * channels, H, W]` for each of the H[l-1] in `last`, times their `shares` `[sources]`, or 1;
-    /// `before` is the H[l-2] that they share. Inputs are preprocessed maps `[B, channels, H, W]`.
+    /// `before` is the H[l-2] that they share. Inputs are preprocessed maps `[B, channels, H, W]`. With kernels, separable convolutions
+    /// of both sizes are one.
     pub fn forward(
         &self,
         last: &[Tensor],
         before: &Tensor,
         shares: Option<&Tensor>,
         weights: &CellWeights,
+        joint: Option<&JointKernels>,
         mode: Mode,
     ) -> Tensor {
-        let outputs = self.outputs(last, before, weights, mode);
+        let outputs = self.outputs(last, before, weights, joint, mode);
         // Half precision stays what it is.
         let shares = shares.map(|shares| shares.to_kind(outputs.kind()).view([-1, 1]));
         let weighted = shares.map_or_else(|| outputs.shallow_clone(), |shares| &outputs * shares);
@@ -176,7 +181,14 @@ impl MixedCell {
     }
 
     /// `[B, H, W, sources, blocks * channels]`.
-    fn outputs(&self, last: &[Tensor], before: &Tensor, weights: &CellWeights, mode: Mode) -> Tensor {
+    fn outputs(
+        &self,
+        last: &[Tensor],
+        before: &Tensor,
+        weights: &CellWeights,
+        joint: Option<&JointKernels>,
+        mode: Mode,
+    ) -> Tensor {
         let relaxed = match weights {
             CellWeights::Relaxed(relaxed) => relaxed,
             CellWeights::Path(cell) => {
@@ -189,9 +201,10 @@ impl MixedCell {
         let width = |(state, weights): (usize, &StateWeights)| {
             weights.scale.size()[0] + self.states[state].inner_channels() * if state == 1 { 1 } else { sources }
         };
+        let joint = |state: usize| joint.map(|joint| &joint.0[state]);
         let mut moves = Moves::new(weights.iter().enumerate().map(width).sum());
         let mut mixed = |state: usize, xs: &Tensor, sources, sum: Option<&Tensor>| {
-            self.states[state].forward(xs, sources, &weights[state], sum, mode, &mut moves)
+            self.states[state].forward(xs, sources, &weights[state], sum, joint(state), mode, &mut moves)
         };
         let from_before = mixed(1, before, 1, None);
         let together = Tensor::stack(&last.iter().map(rows).collect::<Vec<_>>(), 3);
@@ -203,7 +216,8 @@ impl MixedCell {
         for block in 0..self.blocks - 1 {
             // The inputs of a block are states before its own, so its sum is complete by now.
             let parts = sums.split_with_sizes([1, (self.blocks - block) as i64 - 1], 0);
-            let first = parts[0].squeeze_dim(0);
+            // A sum with zero is a copy: kept for the gradient, a part would be the whole.
+            let first = parts[0].squeeze_dim(0) + 0.0;
             sums = mixed(2 + block, &map(&first), sources, Some(&parts[1]));
             done.push(first);
         }
@@ -214,6 +228,50 @@ impl MixedCell {
 }
 
 impl MixedCell {
+    /// Kernels of the separable convolutions of both sizes as one, for each of `cells`; few operators for all. `order` is what
+    /// [`MixedCell::joint_order`] gives for the same cells.
+    pub fn joint_kernels(cells: &[&Self], order: &Tensor) -> Vec<JointKernels> {
+        let states = || cells.iter().flat_map(|cell| &cell.states);
+        let rounds = || states().flat_map(|state| [0, 1].map(|round| (state, round)));
+        let depthwise =
+            |size: usize| rounds().map(move |(state, round)| state.separable[size].depthwise[round].weight());
+        let bordered = Tensor::cat(&depthwise(0).collect::<Vec<_>>(), 0).constant_pad_nd([1, 1, 1, 1]);
+        let kernels: Vec<&Tensor> = std::iter::once(&bordered).chain(depthwise(1)).collect();
+        let lens: Vec<i64> = rounds().map(|(state, _)| state.inner_channels()).collect();
+        let depthwise = Tensor::cat(&kernels, 0).index_select(0, order).split_with_sizes(&lens, 0);
+        let pointwise = rounds()
+            .flat_map(|(state, round)| state.separable.each_ref().map(|op| op.pointwise[round].weight.reshape([-1])));
+        let pointwise = Tensor::cat(&pointwise.collect::<Vec<_>>(), 0);
+        let sizes: Vec<i64> = rounds().map(|(state, _)| state.inner_channels() * state.channels).collect();
+        let pointwise = pointwise.split_with_sizes(&sizes, 0);
+        let mut kernels = depthwise.into_iter().zip(pointwise);
+        let mut state = |channels: i64| {
+            [0, 1].map(|_| {
+                let (depthwise, pointwise) = kernels.next().expect("two rounds of each state");
+                RoundKernels { depthwise, pointwise: pointwise.view([-1, channels, 1, 1]) }
+            })
+        };
+        let mut cell = |cell: &&Self| JointKernels(cell.states.iter().map(|of| state(of.channels)).collect());
+        cells.iter().map(&mut cell).collect()
+    }
+
+    /// Of which row of all depthwise kernels, first those of 3x3, each of [`MixedCell::joint_kernels`] is a copy. The first
+    /// round's are in the order of what they read, `[channels, size, edges]`, the second's `[size, edges, channels]`.
+    pub fn joint_order(cells: &[&Self]) -> Vec<i64> {
+        let states = || cells.iter().flat_map(|cell| &cell.states);
+        let of_size: i64 = states().map(MixedState::inner_channels).sum();
+        let (mut order, mut start) = (Vec::new(), 0);
+        for state in states() {
+            let (edges, channels) = (state.edges, state.channels);
+            let row = |start, at, channel| start + at / edges * of_size + at % edges * channels + channel;
+            order.extend((0..channels).flat_map(|channel| (0..2 * edges).map(move |at| row(start, at, channel))));
+            start += edges * channels;
+            order.extend((0..2 * edges).flat_map(|at| (0..channels).map(move |channel| row(start, at, channel))));
+            start += edges * channels;
+        }
+        order
+    }
+
     /// The output of one cell.
     fn path(&self, last: &Tensor, before: &Tensor, cell: &[[Edge; 2]], mode: Mode) -> Tensor {
         let mut states = vec![last.shallow_clone(), before.shallow_clone()];
@@ -267,6 +325,7 @@ impl MixedState {
         sources: i64,
         weights: &StateWeights,
         sum: Option<&Tensor>,
+        joint: Option<&[RoundKernels; 2]>,
         mode: Mode,
         moves: &mut Moves,
     ) -> Tensor {
@@ -275,8 +334,14 @@ impl MixedState {
         let beside = side_by_side(xs, sources);
         let pooled = [max_pool(&beside), average_pool(&beside)].map(|pooled| in_turns(&pooled, sources));
         let relu = xs.relu();
-        let repeated = rows(&relu).unsqueeze(3).expand([b, h, w, self.edges, c], false).reshape([b, h, w, all]);
-        let separable = self.separable.each_ref().map(|op| op.forward(&map(&repeated), sources, mode, moves));
+        let separable = match joint {
+            Some(kernels) => vec![self.separable_jointly(&relu, sources, kernels, mode, moves)],
+            None => {
+                let repeated = rows(&relu).unsqueeze(3).expand([b, h, w, self.edges, c], false);
+                let repeated = map(&repeated.reshape([b, h, w, all]));
+                self.separable.iter().map(|op| op.forward(&repeated, sources, mode, moves)).collect()
+            }
+        };
         let atrous = self.atrous.each_ref().map(|op| op.conv.forward_in_turns(&relu, sources));
         let maps: Vec<Tensor> = pooled.iter().chain(&separable).chain(&atrous).map(rows).collect();
         let maps = side_by_side(&map(&Tensor::cat(&maps, 3)), sources);
@@ -295,6 +360,32 @@ impl MixedState {
             None => weights.weightless.matmul(&maps),
         };
         weightless.view([self.edges, b, h, w, c]) + convolved.view([b, h, w, self.edges, c]).permute([3, 0, 1, 2, 4])
+    }
+
+    /// The separable convolutions of both sizes before their last norms, side by side in the channels.
+    fn separable_jointly(
+        &self,
+        relu: &Tensor,
+        sources: i64,
+        [first, second]: &[RoundKernels; 2],
+        mode: Mode,
+        moves: &mut Moves,
+    ) -> Tensor {
+        let (b, c, h, w) = relu.size4().expect("a feature map has four dimensions");
+        let many = 2 * self.edges;
+        // Taps that lie `sources` times as far apart meet one source only.
+        let depthwise = |xs: &Tensor, kernels: &Tensor| {
+            xs.conv2d(kernels, None::<&Tensor>, [1, 1], [2, 2 * sources], [1, sources], xs.size()[1])
+        };
+        let pointwise =
+            |xs: &Tensor, kernels: &Tensor| xs.conv2d(kernels, None::<&Tensor>, [1, 1], [0, 0], [1, 1], many);
+        // Several kernels for each channel that there is, in place of as many copies of the map.
+        let by_channel = rows(&depthwise(relu, &first.depthwise));
+        let by_edge = by_channel.reshape([b, h, w, c, many]).transpose(3, 4).reshape([b, h, w, many * c]);
+        let middle = side_by_side(&pointwise(&map(&by_edge), &first.pointwise), sources);
+        let norms = self.separable.each_ref().map(|op| &op.bn);
+        let middle = in_turns(&BatchNorm::joint(&norms, &middle, None, Activation::Relu, mode, moves), sources);
+        pointwise(&depthwise(&middle, &second.depthwise), &second.pointwise)
     }
 
     /// One operator on the `edge`th edge, at weight 1.
@@ -318,6 +409,18 @@ fn max_pool(xs: &Tensor) -> Tensor {
 
 fn average_pool(xs: &Tensor) -> Tensor {
     xs.avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None)
+}
+
+/// Kernels of the separable convolutions of both sizes as one, by state.
+#[derive(Debug)]
+pub struct JointKernels(Vec<[RoundKernels; 2]>);
+
+#[derive(Debug)]
+struct RoundKernels {
+    /// `[2 * edges * channels, 1, 5, 5]`.
+    depthwise: Tensor,
+    /// `[2 * edges * channels, channels, 1, 1]`.
+    pointwise: Tensor,
 }
 
 /// The separable convolutions of one kernel size on all edges. Inputs are past their first ReLU and repeated per edge.
@@ -453,7 +556,7 @@ mod tests {
             let (last, before) = ([map()], map());
             let block = |alpha: &Tensor| {
                 let weights = CellWeights::new(alpha, 1, channels);
-                cell.forward(&last, &before, None, &weights, Mode::train(0.0))
+                cell.forward(&last, &before, None, &weights, None, Mode::train(0.0))
             };
             let alpha = Tensor::rand([2, 8], CPU);
             let mut sum = Tensor::zeros([2, channels, 9, 7], CPU);
@@ -485,7 +588,7 @@ mod tests {
                 }
                 let last = slice::from_ref(&last);
                 let path = CellWeights::Path(path);
-                let forward = |weights: &CellWeights, mode| cell.forward(last, &before, None, weights, mode);
+                let forward = |weights: &CellWeights, mode| cell.forward(last, &before, None, weights, None, mode);
                 let found = forward(&path, Mode::train(0.0));
                 let moved = |(name, tensor): (String, Tensor)| {
                     (name.ends_with("running_mean") && tensor.ne(0.0).any().int64_value(&[]) != 0).then_some(name)
@@ -523,7 +626,7 @@ mod tests {
         let maps: Vec<[Tensor; 1]> = (0..3).map(|_| [Tensor::randn([2, 4, 9, 7], CPU)]).collect();
         let name = "0.atrous_conv_3.bn.running_mean";
         let run = |maps: &[Tensor]| {
-            let _ = cell.forward(maps, &maps[0], None, &weights, Mode::train(0.0));
+            let _ = cell.forward(maps, &maps[0], None, &weights, None, Mode::train(0.0));
         };
         let alone = |maps: &[Tensor; 1]| {
             let _average = nas_core::nn::AverageAll::start();
@@ -541,7 +644,10 @@ mod tests {
     /// Value, gradients and running statistics, in training and in evaluation, of three sources together and one after the other.
     #[test]
     fn sources_that_share_a_cell_do_not_see_each_other() {
-        for (channels, train) in [(4, true), (16, true), (4, false)] {
+        for (channels, train, jointly) in [4, 16].into_iter().flat_map(|channels| {
+            [(true, false), (true, true), (false, false), (false, true)]
+                .map(|(train, jointly)| (channels, train, jointly))
+        }) {
             let mode = if train { Mode::train(0.0) } else { Mode::EVAL };
             let run = |together: bool| {
                 tch::manual_seed(1);
@@ -554,10 +660,15 @@ mod tests {
                 let weights = CellWeights::new(&alpha, 3, channels);
                 let [last @ .., before] = &maps;
                 let out = match together {
-                    true => cell.forward(last, before, Some(&shares), &weights, mode),
+                    true => {
+                        let cells = [&cell];
+                        let order = Tensor::from_slice(&MixedCell::joint_order(&cells));
+                        let joint = jointly.then(|| MixedCell::joint_kernels(&cells, &order).remove(0));
+                        cell.forward(last, before, Some(&shares), &weights, joint.as_ref(), mode)
+                    }
                     false => {
                         let alone =
-                            |(xs, share)| cell.forward(slice::from_ref(xs), before, None, &weights, mode) * share;
+                            |(xs, share)| cell.forward(slice::from_ref(xs), before, None, &weights, None, mode) * share;
                         last.iter().zip(shares.unbind(0)).map(alone).sum()
                     }
                 };
@@ -579,7 +690,7 @@ mod tests {
             for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                 let scale = expected.abs().max().double_value(&[]).max(1.0);
                 let error = difference(found, expected) / scale;
-                assert!(error < 1e-9, "{channels} channels, train {train}, {i}: off by {error:.1e}");
+                assert!(error < 1e-9, "{channels} channels, train {train}, jointly {jointly}, {i}: off by {error:.1e}");
             }
         }
     }

@@ -55,9 +55,16 @@ impl Preprocess {
     }
 }
 
+impl Preprocess {
+    /// Of a map that is past its ReLU.
+    pub fn forward_rectified(&self, relu: &Tensor, mode: Mode) -> Tensor {
+        self.conv.forward(relu, mode)
+    }
+}
+
 impl Module for Preprocess {
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        self.conv.forward(&xs.relu(), mode)
+        self.forward_rectified(&xs.relu(), mode)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

@@ -6,17 +6,18 @@
 //! `None` in place of a missing H[l-2] (every node has one, see [`Node`]); interpolation in place of the strided
 //! convolution ([`Preprocess`]).
 
+use std::cell::OnceCell;
 use std::slice;
 
 use nas_core::nn::{
     Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
 };
 use nas_core::space::{FeatureInfo, Mixture, Supernet};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::decode::{LEVELS, target};
+use super::decode::LEVELS;
 use super::genotype::Genotype;
-use super::mixed_cell::{CellWeights, MixedCell, SEARCH_BN};
+use super::mixed_cell::{CellWeights, JointKernels, MixedCell, SEARCH_BN};
 use super::space::AutoDeepLabSpace;
 use super::stem::{Preprocess, Stem};
 
@@ -24,7 +25,24 @@ use super::stem::{Preprocess, Stem};
 const OUTER_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
 
 /// Maps of one layer by level; `None` where the trellis or the path has none.
-type Layer = [Option<Tensor>; LEVELS];
+type Layer = [Option<Map>; LEVELS];
+
+/// A map and, once it is asked for, its rectified form, which several nodes take in.
+#[derive(Debug)]
+struct Map {
+    map: Tensor,
+    relu: OnceCell<Tensor>,
+}
+
+impl Map {
+    fn new(map: Tensor) -> Self {
+        Self { map, relu: OnceCell::new() }
+    }
+
+    fn relu(&self) -> &Tensor {
+        self.relu.get_or_init(|| self.map.relu())
+    }
+}
 
 /// All paths and cells at once.
 #[derive(Debug)]
@@ -33,6 +51,8 @@ pub struct Trellis {
     stem: Stem,
     /// `[layer][level]`.
     nodes: Vec<Vec<Node>>,
+    /// Of the kernels of all cells, on a card.
+    joint_order: OnceCell<Tensor>,
 }
 
 impl Trellis {
@@ -46,6 +66,7 @@ impl Trellis {
             space: space.clone(),
             stem: Stem::new(&vb.sub("stem"), space.stem, OUTER_BN),
             nodes: (0..space.layers).map(layer).collect(),
+            joint_order: OnceCell::new(),
         }
     }
 
@@ -66,16 +87,21 @@ impl Trellis {
                 ((0..LEVELS).map(|_| CellWeights::Path(cell.clone())).collect(), Transitions::Path(path))
             }
         };
+        let relaxed = matches!(weights[0], CellWeights::Relaxed(_));
+        let joint = (relaxed && xs.device().is_cuda()).then(|| self.joint_kernels(xs.device()));
+        let mut joint = joint.into_iter().flatten();
         let [half, quarter] = self.stem.forward(xs, mode);
         let (_, _, h, w) = quarter.size4().expect("a feature map has four dimensions");
         let sizes = level_sizes((h, w));
-        let mut before = Before::Half(half);
-        let mut last: Layer = [Some(quarter), None, None, None];
+        let mut before = Before::Half(Map::new(half));
+        let mut last: Layer = [Some(Map::new(quarter)), None, None, None];
         for (layer, nodes) in self.nodes.iter().enumerate() {
             let mut next: Layer = Default::default();
             for (level, node) in nodes.iter().enumerate() {
                 let edges = transitions.edges_into(layer, level, &last);
-                next[level] = node.forward(&before, &last, edges, &weights[level], sizes[level], mode);
+                let joint: Vec<JointKernels> = joint.by_ref().take(node.cells.each().len()).collect();
+                let ys = node.forward(&before, &last, edges, (&weights[level], &joint), sizes[level], mode);
+                next[level] = ys.map(Map::new);
             }
             before = Before::Layer(last);
             last = next;
@@ -84,10 +110,19 @@ impl Trellis {
     }
 }
 
+impl Trellis {
+    /// For the cells of all nodes.
+    fn joint_kernels(&self, device: Device) -> Vec<JointKernels> {
+        let cells: Vec<&MixedCell> = self.nodes.iter().flatten().flat_map(|node| node.cells.each()).collect();
+        let order = || Tensor::from_slice(&MixedCell::joint_order(&cells)).to_device(device);
+        MixedCell::joint_kernels(&cells, self.joint_order.get_or_init(order))
+    }
+}
+
 impl Supernet for Trellis {
     /// The maps of the last layer, finest first; under [`Mixture::Path`] the one where the path ends.
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
-        self.last_layer(xs, mixture, mode).into_iter().flatten().collect()
+        self.last_layer(xs, mixture, mode).into_iter().flatten().map(|map| map.map).collect()
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {
@@ -149,7 +184,7 @@ impl Transitions {
 /// The maps two layers before a node.
 enum Before {
     /// Before the first layer: the stem's map of stride 2.
-    Half(Tensor),
+    Half(Map),
     Layer(Layer),
 }
 
@@ -176,6 +211,15 @@ enum Cells {
     Shared(MixedCell),
     /// One each, in the order of [`Node::preprocess_last`].
     Separate([Option<MixedCell>; 3]),
+}
+
+impl Cells {
+    fn each(&self) -> Vec<&MixedCell> {
+        match self {
+            Self::Shared(cell) => vec![cell],
+            Self::Separate(cells) => cells.iter().flatten().collect(),
+        }
+    }
 }
 
 impl Node {
@@ -215,7 +259,7 @@ impl Node {
         before: &Before,
         last: &Layer,
         (sources, shares): (Vec<usize>, Option<Tensor>),
-        weights: &CellWeights,
+        (weights, joint): (&CellWeights, &[JointKernels]),
         size: (i64, i64),
         mode: Mode,
     ) -> Option<Tensor> {
@@ -230,20 +274,23 @@ impl Node {
             let xs = last[*source].as_ref().expect("edges start at nodes that have a map");
             let position = source + 1 - self.level;
             let preprocess = self.preprocess_last[position].as_ref().expect("an edge of the trellis");
-            let xs = if position == 2 { resize_bilinear(xs, size) } else { xs.shallow_clone() };
-            preprocess.forward(&xs, mode)
+            match position {
+                2 => preprocess.forward(&resize_bilinear(&xs.map, size), mode),
+                _ => preprocess.forward_rectified(xs.relu(), mode),
+            }
         };
         let xs: Vec<Tensor> = sources.iter().map(take).collect();
         // Off the path, the layer before the last is zero.
-        let before = before.map_or_else(|| xs[0].zeros_like(), |before| self.preprocess_before.forward(before, mode));
+        let before = before
+            .map_or_else(|| xs[0].zeros_like(), |before| self.preprocess_before.forward_rectified(before.relu(), mode));
         match &self.cells {
-            Cells::Shared(cell) => Some(cell.forward(&xs, &before, shares.as_ref(), weights, mode)),
+            Cells::Shared(cell) => Some(cell.forward(&xs, &before, shares.as_ref(), weights, joint.first(), mode)),
             Cells::Separate(cells) => {
                 let shares = shares.map(|shares| shares.split(1, 0));
                 let run = |(i, source): (usize, &usize)| {
                     let cell = cells[source + 1 - self.level].as_ref().expect("an edge of the trellis");
                     let share = shares.as_ref().map(|shares| &shares[i]);
-                    cell.forward(slice::from_ref(&xs[i]), &before, share, weights, mode)
+                    cell.forward(slice::from_ref(&xs[i]), &before, share, weights, joint.get(i), mode)
                 };
                 sources.iter().enumerate().map(run).reduce(|sum, term| sum + term)
             }
@@ -274,7 +321,7 @@ impl SearchNet {
         let (_, _, h, w) = xs.size4().expect("an image batch has four dimensions");
         let maps = self.trellis.last_layer(xs, mixture, mode);
         let logits = maps.iter().zip(&self.heads).filter_map(|(map, head)| {
-            let logits = head.forward(map.as_ref()?, mode);
+            let logits = head.forward(map.as_ref()?.relu(), mode);
             Some(resize_bilinear(&logits, (h, w)))
         });
         logits.reduce(|sum, logits| sum + logits).expect("the last layer has a map")
@@ -310,12 +357,12 @@ impl SearchHead {
         }
     }
 
+    /// Of a map that is past its ReLU.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Tensor {
-        let xs = xs.relu();
         let (_, _, h, w) = xs.size4().expect("a feature map has four dimensions");
         let mean = xs.mean_dim([2i64, 3].as_slice(), true, None::<Kind>);
         let pooled = self.pooled.forward(&mean, mode).expand([-1, -1, h, w], false);
-        let branches = [self.point.forward(&xs, mode), self.atrous.forward(&xs, mode), pooled];
+        let branches = [self.point.forward(xs, mode), self.atrous.forward(xs, mode), pooled];
         self.project.forward(&Tensor::cat(&branches, 1), mode)
     }
 }

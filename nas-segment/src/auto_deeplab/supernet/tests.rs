@@ -3,10 +3,10 @@ use nas_core::space::Architecture;
 use nas_core::space::{ArchParameter, ChoiceSpace, WeightSharing};
 use nas_core::train::{all_variables, copy_into};
 use std::collections::HashMap;
-use tch::Device;
 use tch::nn::VarStore;
 
 use super::*;
+use crate::auto_deeplab::decode::target;
 use crate::auto_deeplab::{AutoDeepLabConfig, Network, Wiring};
 use nas_core::space::Backbone;
 
