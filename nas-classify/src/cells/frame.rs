@@ -184,6 +184,11 @@ impl<C> Frame<C> {
         features
     }
 
+    /// The cells and their preprocessing.
+    pub fn layers(&self) -> &[Layer<C>] {
+        &self.layers
+    }
+
     /// Channels and stride of the maps of [`Frame::features`].
     pub fn feature_info(&self) -> Vec<FeatureInfo> {
         self.info.clone()

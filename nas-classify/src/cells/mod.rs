@@ -3,6 +3,7 @@
 mod aux_head;
 mod frame;
 mod genotype;
+mod joint;
 mod network;
 mod notation;
 mod plan;

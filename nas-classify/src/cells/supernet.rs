@@ -5,12 +5,13 @@ use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use nas_core::nn::Cost;
-use nas_core::nn::{BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder, dropout};
+use nas_core::nn::{BatchNorm, BnConfig, Mode, Module, Op, OpConfig, Shape, Shared, Sum, VarBuilder, dropout};
 use nas_core::space::Architecture;
 use nas_core::space::{ArchParameter, Choice, FeatureInfo, Mixture, Supernet, WeightSharing};
 use tch::Tensor;
 
 use super::frame::{Frame, Place};
+use super::joint;
 use super::network::operator;
 use super::plan::{Output, Plan};
 use super::space::{CellForm, CellSpace};
@@ -202,6 +203,7 @@ pub struct CellSupernet {
     /// Structure of each layer.
     groups: Vec<usize>,
     frame: Frame<MixedCell>,
+    joint: joint::Places,
 }
 
 impl CellSupernet {
@@ -214,12 +216,33 @@ impl CellSupernet {
             Ok::<_, std::convert::Infallible>((MixedCell::new(vb, space, place), space.form.nodes()))
         });
         let Ok(frame) = frame;
-        Self { space: space.clone(), groups, frame }
+        Self { space: space.clone(), groups, frame, joint: joint::Places::default() }
+    }
+}
+
+impl CellSupernet {
+    /// All edges of a state in few operators.
+    fn features_jointly(&self, xs: &Tensor, alphas: &[Tensor], mode: Mode) -> Vec<Tensor> {
+        let cells: Vec<&MixedCell> = self.frame.layers().iter().map(|layer| &layer.cell).collect();
+        let kernels = joint::kernels(&cells, &self.joint);
+        self.frame.features(xs, mode, |layer, inputs| {
+            let layer_number = layer.place.layer;
+            let alpha = &alphas[self.groups[layer_number]];
+            joint::forward(&layer.cell, inputs, alpha, (&kernels[layer_number], &self.joint), mode)
+        })
     }
 }
 
 impl Supernet for CellSupernet {
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
+        if let Mixture::Weights(alphas) = mixture
+            && self.space.form == CellForm::Darts
+            && xs.device().is_cuda()
+            && mode.train
+            && BatchNorm::is_joint(mode)
+        {
+            return self.features_jointly(xs, alphas, mode);
+        }
         let genotype = match mixture {
             Mixture::Path(arch) => {
                 Some(self.space.genotype(arch).expect("the architecture is of the supernet's space"))
@@ -242,14 +265,14 @@ impl Supernet for CellSupernet {
 
 /// A cell with all operators on all edges, on one of `parts` parts of the channels.
 #[derive(Debug)]
-struct MixedCell {
-    banks: Vec<Bank>,
+pub(super) struct MixedCell {
+    pub(super) banks: Vec<Bank>,
     /// Operators of each edge.
-    edges: Vec<Vec<Box<dyn Module>>>,
+    pub(super) edges: Vec<Vec<Box<dyn Module>>>,
     /// Number of the identity among the operators.
     skip: Option<usize>,
-    place: Place,
-    nodes: usize,
+    pub(super) place: Place,
+    pub(super) nodes: usize,
     parts: i64,
 }
 
@@ -362,4 +385,52 @@ impl State {
 
 fn strided(xs: &Tensor, stride: i64) -> Tensor {
     xs.slice(2, None, None, stride).slice(3, None, None, stride)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind, nn::VarStore};
+
+    /// Maps, gradients and running statistics in double precision, on sides that halve evenly and on others.
+    #[test]
+    fn all_edges_of_a_state_at_once_are_each_by_itself() {
+        let space = CellSpace { layers: 3, channels: 4, ..Default::default() };
+        for (side, average) in [(12, false), (13, true)] {
+            let run = |jointly: bool| {
+                tch::manual_seed(4);
+                let mut vs = VarStore::new(Device::Cpu);
+                let net = CellSupernet::new(&VarBuilder::new(&vs), &space);
+                vs.double();
+                let leaf = |xs: Tensor| xs.set_requires_grad(true);
+                let random = |dims: &[i64]| Tensor::rand(dims, (Kind::Double, Device::Cpu));
+                let alphas: Vec<Tensor> = [0, 1].map(|_| leaf(random(&[14, 8]))).into();
+                let images = leaf(random(&[3, 3, side, side]) * 2.0 - 1.0);
+                let _average = average.then(nas_core::nn::AverageAll::start);
+                let mut found = Vec::new();
+                let mut variables: Vec<(String, Tensor)> = vs.variables().into_iter().collect();
+                variables.sort_by(|a, b| a.0.cmp(&b.0));
+                let trained = variables.iter().map(|(_, tensor)| tensor).filter(|tensor| tensor.requires_grad());
+                let inputs: Vec<&Tensor> = alphas.iter().chain([&images]).chain(trained).collect();
+                for _ in 0..2 {
+                    let maps = match jointly {
+                        true => net.features_jointly(&images, &alphas, Mode::train(0.0)),
+                        false => net.features(&images, Mixture::Weights(&alphas), Mode::train(0.0)),
+                    };
+                    let loss = maps.iter().map(|map| (map * random(&map.size())).mean(Kind::Double)).sum::<Tensor>();
+                    found.extend(Tensor::run_backward(&[loss], &inputs, false, false));
+                    found.extend(maps.iter().map(Tensor::detach));
+                }
+                found.extend(variables.into_iter().map(|(_, tensor)| tensor));
+                found
+            };
+            let [found, expected] = [true, false].map(run);
+            assert_eq!(found.len(), expected.len());
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let scale = expected.abs().max().double_value(&[]).max(1e-2);
+                let error = (found - expected).abs().max().double_value(&[]) / scale;
+                assert!(error < 1e-9, "side {side}, {i}: off by {error:.1e}");
+            }
+        }
+    }
 }

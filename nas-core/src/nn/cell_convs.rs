@@ -51,6 +51,11 @@ impl Module for Separable {
         last.2.forward_scaled(&convolved(&rectified, last), scale, mode)
     }
 
+    fn parts(&self) -> (Vec<&Conv2d>, Vec<&BatchNorm>) {
+        let convs = self.rounds.iter().flat_map(|(depthwise, pointwise, _)| [depthwise, pointwise]);
+        (convs.collect(), self.rounds.iter().map(|(_, _, bn)| bn).collect())
+    }
+
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
         self.rounds.iter().fold(xs, |xs, (depthwise, pointwise, bn)| {
             let ys = depthwise.cost(xs, cost);
@@ -190,6 +195,10 @@ impl Module for FactorizedReduce {
         let [first, second] = &self.convs;
         let halves = [first.forward(&xs, mode), second.forward(&shifted, mode)];
         self.bn.forward_scaled(&Tensor::cat(&halves, 1), scale, mode)
+    }
+
+    fn parts(&self) -> (Vec<&Conv2d>, Vec<&BatchNorm>) {
+        (self.convs.iter().collect(), vec![&self.bn])
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

@@ -66,6 +66,11 @@ pub trait Module: fmt::Debug {
         scale.map_or_else(|| ys.shallow_clone(), |scale| &ys * scale)
     }
 
+    /// The convolutions and norms that an operator of cells consists of, in the order of computation; else none.
+    fn parts(&self) -> (Vec<&Conv2d>, Vec<&BatchNorm>) {
+        Default::default()
+    }
+
     /// Adds the layer's parameters and multiply-adds on an input of shape `xs` to `cost`; returns the output's shape.
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape;
 }

@@ -7,7 +7,7 @@ use tch::Tensor;
 
 use super::cell_convs::{FactorizedConv, ReluConvBn, Separable};
 use super::shared::{PoolKind, Pooling};
-use super::{BatchNorm, BnConfig, Mode, Module, Shape, Shared, VarBuilder};
+use super::{BatchNorm, BnConfig, Conv2d, Mode, Module, Shape, Shared, VarBuilder};
 use crate::nn::Cost;
 
 /// An operator from `c` channels to `c` channels.
@@ -226,6 +226,10 @@ impl Module for Pool {
             Some(bn) => bn.forward_scaled(&ys, scale, mode),
             None => scale.map_or_else(|| ys.shallow_clone(), |scale| &ys * scale),
         }
+    }
+
+    fn parts(&self) -> (Vec<&Conv2d>, Vec<&BatchNorm>) {
+        (Vec::new(), self.bn.iter().collect())
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

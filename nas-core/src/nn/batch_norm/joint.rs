@@ -42,6 +42,16 @@ impl Moves {
         [0, 1].map(|i| part.get(i))
     }
 
+    /// `norm` moves as `other` does, which has seen the same map.
+    pub fn alike(&mut self, norm: &BatchNorm, other: &BatchNorm) {
+        for round in &mut self.rounds {
+            let found = round.iter().rfind(|step| step.running[0].data_ptr() == other.running_mean.data_ptr());
+            if let Some(batch) = found.map(|step| step.batch.each_ref().map(Tensor::shallow_clone)) {
+                round.push(norm.moved_by(batch));
+            }
+        }
+    }
+
     /// Moves them, those of one norm in the order of its sources.
     pub fn apply(self) {
         for mut round in self.rounds {
@@ -59,6 +69,17 @@ impl Moves {
 }
 
 impl BatchNorm {
+    fn moved_by(&self, batch: [Tensor; 2]) -> Move {
+        let running = [&self.running_mean, &self.running_var].map(Tensor::shallow_clone);
+        Move { running, batch, momentum: self.next_momentum() }
+    }
+
+    /// Whether [`BatchNorm::joint`] is one operator: neither other ranks nor probes ask for the norms apart.
+    pub fn is_joint(mode: Mode) -> bool {
+        let together = mode.train && ranks::are_several() && SYNCHRONISED.load(Ordering::Relaxed);
+        !together && probe::is_off()
+    }
+
     /// The norms of maps that lie side by side in the channels of `xs` `[B, C, H, W]`, first those of one source, then those of the
     /// next: what each norm gives for one source after the other, times `scale` `[C]`. Its running statistics move by `moves`.
     pub fn joint(
@@ -76,8 +97,7 @@ impl BatchNorm {
         }
         let eps = norms[0].config.eps;
         let alike = norms.iter().all(|norm| !norm.config.affine && norm.config.eps == eps);
-        let together = mode.train && ranks::are_several() && SYNCHRONISED.load(Ordering::Relaxed);
-        if !alike || together || !probe::is_off() {
+        if !alike || !Self::is_joint(mode) {
             return Self::one_by_one(norms, xs, scale, activation, mode);
         }
         let train = mode.train && xs.numel() as i64 > all;
@@ -88,11 +108,10 @@ impl BatchNorm {
                 let batch = moves.take(all, (running.kind(), running.device()));
                 let mut start = 0;
                 for (source, norm) in each() {
-                    let running = [&norm.running_mean, &norm.running_var].map(Tensor::shallow_clone);
                     let batch = batch.each_ref().map(|batch| batch.narrow(0, start, norm.channels));
                     start += norm.channels;
                     moves.rounds.resize_with(moves.rounds.len().max(source + 1), Vec::new);
-                    moves.rounds[source].push(Move { running, batch, momentum: norm.next_momentum() });
+                    moves.rounds[source].push(norm.moved_by(batch));
                 }
                 batch
             }
@@ -145,11 +164,6 @@ mod tests {
         let vb = VarBuilder::new(&vs);
         let norms = [3, 5].map(|channels| BatchNorm::new(&vb.sub(channels), channels, config));
         vs.set_kind(kind);
-        let norms = norms.map(|norm| BatchNorm {
-            running_mean: vs.variables()[&format!("{}.running_mean", norm.channels)].shallow_clone(),
-            running_var: vs.variables()[&format!("{}.running_var", norm.channels)].shallow_clone(),
-            ..norm
-        });
         let _average = average.then(AverageAll::start);
         let norms = norms.each_ref();
         let mut found = Vec::new();
