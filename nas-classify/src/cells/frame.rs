@@ -7,7 +7,7 @@ use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{
-    Activation, BnConfig, ConvConfig, ConvNorm, FactorizedReduce, Mode, Module, ReluConvBn, Sequential, Shape,
+    Activation, BnConfig, ConvConfig, ConvNorm, FactorizedReduce, Mode, Module, ReluConvBn, Sequential, Shape, Shared,
     VarBuilder, conv_bn, relu,
 };
 use nas_core::space::FeatureInfo;
@@ -120,8 +120,8 @@ pub struct Layer<C> {
 
 impl<C> Layer<C> {
     /// Preprocessed inputs `[B, place.channels, H, W]` of the outputs of the two cells before.
-    fn inputs(&self, before: &Tensor, last: &Tensor, mode: Mode) -> [Tensor; 2] {
-        [self.preprocess[0].forward(before, mode), self.preprocess[1].forward(last, mode)]
+    fn inputs(&self, before: &Shared, last: &Shared, mode: Mode) -> [Tensor; 2] {
+        [self.preprocess[0].forward_shared(before, None, mode), self.preprocess[1].forward_shared(last, None, mode)]
     }
 }
 
@@ -167,17 +167,25 @@ impl<C> Frame<C> {
     }
 
     /// The last map of each stage for images `[B, 3, H, W]`; `cell` computes a layer's output from its preprocessed inputs.
-    pub fn features(
+    pub fn features(&self, xs: &Tensor, mode: Mode, cell: impl FnMut(&Layer<C>, [Tensor; 2]) -> Tensor) -> Vec<Tensor> {
+        self.features_of(xs, false, mode, cell)
+    }
+
+    /// [`Frame::features`]; where `shares`, a map that two cells take in is rectified once, and probes see it once.
+    pub fn features_of(
         &self,
         xs: &Tensor,
+        shares: bool,
         mode: Mode,
         mut cell: impl FnMut(&Layer<C>, [Tensor; 2]) -> Tensor,
     ) -> Vec<Tensor> {
-        let [mut before, mut last] = self.stem.forward(xs, mode);
+        let [before, last] = self.stem.forward(xs, mode);
+        let [mut before, mut last] = [Shared::new(&before), Shared::new(&last)];
         let mut features: Vec<Tensor> = Vec::new();
         for layer in &self.layers {
             let ys = cell(layer, layer.inputs(&before, &last, mode));
-            (before, last) = (last, ys.shallow_clone());
+            before = if shares { last } else { Shared::new(last.map()) };
+            last = Shared::new(&ys);
             features.truncate(layer.place.stage);
             features.push(ys);
         }

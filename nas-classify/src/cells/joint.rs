@@ -64,9 +64,14 @@ impl<'a> State<'a> {
         (0..1 + cell.nodes).map(state).collect()
     }
 
-    /// Poolings, and the identity where it is one.
-    fn weightless(&self) -> &'static [usize] {
-        if self.stride == 1 { &[MAX_POOL, AVERAGE_POOL, SKIP] } else { &[MAX_POOL, AVERAGE_POOL] }
+    /// The operators whose maps all edges share. One edge shares with none.
+    fn poolings(&self) -> &'static [usize] {
+        if self.edges.len() == 1 { &[] } else { &[MAX_POOL, AVERAGE_POOL] }
+    }
+
+    /// The operator without a norm.
+    fn identity(&self) -> &'static [usize] {
+        if self.stride == 1 { &[SKIP] } else { &[] }
     }
 
     /// The operators whose maps differ from edge to edge.
@@ -159,9 +164,11 @@ pub(super) struct Kernels(Vec<[Vec<Round>; 4]>);
 /// Architecture weights of the edges that leave one state.
 #[derive(Debug)]
 struct Weights {
-    /// `[edges, operators]` of [`State::weightless`].
-    weightless: Tensor,
-    /// Of the last norms, per channel: those of poolings are 1.
+    /// `[edges, operators]` of [`State::poolings`].
+    poolings: Tensor,
+    /// `[edges, operators]` of [`State::identity`].
+    identity: Tensor,
+    /// Of the last norms, per channel: those of shared poolings are 1.
     scale: Tensor,
 }
 
@@ -169,31 +176,41 @@ struct Weights {
 fn weights(states: &[State], alpha: &Tensor, place: &OnceCell<Tensor>) -> Vec<Weights> {
     let one = alpha.numel() as i64;
     let entry = |row: usize, op: usize| (row * COLUMNS + 1 + op) as i64;
-    let weightless = |state: &State| -> Vec<i64> {
-        state.edges.iter().flat_map(|(_, row)| state.weightless().iter().map(|op| entry(*row, *op))).collect()
+    let of = |state: &State, ops: &[usize]| -> Vec<i64> {
+        state.edges.iter().flat_map(|(_, row)| ops.iter().map(|op| entry(*row, *op))).collect()
     };
     let scales = |state: &State| -> Vec<i64> {
+        let poolings = [MAX_POOL, AVERAGE_POOL].map(|op| match state.poolings() {
+            [] => entry(state.edges[0].1, op),
+            _ => one,
+        });
         let convolutions = state.convolutions().into_iter();
         let entries = convolutions.flat_map(|op| state.edges.iter().map(move |(_, row)| entry(*row, op)));
-        [one; 2].into_iter().chain(entries).collect()
+        poolings.into_iter().chain(entries).collect()
     };
-    let index = || {
-        let index: Vec<i64> = states.iter().flat_map(weightless).chain(states.iter().flat_map(scales)).collect();
-        Tensor::from_slice(&index).to_device(alpha.device())
-    };
+    let lists = [
+        states.iter().map(|state| of(state, state.poolings())).collect::<Vec<_>>(),
+        states.iter().map(|state| of(state, state.identity())).collect(),
+        states.iter().map(scales).collect(),
+    ];
+    let index = || Tensor::from_slice(&lists.concat().concat()).to_device(alpha.device());
     let with_one = Tensor::cat(&[alpha.reshape([-1]), Tensor::ones([1], (alpha.kind(), alpha.device()))], 0);
     let all = with_one.index_select(0, place.get_or_init(index));
-    let sizes = [
-        states.iter().map(|state| weightless(state).len() as i64).collect::<Vec<_>>(),
-        states.iter().map(|state| scales(state).len() as i64).collect(),
-    ];
-    let parts = all.split_with_sizes([sizes[0].iter().sum::<i64>(), sizes[1].iter().sum()], 0);
+    let sizes = lists.each_ref().map(|lists| lists.iter().map(|list| list.len() as i64).collect::<Vec<_>>());
+    let parts = all.split_with_sizes(sizes.each_ref().map(|sizes| sizes.iter().sum::<i64>()), 0);
     let channels = states[0].channels;
-    let scales = parts[1].unsqueeze(1).expand([-1, channels], false).reshape([-1]);
-    let scales = scales.split_with_sizes(sizes[1].iter().map(|len| len * channels).collect::<Vec<_>>(), 0);
-    let weightless = parts[0].split_with_sizes(&sizes[0], 0).into_iter().zip(states);
-    let weightless = weightless.map(|(part, state)| part.view([state.edges.len() as i64, -1]));
-    weightless.zip(scales).map(|(weightless, scale)| Weights { weightless, scale }).collect()
+    let scales = parts[2].unsqueeze(1).expand([-1, channels], false).reshape([-1]);
+    let scales = scales.split_with_sizes(sizes[2].iter().map(|len| len * channels).collect::<Vec<_>>(), 0);
+    let [poolings, identities] = [0, 1].map(|i| parts[i].split_with_sizes(&sizes[i], 0));
+    let state = |(i, scale): (usize, Tensor)| {
+        let matrix = |part: &Tensor, ops: &[usize]| part.view([states[i].edges.len() as i64, ops.len() as i64]);
+        Weights {
+            poolings: matrix(&poolings[i], states[i].poolings()),
+            identity: matrix(&identities[i], states[i].identity()),
+            scale,
+        }
+    };
+    scales.into_iter().enumerate().map(state).collect()
 }
 
 /// The output of `cell` for its preprocessed `inputs` under the weights `alpha` of its structure, in training.
@@ -265,20 +282,33 @@ impl State<'_> {
         }
         let normed = rows(&normed);
         let (b, h, w, all) = normed.size4().expect("a feature map has four dimensions");
-        // One split, not two slices: its gradient is one concatenation.
-        let parts = normed.split_with_sizes([2 * c, all - 2 * c], 3);
-        let convolved = parts[1].reshape([b, h, w, -1, width]).sum_dim_intlist(3, false, None::<Kind>);
-        let pooled = parts[0].reshape([b, h, w, 2, c]).permute([3, 0, 1, 2, 4]);
-        let maps = match self.stride {
-            1 => Tensor::cat(&[pooled, rows(xs).unsqueeze(0)], 0),
-            _ => pooled,
+        let by_edge = |xs: &Tensor| {
+            let sums = xs.reshape([b, h, w, -1, width]).sum_dim_intlist(3, false, None::<Kind>);
+            sums.view([b, h, w, edges, c]).permute([3, 0, 1, 2, 4])
         };
-        let maps = maps.reshape([self.weightless().len() as i64, -1]);
-        let weightless = match sum {
-            Some(sum) => sum.reshape([edges, -1]).addmm(&weights.weightless, &maps),
-            None => weights.weightless.matmul(&maps),
+        let (shared, own) = match self.poolings() {
+            [] => (sum.map(Tensor::shallow_clone), by_edge(&normed)),
+            _ => {
+                // One split, not two slices: its gradient is one concatenation.
+                let parts = normed.split_with_sizes([2 * c, all - 2 * c], 3);
+                let pooled = parts[0].reshape([b, h, w, 2, c]).permute([3, 0, 1, 2, 4]).reshape([2, -1]);
+                let sums = match sum {
+                    Some(sum) => sum.reshape([edges, -1]).addmm(&weights.poolings, &pooled),
+                    None => weights.poolings.matmul(&pooled),
+                };
+                (Some(sums.view([edges, b, h, w, c])), by_edge(&parts[1]))
+            }
         };
-        weightless.view([edges, b, h, w, c]) + convolved.view([b, h, w, edges, c]).permute([3, 0, 1, 2, 4])
+        let shared = match (shared, self.identity()) {
+            (shared, []) => shared,
+            (shared, _) => {
+                // Of all copies of the map, the gradient keeps none.
+                let (xs, weight) =
+                    (rows(xs).unsqueeze(0), weights.identity.to_kind(xs.kind()).view([edges, 1, 1, 1, 1]));
+                Some(shared.map_or_else(|| &xs * &weight, |shared| shared.addcmul(&xs, &weight)))
+            }
+        };
+        shared.map_or_else(|| own.shallow_clone(), |shared| shared + &own)
     }
 
     /// One kind of convolution on all edges `[B, edges * channels, H, W]`, before its last norm.

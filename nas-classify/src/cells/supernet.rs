@@ -225,7 +225,7 @@ impl CellSupernet {
     fn features_jointly(&self, xs: &Tensor, alphas: &[Tensor], mode: Mode) -> Vec<Tensor> {
         let cells: Vec<&MixedCell> = self.frame.layers().iter().map(|layer| &layer.cell).collect();
         let kernels = joint::kernels(&cells, &self.joint);
-        self.frame.features(xs, mode, |layer, inputs| {
+        self.frame.features_of(xs, true, mode, |layer, inputs| {
             let layer_number = layer.place.layer;
             let alpha = &alphas[self.groups[layer_number]];
             joint::forward(&layer.cell, inputs, alpha, (&kernels[layer_number], &self.joint), mode)
