@@ -53,7 +53,7 @@ impl CellWeights {
 #[derive(Debug)]
 pub struct Relaxed {
     blocks: usize,
-    /// [`StateWeights::weightless`] of all states, flat.
+    /// `[edges, 3]` of all states, flat.
     weightless: Tensor,
     /// What the last norms of each state are scaled by, per channel.
     scales: Vec<Tensor>,
@@ -64,9 +64,9 @@ pub struct Relaxed {
 /// Architecture weights of the edges that leave one state.
 #[derive(Debug)]
 struct StateWeights {
-    /// Of max pooling, average pooling and identity, `[edges, 3]`; of one edge, the identity's `[1, 1]`.
+    /// Of max pooling, average pooling and identity, `[edges, 3]`.
     weightless: Tensor,
-    /// Of the joint norm, `[sources * channels]`: those of poolings are 1 unless there is one edge.
+    /// Of the joint norm, `[sources * channels]`: those of poolings are 1.
     scale: Tensor,
 }
 
@@ -76,20 +76,18 @@ impl Relaxed {
         let of_edges =
             |state| consumers(state, blocks).map(move |block| ((first_edge(block) + state) * OPS.len()) as i64);
         let weightless =
-            |state| of_edges(state).flat_map(move |edge| weightless(state, blocks).map(move |op| edge + op));
+            states().flat_map(|state| of_edges(state).flat_map(|edge| WEIGHTLESS.map(move |op| edge + op)));
         let one = alpha.numel() as i64;
         let scales = |state| {
-            let poolings = WEIGHTLESS.take(POOLINGS as usize).map(move |op| match consumers(state, blocks).len() {
-                1 => of_edges(state).sum::<i64>() + op,
-                _ => one,
-            });
-            poolings.chain(CONVOLUTIONS.flat_map(move |op| of_edges(state).map(move |edge| edge + op)))
+            let convolutions = CONVOLUTIONS.flat_map(move |op| of_edges(state).map(move |edge| edge + op));
+            [one; POOLINGS as usize].into_iter().chain(convolutions)
         };
-        let index: Vec<i64> = states().flat_map(weightless).chain(states().flat_map(scales)).collect();
+        let index: Vec<i64> = weightless.chain(states().flat_map(scales)).collect();
         let index = Tensor::from_slice(&index).to_device(alpha.device());
         let with_one = Tensor::cat(&[alpha.reshape([-1]), Tensor::ones([1], (alpha.kind(), alpha.device()))], 0);
+        let edges: usize = states().map(|state| consumers(state, blocks).len()).sum();
         let lens: Vec<i64> = states().map(|state| scales(state).count() as i64 * channels).collect();
-        let [weightless, scales] = [states().flat_map(weightless).count() as i64, lens.iter().sum::<i64>() / channels];
+        let [weightless, scales] = [edges as i64 * WEIGHTLESS.count() as i64, lens.iter().sum::<i64>() / channels];
         let parts = with_one.index_select(0, &index).split_with_sizes([weightless, scales], 0);
         let scales = parts[1].unsqueeze(1).expand([-1, channels], false).reshape([-1]);
         let weightless = parts[0].shallow_clone();
@@ -105,30 +103,23 @@ impl Relaxed {
             Tensor::cat(&std::iter::once(&self.weightless).chain(scales).collect::<Vec<_>>(), 0)
         };
         let flat = self.flat.borrow_mut().entry(sources).or_insert_with(flat).shallow_clone();
-        let edges = |state| consumers(state, self.blocks).len();
-        let weightless = (0..=self.blocks).map(|state| (edges(state) * weightless(state, self.blocks).count()) as i64);
+        let edges = (0..=self.blocks).map(|state| consumers(state, self.blocks).len() as i64);
+        let weightless = edges.map(|edges| edges * WEIGHTLESS.count() as i64);
         let scales = self.scales.iter().enumerate().map(|(state, scale)| times(state) * scale.size()[0]);
         // One split for all: its gradient is one tensor, which the cells of a level add up.
         let parts = flat.split_with_sizes(weightless.chain(scales).collect::<Vec<_>>(), 0);
         let (weightless, scales) = parts.split_at(self.scales.len());
-        let state = |(state, (weightless, scale)): (usize, (&Tensor, &Tensor))| StateWeights {
-            weightless: weightless.view([edges(state) as i64, -1]),
+        let state = |(weightless, scale): (&Tensor, &Tensor)| StateWeights {
+            weightless: weightless.view([-1, WEIGHTLESS.count() as i64]),
             scale: scale.shallow_clone(),
         };
-        weightless.iter().zip(scales).enumerate().map(state).collect()
+        weightless.iter().zip(scales).map(state).collect()
     }
 }
 
 /// Blocks that can take `state` as an input.
 fn consumers(state: usize, blocks: usize) -> std::ops::Range<usize> {
     state.saturating_sub(1)..blocks
-}
-
-/// The operators whose weights are no scales of norms: those that all edges of a state share. One edge shares with none, but the
-/// identity has no norm.
-fn weightless(state: usize, blocks: usize) -> std::ops::Range<i64> {
-    let std::ops::Range { start, end } = WEIGHTLESS;
-    if consumers(state, blocks).len() == 1 { end - 1..end } else { start..end }
 }
 
 /// A map `[B, C, H, W]` as it lies in channels-last memory, `[B, H, W, C]`.
@@ -213,7 +204,7 @@ impl MixedCell {
         let joint = |state: usize| joint.map(|joint| &joint.0[state]);
         let mut moves = Moves::new(weights.iter().enumerate().map(width).sum());
         let mut mixed = |state: usize, xs: &Tensor, sources, sum: Option<&Tensor>| {
-            self.states[state].forward(xs, sources, &weights[state], sum, joint(state), mode, &mut moves)
+            self.states[state].forward(xs, sources, &weights[state], sum, joint(state), (mode, &mut moves))
         };
         let from_before = mixed(1, before, 1, None);
         let together = Tensor::stack(&last.iter().map(rows).collect::<Vec<_>>(), 3);
@@ -335,8 +326,7 @@ impl MixedState {
         weights: &StateWeights,
         sum: Option<&Tensor>,
         joint: Option<&[RoundKernels; 2]>,
-        mode: Mode,
-        moves: &mut Moves,
+        (mode, moves): (Mode, &mut Moves),
     ) -> Tensor {
         let (b, c, h, w) = xs.size4().expect("a feature map has four dimensions");
         let all = self.edges * c;
@@ -358,11 +348,6 @@ impl MixedState {
         let norms: Vec<&BatchNorm> = [&self.max_bn, &self.average_bn].into_iter().chain(last).collect();
         let normed = BatchNorm::joint(&norms, &maps, Some(&weights.scale), Activation::Identity, mode, moves);
         let normed = rows(&in_turns(&normed, sources));
-        if self.edges == 1 {
-            let convolved = normed.reshape([b, h, w, -1, c]).sum_dim_intlist(3, false, None::<Kind>).unsqueeze(0);
-            let (xs, weight) = (rows(xs).unsqueeze(0), weights.weightless.to_kind(xs.kind()));
-            return sum.map_or_else(|| &xs * &weight, |sum| sum.addcmul(&xs, &weight)) + convolved;
-        }
         // One split, not two slices: its gradient is one concatenation.
         let parts = normed.split_with_sizes([POOLINGS * c, normed.size()[3] - POOLINGS * c], 3);
         let convolved = parts[1].reshape([b, h, w, -1, all]).sum_dim_intlist(3, false, None::<Kind>);
