@@ -1,12 +1,14 @@
 //! The GPU path on a simulated card (`tests/fake_cuda`): placement, mixed precision, several cards, resumes on another device.
 //! All tests are skipped with a word where there is no C++ compiler.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nas_core::train::read_tensors;
 use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights};
 use serde_json::Value;
 
@@ -45,7 +47,17 @@ fn gpu_check_finds_nothing_wrong() {
     }
 }
 
-/// Initial weights, samples, masks of dropout and drop path, architecture parameters: one step from them is the same.
+/// All tensors of a run's last checkpoint are those of another's, up to the rounding of single precision.
+fn assert_close_weights(a: &Path, b: &Path) {
+    let [a, b] = [a, b].map(|run| read_tensors(&run.join("checkpoints/last.safetensors")).unwrap());
+    assert_eq!(a.keys().collect::<BTreeSet<_>>(), b.keys().collect::<BTreeSet<_>>());
+    for (name, a) in &a {
+        assert!(a.allclose(&b[name], 1e-5, 1e-6, false), "{name}");
+    }
+}
+
+/// Initial weights, samples, masks of dropout and drop path, architecture parameters: one step from them is the same. The relaxed
+/// cells of a search add up in another order on a card, which they give fewer launches.
 #[test]
 fn one_seed_is_one_network_on_every_device() {
     let Some(card) = SimulatedCard::find() else { return };
@@ -58,8 +70,13 @@ fn one_seed_is_one_network_on_every_device() {
         let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(format!("{job}_{device}")));
         plain(SEGMENT.command(&args(job, config, &cpu, "cpu", &sets)));
         plain(card.command(SEGMENT, &args(job, config, &cuda, "cuda", &sets)));
-        assert_same_weights(&cpu, &cuda);
-        assert_same_file(&cpu, &cuda, "metrics.jsonl");
+        match job {
+            "train" => {
+                assert_same_weights(&cpu, &cuda);
+                assert_same_file(&cpu, &cuda, "metrics.jsonl");
+            }
+            _ => assert_close_weights(&cpu, &cuda),
+        }
     }
 }
 

@@ -25,9 +25,14 @@ const TABLE: &str = "precision_recall.csv";
 const DRAWN: usize = 10;
 
 impl PrecisionRecall {
+    /// Whether no class has anything to find.
+    pub fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
     /// Writes `precision_recall.csv` and `precision_recall.svg` into a folder; nothing where there is nothing to find.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        if self.classes.is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
         write_atomic(&folder.join(TABLE), &self.csv()?)?;

@@ -104,7 +104,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
     };
     files.warnings.iter().for_each(cli::warn);
     match args.metric {
-        Metric::Coco => print(&CocoReport::new(&files, &args.max_dets), args.format),
+        Metric::Coco => print(&CocoReport::new(&files, &args.max_dets).numbers(), args.format),
         Metric::Voc => print(&VocReport::new(&files), args.format),
     }
 }

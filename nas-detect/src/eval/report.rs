@@ -30,8 +30,8 @@ pub struct CocoReport {
     pub notes: Vec<String>,
     /// What was left out or looks like a mistake.
     pub warnings: Vec<String>,
-    /// Precision over recall; not among the numbers that are printed.
-    #[serde(skip)]
+    /// Precision over recall, until [`CocoReport::numbers`] leaves them out.
+    #[serde(default, skip_serializing_if = "PrecisionRecall::is_empty")]
     pub curves: PrecisionRecall,
 }
 
@@ -48,6 +48,11 @@ pub struct CocoClass {
 }
 
 impl CocoReport {
+    /// What is printed: all but the curves.
+    pub fn numbers(self) -> Self {
+        Self { curves: PrecisionRecall::default(), ..self }
+    }
+
     /// Judges the detections of `files` with `max_dets` detections per image and class.
     pub fn new(files: &EvalFiles, max_dets: &[usize]) -> Self {
         let scores = coco::evaluate(&files.truths, &files.detections, files.categories.len(), max_dets);

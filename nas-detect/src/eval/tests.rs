@@ -56,6 +56,15 @@ fn precision_over_recall_equals_pycocotools() {
     assert!(curves.recalls.is_sorted() && curves.recalls[0] == 0.0 && curves.recalls[100] == 1.0);
 }
 
+/// A run that is killed behind its last validation writes them from what its checkpoint holds.
+#[test]
+fn curves_are_in_what_is_stored_and_not_in_what_is_printed() {
+    let report = CocoReport::new(&fixture(""), &coco::MAX_DETS);
+    let stored: CocoReport = serde_json::from_value(serde_json::to_value(&report).unwrap()).unwrap();
+    assert_eq!(stored.curves, report.curves);
+    assert!(serde_json::to_value(report.numbers()).unwrap().get("curves").is_none());
+}
+
 #[test]
 fn annotation_id_0_counts_like_any_other() {
     // pycocotools takes 0 for "unmatched" and finds 0.330494 in this file.

@@ -421,7 +421,7 @@ impl Task for Detection {
     }
 
     fn scores(validation: &CocoReport, _classes: &[String]) -> CocoReport {
-        validation.clone()
+        validation.clone().numbers()
     }
 
     /// Ground truth, then every network.
