@@ -332,7 +332,8 @@ fn about(job: &dyn Job, dir: &RunDir) -> Result<Value> {
     Ok(about.into())
 }
 
-/// One file holds all of a checkpoint, so that a kill cannot part its pieces; `state.json` repeats the readable part.
+/// One file holds all of a checkpoint, so that a kill cannot part its pieces; `state.json` repeats the readable part. It comes first:
+/// behind the last checkpoint nothing would write it again.
 fn save(job: &dyn Job, dir: &RunDir, state: &LoopState) -> Result<()> {
     if !ranks::is_first() {
         return Ok(());
@@ -341,8 +342,8 @@ fn save(job: &dyn Job, dir: &RunDir, state: &LoopState) -> Result<()> {
     tensors.extend(job.model());
     let json = pretty(&json!({ "loop": state, "job": extra }));
     tensors.push((STATE.into(), Tensor::from_slice(json.as_bytes())));
-    write_tensors_about(&dir.path(LAST), tensors, Some(&about(job, dir)?))?;
-    write_atomic(&dir.path("checkpoints/state.json"), json.as_bytes())
+    write_atomic(&dir.path("checkpoints/state.json"), json.as_bytes())?;
+    write_tensors_about(&dir.path(LAST), tensors, Some(&about(job, dir)?))
 }
 
 fn load(job: &mut dyn Job, path: &Path) -> Result<Option<LoopState>> {
