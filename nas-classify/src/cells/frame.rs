@@ -100,11 +100,7 @@ impl FrameConfig {
 
     /// What weight inheritance knows of the cells.
     pub fn parts(&self) -> Vec<BlockParts> {
-        let sizes = self.sizes().into_iter().enumerate();
-        let places = sizes.flat_map(|(stage, size)| (0..size.blocks).map(move |i| (stage, i)));
-        let part =
-            |(layer, place)| BlockParts { place, layers: vec![("cell", format!("cells.{layer}."))], silencer: None };
-        places.enumerate().map(part).collect()
+        sizes::numbered_through(&self.sizes(), "cells.")
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::cell::OnceCell;
 
-use nas_core::nn::{Activation, BatchNorm, Conv2d, Mode, Module, Moves};
+use nas_core::nn::{Activation, BatchNorm, Conv2d, Mode, Module, Moves, map, rows};
 use tch::{Kind, Tensor};
 
 use super::supernet::MixedCell;
@@ -32,16 +32,6 @@ struct Convolution {
     ksize: i64,
     rate: i64,
     rounds: usize,
-}
-
-/// A map `[B, C, H, W]` as it lies in channels-last memory, `[B, H, W, C]`.
-fn rows(map: &Tensor) -> Tensor {
-    map.permute([0, 2, 3, 1])
-}
-
-/// The map whose memory is `rows` `[B, H, W, C]`.
-fn map(rows: &Tensor) -> Tensor {
-    rows.permute([0, 3, 1, 2])
 }
 
 /// The edges that leave one state of a cell.

@@ -128,11 +128,9 @@ pub struct Trunk {
 
 /// What weight inheritance knows of the cells and reductions of a network of `sizes`.
 pub fn parts(sizes: &[StageSize]) -> Vec<BlockParts> {
-    // All stages but the first begin with a reduction, which is block 0.
-    let blocks =
-        sizes.iter().enumerate().flat_map(|(i, size)| (usize::from(i == 0)..=size.blocks).map(move |j| (i, j)));
-    let part = |(i, place)| BlockParts { place, layers: vec![("block", format!("cells.{i}."))], silencer: None };
-    blocks.enumerate().map(part).collect()
+    // All stages but the first begin with a reduction, which is a block like the others here.
+    let blocks = |(i, size): (usize, &StageSize)| StageSize { blocks: size.blocks + usize::from(i > 0), ..*size };
+    sizes::numbered_through(&sizes.iter().enumerate().map(blocks).collect::<Vec<_>>(), "cells.")
 }
 
 impl Trunk {

@@ -79,6 +79,13 @@ pub fn resized<I: Clone>(items: &[I], len: usize) -> Vec<I> {
     items.iter().chain(items.last().into_iter().cycle()).take(len).cloned().collect()
 }
 
+/// What weight inheritance knows of blocks that stand in stages of `sizes` and are numbered through, `prefix` before their numbers.
+pub fn numbered_through(sizes: &[StageSize], prefix: &str) -> Vec<BlockParts> {
+    let places = sizes.iter().enumerate().flat_map(|(stage, size)| (0..size.blocks).map(move |i| (stage, i)));
+    let part = |(i, place)| BlockParts { place, layers: vec![("block", format!("{prefix}{i}."))], silencer: None };
+    places.enumerate().map(part).collect()
+}
+
 /// A block like `block` between other channels. Those within keep their ratio to what comes in.
 fn between(block: &BlockConfig, channels: (i64, i64)) -> BlockConfig {
     let (own, wanted) = (block.channels.0, channels.0);

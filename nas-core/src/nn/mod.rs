@@ -132,7 +132,17 @@ fn interpolation(from: i64, to: i64) -> Tensor {
 
 /// Rearranges `[B, C, H, W]` into channels-last memory, the fast layout of libtorch's convolutions on CPU and GPU.
 pub fn channels_last(xs: &Tensor) -> Tensor {
-    xs.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+    map(&rows(xs).contiguous())
+}
+
+/// A map `[B, C, H, W]` as it lies in channels-last memory, `[B, H, W, C]`.
+pub fn rows(map: &Tensor) -> Tensor {
+    map.permute([0, 2, 3, 1])
+}
+
+/// The map `[B, C, H, W]` whose memory is `rows` `[B, H, W, C]`.
+pub fn map(rows: &Tensor) -> Tensor {
+    rows.permute([0, 3, 1, 2])
 }
 
 /// 3x3 max pooling of stride 2.

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor, nn::VarStore};
 
-use super::{VarBuilder, channels_last, ranks};
+use super::{VarBuilder, channels_last, map, ranks, rows};
 
 /// What `build` makes, its initial weights drawn on the CPU, on `device`; and the store of the weights. On a card kernels lie
 /// channels-last, as the images do: libtorch would turn each one in each pass.
@@ -25,7 +25,7 @@ pub fn build_on<N>(device: Device, build: impl FnOnce(&VarBuilder) -> N) -> (Var
 /// differ from device to device.
 pub fn dropout(xs: &Tensor, p: f64, train: bool) -> Tensor {
     let of_maps = xs.dim() == 4;
-    let drawn = if of_maps { xs.permute([0, 2, 3, 1]) } else { xs.shallow_clone() };
+    let drawn = if of_maps { rows(xs) } else { xs.shallow_clone() };
     // libtorch's own draws in the order of memory.
     let is_own = xs.device() == Device::Cpu && !ranks::are_several() && drawn.is_contiguous();
     if is_own || !train || p == 0.0 {
@@ -36,7 +36,7 @@ pub fn dropout(xs: &Tensor, p: f64, train: bool) -> Tensor {
             let size: Vec<i64> = [rows].into_iter().chain(drawn.size()[1..].iter().copied()).collect();
             Tensor::empty(size, (Kind::Float, Device::Cpu)).bernoulli_float_(1.0 - p)
         });
-        let mask = if of_maps { mask.permute([0, 3, 1, 2]) } else { mask };
+        let mask = if of_maps { map(&mask) } else { mask };
         mask.to_kind(Kind::Int8).to_device(xs.device()).to_kind(xs.kind()) / (1.0 - p)
     }) * xs
 }

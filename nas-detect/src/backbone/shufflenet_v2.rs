@@ -12,8 +12,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-use crate::detnas::channel_shuffle;
-
 /// Channels of the stem.
 const STEM: i64 = 24;
 /// Units of each stage.
@@ -158,7 +156,7 @@ impl Module for Unit {
                 (xs.narrow(1, 0, half), chain(&self.branch, &xs.narrow(1, half, half), mode))
             }
         };
-        channel_shuffle(&Tensor::cat(&[kept, branch], 1))
+        Tensor::cat(&[kept, branch], 1).channel_shuffle(2)
     }
 
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {

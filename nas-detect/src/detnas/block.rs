@@ -64,17 +64,12 @@ impl ChannelShuffle {
         match self {
             Self::EvenOdd => (xs.slice(1, 0, None, 2), xs.slice(1, 1, None, 2)),
             Self::TwoGroups => {
-                let mut halves = channel_shuffle(xs).chunk(2, 1).into_iter();
+                let mut halves = xs.channel_shuffle(2).chunk(2, 1).into_iter();
                 let mut half = || halves.next().expect("two chunks");
                 (half(), half())
             }
         }
     }
-}
-
-/// Interleaves the two halves of the channels of `[B, C, H, W]` (ShuffleNet's shuffle of two groups).
-pub fn channel_shuffle(xs: &Tensor) -> Tensor {
-    xs.channel_shuffle(2)
 }
 
 /// Initial weights of convolutions.

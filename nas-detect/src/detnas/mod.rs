@@ -6,7 +6,7 @@ mod released;
 mod space;
 mod supernet;
 
-pub use block::{BlockOp, ChannelShuffle, WeightInit, channel_shuffle};
+pub use block::{BlockOp, ChannelShuffle, WeightInit};
 pub use network::DetNasNet;
 pub use released::{Released, released};
 pub use space::{DetNasConfig, DetNasSize, DetNasSpace, MacsTable};

@@ -149,11 +149,7 @@ impl DetNasConfig {
 
     /// What weight inheritance knows of the blocks, whose names begin with `prefix`.
     pub fn parts(&self, prefix: &str) -> Result<Vec<BlockParts>> {
-        let space = self.space()?;
-        let places = space.repeats.into_iter().enumerate().flat_map(|(s, blocks)| (0..blocks).map(move |i| (s, i)));
-        let part =
-            |(i, place)| BlockParts { place, layers: vec![("block", format!("{prefix}blocks.{i}."))], silencer: None };
-        Ok(places.enumerate().map(part).collect())
+        Ok(sizes::numbered_through(&self.sizes()?[1..], &format!("{prefix}blocks.")))
     }
 
     /// Channels of the 1x1 convolution of the authors' classifier.

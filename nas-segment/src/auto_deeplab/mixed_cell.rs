@@ -18,7 +18,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use nas_core::nn::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Moves, Op, VarBuilder};
+use nas_core::nn::{
+    Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Moves, Op, VarBuilder, map, rows,
+};
 use tch::{Kind, Tensor};
 
 use super::decode::first_edge;
@@ -120,16 +122,6 @@ impl Relaxed {
 /// Blocks that can take `state` as an input.
 fn consumers(state: usize, blocks: usize) -> std::ops::Range<usize> {
     state.saturating_sub(1)..blocks
-}
-
-/// A map `[B, C, H, W]` as it lies in channels-last memory, `[B, H, W, C]`.
-fn rows(map: &Tensor) -> Tensor {
-    map.permute([0, 2, 3, 1])
-}
-
-/// The map whose memory is `rows` `[B, H, W, C]`.
-fn map(rows: &Tensor) -> Tensor {
-    rows.permute([0, 3, 1, 2])
 }
 
 /// Of `[B, C, H, W * sources]`, the channels side by side: `[B, sources * C, H, W]`.

@@ -116,14 +116,8 @@ impl AutoDeepLabConfig {
 
     /// What weight inheritance knows of the cells, whose names begin with `prefix`.
     pub fn parts(&self, prefix: &str) -> Result<Vec<BlockParts>> {
-        let runs = self.sizes()?.into_iter().skip(3).enumerate();
-        let places = runs.flat_map(|(run, size)| (0..size.blocks).map(move |i| (run, i)));
-        let part = |(layer, place)| BlockParts {
-            place,
-            layers: vec![("cell", format!("{prefix}cells.{layer}."))],
-            silencer: None,
-        };
-        Ok(places.enumerate().map(part).collect())
+        let sizes = self.sizes()?;
+        Ok(sizes::numbered_through(sizes.get(3..).unwrap_or_default(), &format!("{prefix}cells.")))
     }
 
     /// The network, its weights under `vb`.
