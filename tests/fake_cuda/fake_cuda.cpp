@@ -377,7 +377,7 @@ TORCH_LIBRARY_IMPL(aten, CUDA, m) {
   // The first choose a library by the device of their input; here they are the CPU's. The others have kernels over lists on a
   // card, where the CPU walks the list.
   for (const char* name : {"convolution", "convolution_backward", "_fused_sdp_choice", "_foreach_norm.Scalar", "_foreach_mul_.Tensor",
-                           "_foreach_mul_.Scalar", "_foreach_add_.Scalar", "_foreach_add_.List", "_foreach_sub_.List"}) {
+                           "_foreach_mul_.Scalar", "_foreach_add_.Scalar", "_foreach_add_.List", "_foreach_lerp_.Scalar", "_foreach_sub_.List"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&fallback>());
   }
 }

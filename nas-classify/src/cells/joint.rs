@@ -213,9 +213,7 @@ pub(super) fn forward(
 ) -> Tensor {
     let states = State::all(cell);
     let weights = weights(&states, alpha, &places.weights[usize::from(cell.place.reduction)]);
-    let rounds = |state: &State| state.width() * CONVOLUTIONS.iter().map(|of| of.rounds as i64 - 1).sum::<i64>();
-    let room = states.iter().zip(&weights).map(|(state, weights)| weights.scale.numel() as i64 + rounds(state));
-    let mut moves = Moves::new(room.sum());
+    let mut moves = Moves::default();
     let mut mixed = |i: usize, xs: &Tensor, sum: Option<&Tensor>| {
         states[i].forward(xs, &weights[i], &kernels.0[i], sum, mode, &mut moves)
     };

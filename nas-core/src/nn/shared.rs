@@ -39,7 +39,8 @@ impl Shared {
         &self.map
     }
 
-    pub(super) fn relu(&self) -> Tensor {
+    /// Its rectified form.
+    pub fn relu(&self) -> Tensor {
         self.relu.get_or_init(|| relu(&self.map)).shallow_clone()
     }
 

@@ -12,11 +12,11 @@
 //! is a map `[B, C, H, W * sources]`, as convolutions take it, and one `[B, sources * C, H, W]`, whose channels are those of each
 //! source, as norms and poolings take it.
 //!
-//! A card is given the separable convolutions of both sizes as one, kernels of 3x3 with a border of zeros among those of 5x5: it
-//! waits for launches, where the CPU would wait for the zeros.
+//! A card is given convolutions of both sizes as one, kernels of 3x3 with a border of zeros among those of 5x5: it waits for
+//! launches, where the CPU would wait for the zeros.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use nas_core::nn::{
     Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Moves, Op, VarBuilder, map, rows,
@@ -151,8 +151,8 @@ impl MixedCell {
     }
 
     /// The sum of the outputs `[B, blocks * channels, H, W]` for each of the H[l-1] in `last`, times their `shares` `[sources]`, or 1;
-    /// `before` is the H[l-2] that they share. Inputs are preprocessed maps `[B, channels, H, W]`. With kernels, separable convolutions
-    /// of both sizes are one.
+    /// `before` is the H[l-2] that they share. Inputs are preprocessed maps `[B, channels, H, W]`. With kernels, convolutions of both
+    /// sizes are one. Running statistics move by `moves`.
     pub fn forward(
         &self,
         last: &[Tensor],
@@ -160,9 +160,9 @@ impl MixedCell {
         shares: Option<&Tensor>,
         weights: &CellWeights,
         joint: Option<&JointKernels>,
-        mode: Mode,
+        (mode, moves): (Mode, &mut Moves),
     ) -> Tensor {
-        let outputs = self.outputs(last, before, weights, joint, mode);
+        let outputs = self.outputs(last, before, weights, joint, (mode, moves));
         // Half precision stays what it is.
         let shares = shares.map(|shares| shares.to_kind(outputs.kind()).view([-1, 1]));
         let weighted = shares.map_or_else(|| outputs.shallow_clone(), |shares| &outputs * shares);
@@ -179,7 +179,7 @@ impl MixedCell {
         before: &Tensor,
         weights: &CellWeights,
         joint: Option<&JointKernels>,
-        mode: Mode,
+        (mode, moves): (Mode, &mut Moves),
     ) -> Tensor {
         let relaxed = match weights {
             CellWeights::Relaxed(relaxed) => relaxed,
@@ -190,13 +190,9 @@ impl MixedCell {
         };
         let sources = last.len() as i64;
         let weights = relaxed.states(sources);
-        let width = |(state, weights): (usize, &StateWeights)| {
-            weights.scale.size()[0] + self.states[state].inner_channels() * if state == 1 { 1 } else { sources }
-        };
         let joint = |state: usize| joint.map(|joint| &joint.0[state]);
-        let mut moves = Moves::new(weights.iter().enumerate().map(width).sum());
         let mut mixed = |state: usize, xs: &Tensor, sources, sum: Option<&Tensor>| {
-            self.states[state].forward(xs, sources, &weights[state], sum, joint(state), (mode, &mut moves))
+            self.states[state].forward(xs, sources, &weights[state], sum, joint(state), (mode, &mut *moves))
         };
         let from_before = mixed(1, before, 1, None);
         let together = Tensor::stack(&last.iter().map(rows).collect::<Vec<_>>(), 3);
@@ -208,19 +204,19 @@ impl MixedCell {
         for block in 0..self.blocks - 1 {
             // The inputs of a block are states before its own, so its sum is complete by now.
             let parts = sums.split_with_sizes([1, (self.blocks - block) as i64 - 1], 0);
-            // A sum with zero is a copy: kept for the gradient, a part would be the whole.
-            let first = parts[0].squeeze_dim(0) + 0.0;
+            let first = parts[0].squeeze_dim(0);
+            // A sum with zero is a copy: kept for the gradient, a part is the whole, which a card has rather than one more launch.
+            let first = if before.device().is_cuda() { first } else { first + 0.0 };
             sums = mixed(2 + block, &map(&first), sources, Some(&parts[1]));
             done.push(first);
         }
         done.push(sums.squeeze_dim(0));
-        moves.apply();
         Tensor::cat(&done, 3).view([b, h, w, sources, -1])
     }
 }
 
 impl MixedCell {
-    /// Kernels of the separable convolutions of both sizes as one, for each of `cells`; few operators for all. `order` is what
+    /// Kernels of the convolutions of both sizes as one, for each of `cells`; few operators for all. `order` is what
     /// [`MixedCell::joint_order`] gives for the same cells.
     pub fn joint_kernels(cells: &[&Self], order: &Tensor) -> Vec<JointKernels> {
         let states = || cells.iter().flat_map(|cell| &cell.states);
@@ -237,14 +233,36 @@ impl MixedCell {
         let sizes: Vec<i64> = rounds().map(|(state, _)| state.inner_channels() * state.channels).collect();
         let pointwise = pointwise.split_with_sizes(&sizes, 0);
         let mut kernels = depthwise.into_iter().zip(pointwise);
-        let mut state = |channels: i64| {
-            [0, 1].map(|_| {
+        let mut atrous = Self::joint_atrous(cells).into_iter();
+        let mut state = |state: &MixedState| StateKernels {
+            separable: [0, 1].map(|_| {
                 let (depthwise, pointwise) = kernels.next().expect("two rounds of each state");
-                RoundKernels { depthwise, pointwise: pointwise.view([-1, channels, 1, 1]) }
-            })
+                RoundKernels { depthwise, pointwise: pointwise.view([-1, state.channels, 1, 1]) }
+            }),
+            atrous: atrous.next().expect("of each state"),
         };
-        let mut cell = |cell: &&Self| JointKernels(cell.states.iter().map(|of| state(of.channels)).collect());
+        let mut cell = |cell: &&Self| JointKernels(cell.states.iter().map(&mut state).collect());
         cells.iter().map(&mut cell).collect()
+    }
+
+    /// Kernels of the atrous convolutions of both sizes as one, for each state of `cells`. Among many channels the zeros take memory
+    /// that the launches are not worth: there is none.
+    fn joint_atrous(cells: &[&Self]) -> Vec<Option<Tensor>> {
+        let states: Vec<&MixedState> = cells.iter().flat_map(|cell| &cell.states).collect();
+        let widths: BTreeSet<i64> = states.iter().map(|state| state.channels).filter(|width| *width <= 32).collect();
+        let mut joint: Vec<Option<Tensor>> = states.iter().map(|_| None).collect();
+        for width in widths {
+            let of: Vec<usize> = (0..states.len()).filter(|i| states[*i].channels == width).collect();
+            let kernels =
+                |size: usize| of.iter().map(|i| rows(states[*i].atrous[size].conv.weight())).collect::<Vec<_>>();
+            let lens: Vec<i64> = of.iter().map(|i| states[*i].edges * width).collect();
+            let bordered = Tensor::cat(&kernels(0), 0).constant_pad_nd([0, 0, 1, 1, 1, 1]).split_with_sizes(&lens, 0);
+            let both = bordered.into_iter().zip(kernels(1)).flat_map(|(three, five)| [three, five]);
+            let both = Tensor::cat(&both.collect::<Vec<_>>(), 0);
+            let both = both.split_with_sizes(lens.iter().map(|len| 2 * len).collect::<Vec<_>>(), 0);
+            of.iter().zip(both).for_each(|(i, kernels)| joint[*i] = Some(map(&kernels)));
+        }
+        joint
     }
 
     /// Of which row of all depthwise kernels, first those of 3x3, each of [`MixedCell::joint_kernels`] is a copy. The first
@@ -317,7 +335,7 @@ impl MixedState {
         sources: i64,
         weights: &StateWeights,
         sum: Option<&Tensor>,
-        joint: Option<&[RoundKernels; 2]>,
+        joint: Option<&StateKernels>,
         (mode, moves): (Mode, &mut Moves),
     ) -> Tensor {
         let (b, c, h, w) = xs.size4().expect("a feature map has four dimensions");
@@ -326,31 +344,35 @@ impl MixedState {
         let pooled = [max_pool(&beside), average_pool(&beside)].map(|pooled| in_turns(&pooled, sources));
         let relu = xs.relu();
         let separable = match joint {
-            Some(kernels) => vec![self.separable_jointly(&relu, sources, kernels, mode, moves)],
+            Some(joint) => vec![self.separable_jointly(&relu, sources, &joint.separable, mode, moves)],
             None => {
                 let repeated = rows(&relu).unsqueeze(3).expand([b, h, w, self.edges, c], false);
                 let repeated = map(&repeated.reshape([b, h, w, all]));
                 self.separable.iter().map(|op| op.forward(&repeated, sources, mode, moves)).collect()
             }
         };
-        let atrous = self.atrous.each_ref().map(|op| op.conv.forward_in_turns(&relu, sources));
+        let atrous = match joint.and_then(|joint| joint.atrous.as_ref()) {
+            Some(kernels) => {
+                vec![relu.conv2d(kernels, None::<&Tensor>, [1, 1], [4, 4 * sources], [2, 2 * sources], 1)]
+            }
+            None => self.atrous.iter().map(|op| op.conv.forward_in_turns(&relu, sources)).collect(),
+        };
         let maps: Vec<Tensor> = pooled.iter().chain(&separable).chain(&atrous).map(rows).collect();
         let maps = side_by_side(&map(&Tensor::cat(&maps, 3)), sources);
         let last = self.separable.iter().map(|op| &op.norm).chain(self.atrous.iter().map(|op| &op.norm));
         let norms: Vec<&BatchNorm> = [&self.max_bn, &self.average_bn].into_iter().chain(last).collect();
         let normed = BatchNorm::joint(&norms, &maps, Some(&weights.scale), Activation::Identity, mode, moves);
-        let normed = rows(&in_turns(&normed, sources));
-        // One split, not two slices: its gradient is one concatenation.
-        let parts = normed.split_with_sizes([POOLINGS * c, normed.size()[3] - POOLINGS * c], 3);
-        let convolved = parts[1].reshape([b, h, w, -1, all]).sum_dim_intlist(3, false, None::<Kind>);
-        let pooled = parts[0].reshape([b, h, w, POOLINGS, c]).permute([3, 0, 1, 2, 4]);
+        // One split, not two slices: its gradient is one concatenation. In five dimensions, where it takes gradients as they lie.
+        let normed = rows(&in_turns(&normed, sources)).view([b, h, w, -1, c]);
+        let parts = normed.split_with_sizes([POOLINGS, normed.size()[3] - POOLINGS], 3);
+        let convolved = parts[1].view([b, h, w, -1, self.edges, c]).permute([4, 3, 0, 1, 2, 5]);
+        let convolved = convolved.sum_dim_intlist(1, false, None::<Kind>);
+        let sum =
+            sum.map_or_else(|| convolved.shallow_clone(), |sum| sum.view(convolved.size().as_slice()) + &convolved);
         // Weighted sums of poolings and identity: a product of matrices `[edges, 3]` and `[3, values of a map]`.
+        let pooled = parts[0].permute([3, 0, 1, 2, 4]);
         let maps = Tensor::cat(&[pooled, rows(xs).unsqueeze(0)], 0).reshape([WEIGHTLESS.count() as i64, -1]);
-        let weightless = match sum {
-            Some(sum) => sum.reshape([self.edges, -1]).addmm(&weights.weightless, &maps),
-            None => weights.weightless.matmul(&maps),
-        };
-        weightless.view([self.edges, b, h, w, c]) + convolved.view([b, h, w, self.edges, c]).permute([3, 0, 1, 2, 4])
+        sum.view([self.edges, -1]).addmm(&weights.weightless, &maps).view([self.edges, b, h, w, c])
     }
 
     /// The separable convolutions of both sizes before their last norms, side by side in the channels.
@@ -402,9 +424,16 @@ fn average_pool(xs: &Tensor) -> Tensor {
     xs.avg_pool2d([3, 3], [1, 1], [1, 1], false, false, None)
 }
 
-/// Kernels of the separable convolutions of both sizes as one, by state.
+/// Kernels of the convolutions of both sizes as one, by state.
 #[derive(Debug)]
-pub struct JointKernels(Vec<[RoundKernels; 2]>);
+pub struct JointKernels(Vec<StateKernels>);
+
+#[derive(Debug)]
+struct StateKernels {
+    separable: [RoundKernels; 2],
+    /// `[2 * edges * channels, channels, 5, 5]`, of few channels.
+    atrous: Option<Tensor>,
+}
 
 #[derive(Debug)]
 struct RoundKernels {
@@ -536,6 +565,20 @@ mod tests {
         (a - b).abs().max().double_value(&[])
     }
 
+    fn forward(
+        cell: &MixedCell,
+        last: &[Tensor],
+        before: &Tensor,
+        (shares, joint): (Option<&Tensor>, Option<&JointKernels>),
+        weights: &CellWeights,
+        mode: Mode,
+    ) -> Tensor {
+        let mut moves = Moves::default();
+        let ys = cell.forward(last, before, shares, weights, joint, (mode, &mut moves));
+        moves.apply();
+        ys
+    }
+
     /// Equation 2, at channels on both sides of [`GROUPED_FROM`].
     #[test]
     fn a_relaxed_block_is_the_weighted_sum_of_its_operators() {
@@ -547,7 +590,7 @@ mod tests {
             let (last, before) = ([map()], map());
             let block = |alpha: &Tensor| {
                 let weights = CellWeights::new(alpha, 1, channels);
-                cell.forward(&last, &before, None, &weights, None, Mode::train(0.0))
+                forward(&cell, &last, &before, (None, None), &weights, Mode::train(0.0))
             };
             let alpha = Tensor::rand([2, 8], CPU);
             let mut sum = Tensor::zeros([2, channels, 9, 7], CPU);
@@ -579,7 +622,7 @@ mod tests {
                 }
                 let last = slice::from_ref(&last);
                 let path = CellWeights::Path(path);
-                let forward = |weights: &CellWeights, mode| cell.forward(last, &before, None, weights, None, mode);
+                let forward = |weights: &CellWeights, mode| forward(&cell, last, &before, (None, None), weights, mode);
                 let found = forward(&path, Mode::train(0.0));
                 let moved = |(name, tensor): (String, Tensor)| {
                     (name.ends_with("running_mean") && tensor.ne(0.0).any().int64_value(&[]) != 0).then_some(name)
@@ -617,7 +660,7 @@ mod tests {
         let maps: Vec<[Tensor; 1]> = (0..3).map(|_| [Tensor::randn([2, 4, 9, 7], CPU)]).collect();
         let name = "0.atrous_conv_3.bn.running_mean";
         let run = |maps: &[Tensor]| {
-            let _ = cell.forward(maps, &maps[0], None, &weights, None, Mode::train(0.0));
+            let _ = forward(&cell, maps, &maps[0], (None, None), &weights, Mode::train(0.0));
         };
         let alone = |maps: &[Tensor; 1]| {
             let _average = nas_core::nn::AverageAll::start();
@@ -635,7 +678,7 @@ mod tests {
     /// Value, gradients and running statistics, in training and in evaluation, of three sources together and one after the other.
     #[test]
     fn sources_that_share_a_cell_do_not_see_each_other() {
-        for (channels, train, jointly) in [4, 16].into_iter().flat_map(|channels| {
+        for (channels, train, jointly) in [4, 40].into_iter().flat_map(|channels| {
             [(true, false), (true, true), (false, false), (false, true)]
                 .map(|(train, jointly)| (channels, train, jointly))
         }) {
@@ -655,11 +698,12 @@ mod tests {
                         let cells = [&cell];
                         let order = Tensor::from_slice(&MixedCell::joint_order(&cells));
                         let joint = jointly.then(|| MixedCell::joint_kernels(&cells, &order).remove(0));
-                        cell.forward(last, before, Some(&shares), &weights, joint.as_ref(), mode)
+                        forward(&cell, last, before, (Some(&shares), joint.as_ref()), &weights, mode)
                     }
                     false => {
-                        let alone =
-                            |(xs, share)| cell.forward(slice::from_ref(xs), before, None, &weights, None, mode) * share;
+                        let alone = |(xs, share)| {
+                            forward(&cell, slice::from_ref(xs), before, (None, None), &weights, mode) * share
+                        };
                         last.iter().zip(shares.unbind(0)).map(alone).sum()
                     }
                 };

@@ -10,7 +10,8 @@ use std::cell::OnceCell;
 use std::slice;
 
 use nas_core::nn::{
-    Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Mode, Module, VarBuilder, conv_bn, resize_bilinear,
+    Activation, BnConfig, Conv2d, ConvConfig, ConvNorm, Mode, Module, Moves, Shared, VarBuilder, conv_bn,
+    resize_bilinear,
 };
 use nas_core::space::{FeatureInfo, Mixture, Supernet};
 use tch::{Device, Kind, Tensor};
@@ -25,24 +26,7 @@ use super::stem::{Preprocess, Stem};
 const OUTER_BN: BnConfig = BnConfig { momentum: 0.1, eps: 1e-5, affine: true };
 
 /// Maps of one layer by level; `None` where the trellis or the path has none.
-type Layer = [Option<Map>; LEVELS];
-
-/// A map and, once it is asked for, its rectified form, which several nodes take in.
-#[derive(Debug)]
-struct Map {
-    map: Tensor,
-    relu: OnceCell<Tensor>,
-}
-
-impl Map {
-    fn new(map: Tensor) -> Self {
-        Self { map, relu: OnceCell::new() }
-    }
-
-    fn relu(&self) -> &Tensor {
-        self.relu.get_or_init(|| self.map.relu())
-    }
-}
+type Layer = [Option<Shared>; LEVELS];
 
 /// All paths and cells at once.
 #[derive(Debug)]
@@ -93,19 +77,22 @@ impl Trellis {
         let [half, quarter] = self.stem.forward(xs, mode);
         let (_, _, h, w) = quarter.size4().expect("a feature map has four dimensions");
         let sizes = level_sizes((h, w));
-        let mut before = Before::Half(Map::new(half));
-        let mut last: Layer = [Some(Map::new(quarter)), None, None, None];
+        let mut before = Before::Half(Shared::new(&half));
+        let mut last: Layer = [Some(Shared::new(&quarter)), None, None, None];
+        let mut moves = Moves::default();
         for (layer, nodes) in self.nodes.iter().enumerate() {
             let mut next: Layer = Default::default();
             for (level, node) in nodes.iter().enumerate() {
                 let edges = transitions.edges_into(layer, level, &last);
                 let joint: Vec<JointKernels> = joint.by_ref().take(node.cells.each().len()).collect();
-                let ys = node.forward(&before, &last, edges, (&weights[level], &joint), sizes[level], mode);
-                next[level] = ys.map(Map::new);
+                let ys =
+                    node.forward(&before, &last, edges, (&weights[level], &joint), sizes[level], (mode, &mut moves));
+                next[level] = ys.map(|ys| Shared::new(&ys));
             }
             before = Before::Layer(last);
             last = next;
         }
+        moves.apply();
         last
     }
 }
@@ -122,7 +109,7 @@ impl Trellis {
 impl Supernet for Trellis {
     /// The maps of the last layer, finest first; under [`Mixture::Path`] the one where the path ends.
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
-        self.last_layer(xs, mixture, mode).into_iter().flatten().map(|map| map.map).collect()
+        self.last_layer(xs, mixture, mode).into_iter().flatten().map(|map| map.map().shallow_clone()).collect()
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {
@@ -184,7 +171,7 @@ impl Transitions {
 /// The maps two layers before a node.
 enum Before {
     /// Before the first layer: the stem's map of stride 2.
-    Half(Map),
+    Half(Shared),
     Layer(Layer),
 }
 
@@ -261,7 +248,7 @@ impl Node {
         (sources, shares): (Vec<usize>, Option<Tensor>),
         (weights, joint): (&CellWeights, &[JointKernels]),
         size: (i64, i64),
-        mode: Mode,
+        (mode, moves): (Mode, &mut Moves),
     ) -> Option<Tensor> {
         if sources.is_empty() {
             return None;
@@ -275,22 +262,26 @@ impl Node {
             let position = source + 1 - self.level;
             let preprocess = self.preprocess_last[position].as_ref().expect("an edge of the trellis");
             match position {
-                2 => preprocess.forward(&resize_bilinear(&xs.map, size), mode),
-                _ => preprocess.forward_rectified(xs.relu(), mode),
+                2 => preprocess.forward(&resize_bilinear(xs.map(), size), mode),
+                _ => preprocess.forward_rectified(&xs.relu(), mode),
             }
         };
         let xs: Vec<Tensor> = sources.iter().map(take).collect();
         // Off the path, the layer before the last is zero.
-        let before = before
-            .map_or_else(|| xs[0].zeros_like(), |before| self.preprocess_before.forward_rectified(before.relu(), mode));
+        let before = before.map_or_else(
+            || xs[0].zeros_like(),
+            |before| self.preprocess_before.forward_rectified(&before.relu(), mode),
+        );
         match &self.cells {
-            Cells::Shared(cell) => Some(cell.forward(&xs, &before, shares.as_ref(), weights, joint.first(), mode)),
+            Cells::Shared(cell) => {
+                Some(cell.forward(&xs, &before, shares.as_ref(), weights, joint.first(), (mode, moves)))
+            }
             Cells::Separate(cells) => {
                 let shares = shares.map(|shares| shares.split(1, 0));
                 let run = |(i, source): (usize, &usize)| {
                     let cell = cells[source + 1 - self.level].as_ref().expect("an edge of the trellis");
                     let share = shares.as_ref().map(|shares| &shares[i]);
-                    cell.forward(slice::from_ref(&xs[i]), &before, share, weights, joint.get(i), mode)
+                    cell.forward(slice::from_ref(&xs[i]), &before, share, weights, joint.get(i), (mode, &mut *moves))
                 };
                 sources.iter().enumerate().map(run).reduce(|sum, term| sum + term)
             }
@@ -321,7 +312,7 @@ impl SearchNet {
         let (_, _, h, w) = xs.size4().expect("an image batch has four dimensions");
         let maps = self.trellis.last_layer(xs, mixture, mode);
         let logits = maps.iter().zip(&self.heads).filter_map(|(map, head)| {
-            let logits = head.forward(map.as_ref()?.relu(), mode);
+            let logits = head.forward(&map.as_ref()?.relu(), mode);
             Some(resize_bilinear(&logits, (h, w)))
         });
         logits.reduce(|sum, logits| sum + logits).expect("the last layer has a map")

@@ -9,15 +9,17 @@ use super::{BatchNorm, SYNCHRONISED, normalised};
 use crate::nn::{Activation, Mode, probe, ranks, torch};
 
 /// Running statistics that are to move, until [`Moves::apply`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Moves {
-    room: i64,
-    /// Statistics of batches: of `room` channels, of which `taken` are in use.
+    /// Statistics of batches `[2, channels]`, of which the first `taken` channels are in use.
     batches: Option<Tensor>,
     taken: i64,
     /// By the number of the source.
     rounds: Vec<Vec<Move>>,
 }
+
+/// Channels that are made room for at once.
+const ROOM: i64 = 1 << 16;
 
 #[derive(Debug)]
 struct Move {
@@ -27,18 +29,15 @@ struct Move {
 }
 
 impl Moves {
-    /// For norms of `channels` in all, each as often as it has sources.
-    pub fn new(channels: i64) -> Self {
-        Self { room: channels, batches: None, taken: 0, rounds: Vec::new() }
-    }
-
     /// Mean and variance of `channels`, zero.
     fn take(&mut self, channels: i64, (kind, device): (Kind, Device)) -> [Tensor; 2] {
-        let zeros = |channels| Tensor::zeros([2, channels], (kind, device));
-        let batches = self.batches.get_or_insert_with(|| zeros(self.room));
-        let (start, fits) = (self.taken, self.taken + channels <= self.room && batches.kind() == kind);
-        let part = if fits { batches.narrow(1, start, channels) } else { zeros(channels) };
-        self.taken += if fits { channels } else { 0 };
+        let fits = |batches: &Tensor| batches.kind() == kind && self.taken + channels <= batches.size()[1];
+        if !self.batches.as_ref().is_some_and(fits) {
+            (self.batches, self.taken) = (Some(Tensor::zeros([2, ROOM.max(channels)], (kind, device))), 0);
+        }
+        let batches = self.batches.as_ref().expect("room was made");
+        let part = batches.narrow(1, self.taken, channels);
+        self.taken += channels;
         [0, 1].map(|i| part.get(i))
     }
 
@@ -174,7 +173,7 @@ mod tests {
             let (scale, up) = (random(&[8 * sources]).set_requires_grad(true), random(&xs.size()));
             let ys = match jointly {
                 true => {
-                    let mut moves = Moves::new(8 * sources);
+                    let mut moves = Moves::default();
                     let ys = BatchNorm::joint(&norms, &xs, Some(&scale), Activation::Relu, mode, &mut moves);
                     moves.apply();
                     ys

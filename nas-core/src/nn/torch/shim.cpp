@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_amp_foreach_non_finite_check_and_unscale.h>
 #include <ATen/ops/_foreach_add.h>
+#include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_sub.h>
@@ -99,8 +100,7 @@ char* nas_average(const Handle* averages, const Handle* values, size_t len, doub
   return guarded([&] {
     at::NoGradGuard no_grad;
     auto all = list(averages, len);
-    at::_foreach_mul_(all, decay);
-    at::_foreach_add_(all, list(values, len), 1.0 - decay);
+    at::_foreach_lerp_(all, list(values, len), 1.0 - decay);
   });
 }
 
