@@ -367,12 +367,11 @@ impl MixedState {
         let parts = normed.split_with_sizes([POOLINGS, normed.size()[3] - POOLINGS], 3);
         let convolved = parts[1].view([b, h, w, -1, self.edges, c]).permute([4, 3, 0, 1, 2, 5]);
         let convolved = convolved.sum_dim_intlist(1, false, None::<Kind>);
-        let sum =
-            sum.map_or_else(|| convolved.shallow_clone(), |sum| sum.view(convolved.size().as_slice()) + &convolved);
+        let sum = sum.map_or_else(|| convolved.shallow_clone(), |sum| sum + &convolved);
         // Weighted sums of poolings and identity: a product of matrices `[edges, 3]` and `[3, values of a map]`.
         let pooled = parts[0].permute([3, 0, 1, 2, 4]);
         let maps = Tensor::cat(&[pooled, rows(xs).unsqueeze(0)], 0).reshape([WEIGHTLESS.count() as i64, -1]);
-        sum.view([self.edges, -1]).addmm(&weights.weightless, &maps).view([self.edges, b, h, w, c])
+        sum.reshape([self.edges, -1]).addmm(&weights.weightless, &maps).view([self.edges, b, h, w, c])
     }
 
     /// The separable convolutions of both sizes before their last norms, side by side in the channels.
