@@ -274,6 +274,33 @@ impl ChoiceSpace for MobileSpace {
         let layers = self.layers(None).into_iter().map(|layer| layer.options() as u16);
         layers.chain(self.resolved().stages.iter().map(|stage| stage.channels.len() as u16)).collect()
     }
+
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        let (layers, stages) = (self.layers(None), self.resolved().stages);
+        let (blocks, widths) = arch.choices().split_at(layers.len());
+        let of = |(layer, choice): (&Layer, &u16)| Self::traits_of(layer, &stages[layer.stage], *choice);
+        layers.iter().zip(blocks).flat_map(of).chain(widths.iter().copied()).collect()
+    }
+}
+
+impl MobileSpace {
+    /// Whether a layer is there, its activation, gate, expansion and kernel; where it has the first one's block, whether it is there.
+    fn traits_of(layer: &Layer, stage: &Stage, choice: u16) -> Vec<u16> {
+        if layer.leader.is_some() {
+            return vec![choice];
+        }
+        if usize::from(choice) >= layer.present() {
+            return vec![u16::MAX; 5];
+        }
+        let mut rest = usize::from(choice);
+        let parts = [stage.activations.len(), stage.squeeze.len(), stage.expansions.len(), stage.kernels.len()];
+        let part = |options: usize| {
+            let part = rest % options;
+            rest /= options;
+            part as u16
+        };
+        std::iter::once(0).chain(parts.map(part)).collect()
+    }
 }
 
 impl SearchSpace for MobileSpace {

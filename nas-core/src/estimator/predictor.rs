@@ -188,11 +188,11 @@ impl Inputs {
         paths.chain(self.scaled(space, arch).into_iter().flatten().map(|x| x as f32)).collect()
     }
 
-    /// Choices as numbers and path encoding; graph features.
+    /// Traits as numbers and path encoding; graph features.
     fn of_tree(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> Vec<f64> {
         let mut row = Vec::new();
         if let Some(paths) = &self.paths {
-            row.extend(arch.choices().iter().map(|choice| f64::from(*choice)));
+            row.extend(space.traits(arch).into_iter().map(f64::from));
             row.extend(paths.of(space, arch).into_iter().map(f64::from));
         }
         row.extend(self.graf.iter().flat_map(|(graf, _)| graf.of(space, arch)));

@@ -274,6 +274,10 @@ impl ChoiceSpace for Restricted<'_> {
         neighbors.into_iter().filter(|neighbor| self.validate(neighbor).is_ok()).collect()
     }
 
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        self.space.traits(arch)
+    }
+
     fn graph(&self, arch: &Architecture) -> Option<Graph> {
         self.space.graph(arch)
     }

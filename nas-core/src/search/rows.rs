@@ -61,6 +61,10 @@ impl ChoiceSpace for Rows<'_> {
         self.nearest(arch, arch).into_iter().cloned().collect()
     }
 
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        self.space.traits(arch)
+    }
+
     fn graph(&self, arch: &Architecture) -> Option<Graph> {
         self.space.graph(arch)
     }

@@ -87,8 +87,14 @@ pub trait ChoiceSpace: fmt::Debug + Send + Sync {
         neighbors
     }
 
+    /// What surrogates compare of an architecture without a graph, as many numbers for each: its choices. Where a choice is a
+    /// combination, such as kernel and expansion of a block, its parts, so that what one block says is said of those like it.
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        arch.choices().to_vec()
+    }
+
     /// The architecture's cell as a graph with operators on its nodes, where the space has one. Kernels and encodings that
-    /// compare graphs use it; without one they compare choices.
+    /// compare graphs use it; without one they compare [`ChoiceSpace::traits`].
     fn graph(&self, _arch: &Architecture) -> Option<Graph> {
         None
     }

@@ -189,6 +189,11 @@ where
         neighbors
     }
 
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        let (inner, recipe) = self.parts(arch);
+        [&self.space.traits(&inner), recipe].concat()
+    }
+
     /// The architecture's graph with a node for each key of the recipe between input and output. Its label stands for key and
     /// value; labels are counted down from the largest, where no operator has one.
     fn graph(&self, arch: &Architecture) -> Option<Graph> {

@@ -166,7 +166,7 @@ impl SearchStrategy for Bananas {
 }
 
 /// One feature per label sequence from input to output that any of some graphs has (the path encoding); where the space has
-/// no graph, one per choice.
+/// no graph, one per trait.
 #[derive(Debug)]
 pub(crate) struct Encoding {
     columns: BTreeMap<Vec<u16>, usize>,
@@ -191,11 +191,8 @@ impl Encoding {
 }
 
 fn features(space: &dyn ChoiceSpace, arch: &Architecture) -> HashSet<Vec<u16>> {
-    space.graph(arch).map_or_else(|| choices(arch), |graph| paths(&graph))
-}
-
-fn choices(arch: &Architecture) -> HashSet<Vec<u16>> {
-    arch.choices().iter().enumerate().map(|(i, choice)| vec![i as u16, *choice]).collect()
+    let traits = || space.traits(arch).into_iter().enumerate().map(|(i, value)| vec![i as u16, value]).collect();
+    space.graph(arch).map_or_else(traits, |graph| paths(&graph))
 }
 
 /// Label sequences of all paths from the first node to the last, ends not included.

@@ -1,5 +1,5 @@
 //! Bayesian optimisation with a Gaussian process: a Weisfeiler-Lehman kernel on the cell's graph where the space has one
-//! (NAS-BOWL, Ru et al., arXiv 2006.07556), a Hamming kernel on the choices where it has none; expected improvement. Where trials
+//! (NAS-BOWL, Ru et al., arXiv 2006.07556), a Hamming kernel on its traits where it has none; expected improvement. Where trials
 //! have broken bounds, it is weighted with the probability that they are kept, of a process of its own (Gardner et al. 2014,
 //! "Bayesian optimization with inequality constraints").
 
@@ -239,7 +239,7 @@ impl Surrogate {
     pub fn mean(&self, space: &dyn ChoiceSpace, arch: &Architecture) -> f64 {
         let point = match space.graph(arch) {
             Some(graph) => Point::Labels(self.features.labels.clone().of(&graph)),
-            None => Point::Choices(arch.clone()),
+            None => Point::Traits(space.traits(arch)),
         };
         dot(&self.features.row(self.kernel, &point), &self.weights)
     }
@@ -314,7 +314,7 @@ impl Surrogate {
 
 /// Kernels of which the likeliest is taken: Weisfeiler-Lehman of depth 0 to 3, or Hamming of four lengths.
 const KERNELS: usize = 4;
-const DECAYS: [f64; KERNELS] = [1.0, 2.0, 4.0, 8.0];
+const DECAYS: [f64; KERNELS] = [0.25, 1.0, 2.0, 4.0];
 
 /// Noises of which the likeliest is taken, as parts of the signal's variance.
 const NOISES: [f64; 4] = [1e-3, 1e-2, 5e-2, 2e-1];
@@ -324,8 +324,8 @@ const NOISES: [f64; 4] = [1e-3, 1e-2, 5e-2, 2e-1];
 enum Point {
     /// Labels of the graph's nodes and how often each occurs, by depth.
     Labels([Vec<(usize, f64)>; KERNELS]),
-    /// Without a graph the choices.
-    Choices(Architecture),
+    /// Without a graph its traits.
+    Traits(Vec<u16>),
 }
 
 /// Points, and for every label those that have it.
@@ -343,7 +343,7 @@ impl Features {
     fn of(&mut self, space: &dyn ChoiceSpace, arch: &Architecture) -> Point {
         match space.graph(arch) {
             Some(graph) => Point::Labels(self.labels.of(&graph)),
-            None => Point::Choices(arch.clone()),
+            None => Point::Traits(space.traits(arch)),
         }
     }
 
@@ -375,9 +375,9 @@ impl Features {
                 row.iter_mut().zip(&self.norms).for_each(|(dot, norms)| *dot /= norm * norms[kernel]);
                 row
             }
-            Point::Choices(arch) => {
+            Point::Traits(traits) => {
                 let other = |point: &Point| match point {
-                    Point::Choices(other) => hamming(arch, other, DECAYS[kernel]),
+                    Point::Traits(other) => hamming(traits, other, DECAYS[kernel]),
                     Point::Labels(_) => 0.0,
                 };
                 self.points.iter().map(other).collect()
@@ -456,9 +456,9 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest
 }
 
-fn hamming(a: &Architecture, b: &Architecture, decay: f64) -> f64 {
-    let different = a.differing(b);
-    (-decay * different as f64 / a.choices().len() as f64).exp()
+fn hamming(a: &[u16], b: &[u16], decay: f64) -> f64 {
+    let different = a.iter().zip(b).filter(|(a, b)| a != b).count();
+    (-decay * different as f64 / a.len() as f64).exp()
 }
 
 /// The labels of Weisfeiler and Lehman: at depth 0 a node's own, at each further depth its label with the sorted labels of its
@@ -611,13 +611,13 @@ mod tests {
         (process.kernel, process.noise) = (3, 1e-3);
         let mut factor = Factor::default();
         for (i, (arch, _)) in trials.iter().enumerate() {
-            let row = process.features.row(3, &Point::Choices(arch.clone()));
+            let row = process.features.row(3, &Point::Traits(Plain.traits(arch)));
             assert!(factor.push(&row[..i], 1.0 + 1e-3));
         }
         process.factor = factor;
         process.weigh();
         let left = |arch: &str| {
-            let row = process.features.row(3, &Point::Choices(arch.parse().unwrap()));
+            let row = process.features.row(3, &Point::Traits(Plain.traits(&arch.parse().unwrap())));
             let half = process.factor.forward(&row);
             1.0 - dot(&half, &half)
         };

@@ -599,6 +599,17 @@ impl ChoiceSpace for MobileSegSpace {
         decisions.into_iter().map(|options| options as u16).collect()
     }
 
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        let mut choices = arch.choices().iter();
+        let mut traits: Vec<u16> = choices.by_ref().take(1).copied().collect();
+        for stage in &self.stages {
+            traits.extend(choices.by_ref().take(3));
+            let operators = choices.by_ref().take(stage.max_depth()).map(|choice| self.operators[usize::from(*choice)]);
+            traits.extend(operators.flat_map(Operator::traits));
+        }
+        traits.into_iter().chain(choices.copied()).collect()
+    }
+
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
         let config = self.decode(arch)?;
         let normal = self.encode(&config);
