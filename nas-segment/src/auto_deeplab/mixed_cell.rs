@@ -365,8 +365,12 @@ impl MixedState {
         // One split, not two slices: its gradient is one concatenation. In five dimensions, where it takes gradients as they lie.
         let normed = rows(&in_turns(&normed, sources)).view([b, h, w, -1, c]);
         let parts = normed.split_with_sizes([POOLINGS, normed.size()[3] - POOLINGS], 3);
-        let convolved = parts[1].view([b, h, w, -1, self.edges, c]).permute([4, 3, 0, 1, 2, 5]);
-        let convolved = convolved.sum_dim_intlist(1, false, None::<Kind>);
+        let convolved = parts[1].view([b, h, w, -1, self.edges, c]);
+        // The CPU is faster at sums of long rows; a card saves the launch that turns them.
+        let convolved = match xs.device().is_cuda() {
+            true => convolved.permute([4, 3, 0, 1, 2, 5]).sum_dim_intlist(1, false, None::<Kind>),
+            false => convolved.sum_dim_intlist(3, false, None::<Kind>).permute([3, 0, 1, 2, 4]),
+        };
         let sum = sum.map_or_else(|| convolved.shallow_clone(), |sum| sum + &convolved);
         // Weighted sums of poolings and identity: a product of matrices `[edges, 3]` and `[3, values of a map]`.
         let pooled = parts[0].permute([3, 0, 1, 2, 4]);
