@@ -66,6 +66,18 @@ impl Layer {
     fn options(&self) -> usize {
         self.present() + usize::from(self.skip)
     }
+
+    /// Whether it is there, its activation, gate, hidden channels and kernel; where it has another's block, whether it is there.
+    fn traits(&self, choice: u16) -> Vec<u16> {
+        match self.blocks.get(usize::from(choice)) {
+            _ if self.leader.is_some() => vec![choice],
+            Some(block) => {
+                let gate = u16::from(block.squeeze.is_some());
+                vec![0, block.activation as u16, gate, block.hidden as u16, block.ksize as u16]
+            }
+            None => vec![u16::MAX; 5],
+        }
+    }
 }
 
 pub(super) fn without() -> Vec<bool> {
@@ -276,30 +288,10 @@ impl ChoiceSpace for MobileSpace {
     }
 
     fn traits(&self, arch: &Architecture) -> Vec<u16> {
-        let (layers, stages) = (self.layers(None), self.resolved().stages);
+        let layers = self.layers(None);
         let (blocks, widths) = arch.choices().split_at(layers.len());
-        let of = |(layer, choice): (&Layer, &u16)| Self::traits_of(layer, &stages[layer.stage], *choice);
+        let of = |(layer, choice): (&Layer, &u16)| layer.traits(*choice);
         layers.iter().zip(blocks).flat_map(of).chain(widths.iter().copied()).collect()
-    }
-}
-
-impl MobileSpace {
-    /// Whether a layer is there, its activation, gate, expansion and kernel; where it has the first one's block, whether it is there.
-    fn traits_of(layer: &Layer, stage: &Stage, choice: u16) -> Vec<u16> {
-        if layer.leader.is_some() {
-            return vec![choice];
-        }
-        if usize::from(choice) >= layer.present() {
-            return vec![u16::MAX; 5];
-        }
-        let mut rest = usize::from(choice);
-        let parts = [stage.activations.len(), stage.squeeze.len(), stage.expansions.len(), stage.kernels.len()];
-        let part = |options: usize| {
-            let part = rest % options;
-            rest /= options;
-            part as u16
-        };
-        std::iter::once(0).chain(parts.map(part)).collect()
     }
 }
 
