@@ -97,6 +97,7 @@ const RANGES: &[(&[&str], Range)] = &[
     (&["samples"], Range::new(1.0, MANY.to)),
     (&["max_paths", "max_points", "rounds", "burn_in", "finalists", "parents", "mutations", "crossovers"], MANY),
     (&["population_size", "sample_size", "startup", "best"], MANY),
+    (&["climbs"], Range::new(0.0, 100.0)),
     (&["num_images"], IMAGES),
     (&["num_val"], Range::new(0.0, IMAGES.to)),
     // Strategies say what they need, here and above.

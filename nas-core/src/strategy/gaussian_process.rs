@@ -31,6 +31,9 @@ pub struct GaussianProcessConfig {
     pub pool: usize,
     /// Best architectures so far that are mutated.
     pub parents: usize,
+    /// How often as many candidates again are added, mutants of as many as `parents` that promise most: where an architecture has
+    /// dozens of decisions, one mutation of what was tried and random ones do not come near the largest improvement.
+    pub climbs: usize,
     /// Observations that the process is fitted to: the best half and the latest half of this many. Those that come until it is
     /// fitted again are added.
     pub max_points: usize,
@@ -38,7 +41,7 @@ pub struct GaussianProcessConfig {
 
 impl Default for GaussianProcessConfig {
     fn default() -> Self {
-        Self { startup: 10, batch: 5, pool: 200, parents: 10, max_points: 300 }
+        Self { startup: 10, batch: 5, pool: 200, parents: 10, climbs: 0, max_points: 300 }
     }
 }
 
@@ -76,21 +79,28 @@ impl GaussianProcess {
     }
 
     fn propose(&mut self, space: &dyn ChoiceSpace, rng: &mut ChaCha8Rng) -> Vec<Proposal> {
-        let pool = self.history.candidates(space, self.config.pool, self.config.parents, rng);
+        let GaussianProcessConfig { batch, pool: size, parents, climbs, .. } = self.config;
+        let mut pool = self.history.candidates(space, size, parents, rng);
         if self.history.len() < 2 || pool.is_empty() {
-            return (0..self.config.batch).map(|_| space.sample(rng).into()).collect();
+            return (0..batch).map(|_| space.sample(rng).into()).collect();
         }
-        let batch = self.config.batch;
         let last = self.value.take();
         let mut value = self.up_to_date(last, Aspect::Value, space);
-        let mut chances = vec![1.0; pool.len()];
-        if self.history.trials.iter().any(|(_, fitness)| fitness.violation > 0.0) {
-            let last = self.violation.take();
-            let violation = self.violation.insert(self.up_to_date(last, Aspect::Violation, space));
-            chances = pool.iter().map(|arch| violation.chance(space, arch)).collect();
+        let bounded = self.history.trials.iter().any(|(_, fitness)| fitness.violation > 0.0);
+        let last = self.violation.take();
+        let mut violation = bounded.then(|| self.up_to_date(last, Aspect::Violation, space));
+        let mut chances = Vec::new();
+        let mut promising = |pool: &[Architecture], count| {
+            let of = |arch| violation.as_mut().map_or(1.0, |violation| violation.chance(space, arch));
+            chances.extend(pool[chances.len()..].iter().map(of));
+            value.best(space, pool, &chances, count)
+        };
+        for _ in 0..climbs {
+            let around = promising(&pool, parents.max(1));
+            pool.extend(self.history.around(space, &pool, &around, size, rng));
         }
-        let best = value.best(space, &pool, &chances, batch);
-        self.value = Some(value);
+        let best = promising(&pool, batch);
+        (self.value, self.violation) = (Some(value), violation);
         best.into_iter().map(|i| pool[i].clone().into()).collect()
     }
 
@@ -173,7 +183,8 @@ pub(crate) struct Surrogate {
     /// Trials of the history at the last fit, and those that it was told of.
     fitted: usize,
     told: usize,
-    /// Largest normal score of the trials that keep all bounds; none where none does.
+    /// Largest normal score that a trial that keeps all bounds is expected to have: what it had was luck too. None where none
+    /// keeps them.
     best: Option<f64>,
     /// Half way between the normal scores of trials that keep all bounds and those that do not, of a process on violations.
     threshold: f64,
@@ -262,7 +273,9 @@ impl Surrogate {
             let trials = self.fitness.iter().zip(&y).filter(move |(fitness, _)| (fitness.violation <= 0.0) == keeps);
             trials.map(|(_, score)| *score)
         };
-        self.best = of(true).reduce(f64::max);
+        let smooth = y.iter().zip(&self.weights).map(|(score, weight)| score - self.noise * weight);
+        let kept = smooth.zip(&self.fitness).filter(|(_, fitness)| fitness.violation <= 0.0);
+        self.best = kept.map(|(mean, _)| mean).reduce(f64::max);
         // Where none keeps the bounds, to be among the best is all that can be hoped for.
         let (least, most) = (of(true).reduce(f64::min), of(false).reduce(f64::max).unwrap_or(f64::NEG_INFINITY));
         self.threshold = least.map_or(most, |least| (least + most) / 2.0);

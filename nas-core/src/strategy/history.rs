@@ -35,26 +35,39 @@ impl History {
         parents: usize,
         rng: &mut ChaCha8Rng,
     ) -> Vec<Architecture> {
-        const TRIES_EACH: usize = 20;
         let mut best: Vec<&(Architecture, Fitness)> = self.trials.iter().collect();
         best.sort_by_key(|(_, fitness)| Reverse(*fitness));
         best.dedup_by(|a, b| a.0 == b.0);
         best.truncate(parents);
-        let mut found = Vec::new();
-        let mut taken = HashSet::new();
-        for attempt in 0..TRIES_EACH * count {
-            if found.len() == count {
-                break;
-            }
-            let arch = match attempt % 2 == 0 && !best.is_empty() {
-                true => space.mutate(&best[rng.random_range(0..best.len())].0, rng),
-                false => space.sample(rng),
-            };
-            if !self.seen.contains(&arch) && taken.insert(arch.clone()) {
-                found.push(arch);
-            }
-        }
-        found
+        self.untried(&[], count, |attempt| match attempt % 2 == 0 && !best.is_empty() {
+            true => space.mutate(&best[rng.random_range(0..best.len())].0, rng),
+            false => space.sample(rng),
+        })
+    }
+
+    /// Up to `count` mutants of those of `pool` at `parents`, neither tried nor in the pool.
+    pub fn around(
+        &self,
+        space: &dyn ChoiceSpace,
+        pool: &[Architecture],
+        parents: &[usize],
+        count: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Architecture> {
+        self.untried(pool, count, |_| space.mutate(&pool[parents[rng.random_range(0..parents.len())]], rng))
+    }
+
+    /// Up to `count` architectures of those that are drawn, each once, neither tried nor in `pool`.
+    fn untried(
+        &self,
+        pool: &[Architecture],
+        count: usize,
+        draw: impl FnMut(usize) -> Architecture,
+    ) -> Vec<Architecture> {
+        const TRIES_EACH: usize = 20;
+        let mut taken: HashSet<Architecture> = pool.iter().cloned().collect();
+        let drawn = (0..TRIES_EACH * count).map(draw);
+        drawn.filter(|arch| !self.seen.contains(arch) && taken.insert(arch.clone())).take(count).collect()
     }
 }
 

@@ -11,6 +11,7 @@ mod presets;
 mod relaxed;
 mod space;
 mod supernet;
+mod traits;
 
 pub use block::Names;
 pub use config::{DecoderStep, HeadConfig, MobileSegConfig, StageConfig, Tap};

@@ -121,14 +121,14 @@ impl Operator {
         }
     }
 
-    /// Its parts, each a number; a skip has none of them.
-    pub(super) fn traits(self) -> [u16; 7] {
+    /// What it is beside the size of its expansion, part by part; a skip has no parts.
+    pub(super) fn form(self) -> [u16; 7] {
         let Self::Bottleneck(Bottleneck { start, middle, expansion, groups, dilation, fused, squeeze }) = self else {
             return [u16::MAX; 7];
         };
-        let or_0 = |side: Option<i64>| side.unwrap_or(0);
-        let [fused, squeeze] = [fused, squeeze].map(i64::from);
-        [or_0(start), or_0(middle), or_0(expansion), groups, dilation, fused, squeeze].map(|part| part as u16)
+        let [start, middle] = [start, middle].map(|side| side.unwrap_or(0));
+        let [expands, fused, squeeze] = [expansion.is_some(), fused, squeeze].map(i64::from);
+        [start, middle, expands, groups, dilation, fused, squeeze].map(|part| part as u16)
     }
 
     /// Whether it can be the first block of a stage of stride 2.

@@ -22,6 +22,7 @@ use super::config::{
 use super::network::{Slot, Trunk};
 use super::operator::Operator;
 use super::presets::{SqueezeSize, presets};
+use super::traits;
 
 /// The forms of the space that have names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -335,7 +336,7 @@ impl MobileSegSpace {
     }
 
     /// Decoder steps that a head can have.
-    fn decoder_steps(&self) -> usize {
+    pub(super) fn decoder_steps(&self) -> usize {
         match &self.head {
             HeadChoices::Fixed { .. } => 0,
             HeadChoices::Chosen { decoders, .. } => decoders.iter().map(Vec::len).max().unwrap_or(0),
@@ -600,14 +601,7 @@ impl ChoiceSpace for MobileSegSpace {
     }
 
     fn traits(&self, arch: &Architecture) -> Vec<u16> {
-        let mut choices = arch.choices().iter();
-        let mut traits: Vec<u16> = choices.by_ref().take(1).copied().collect();
-        for stage in &self.stages {
-            traits.extend(choices.by_ref().take(3));
-            let operators = choices.by_ref().take(stage.max_depth()).map(|choice| self.operators[usize::from(*choice)]);
-            traits.extend(operators.flat_map(Operator::traits));
-        }
-        traits.into_iter().chain(choices.copied()).collect()
+        traits::of(self, arch)
     }
 
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
