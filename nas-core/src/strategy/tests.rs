@@ -57,13 +57,13 @@ fn values<const N: usize>(values: [(&str, f64); N]) -> Outcome {
 }
 
 /// True ones of the architecture with the best noisy value, on the toy of Real et al. (arXiv 1802.01548).
-fn one_max(strategy: &StrategyConfig, seed: u64) -> f64 {
+fn one_max(strategy: &StrategyConfig, num_trials: u64, seed: u64) -> f64 {
     const NOISE: f64 = 0.01;
     let ones = |arch: &Architecture| f64::from(arch.choices().iter().sum::<u16>());
     let mut rng = stream(seed, "noise", 0);
     let noise = |rng: &mut ChaCha8Rng| NOISE * normal_quantile(rng.random_range(1e-12..1.0 - 1e-12));
     let evaluate = |arch: &Architecture| values([("value", ones(arch) / 100.0 + noise(&mut rng))]);
-    let records = search(&Grid(vec![2; 100]), strategy, Goals::maximize("value"), 1000, seed, evaluate);
+    let records = search(&Grid(vec![2; 100]), strategy, Goals::maximize("value"), num_trials, seed, evaluate);
     let value = |record: &&Record| record.metric("value").unwrap();
     ones(&records.iter().max_by(|a, b| value(a).total_cmp(&value(b))).unwrap().trial.arch)
 }
@@ -78,11 +78,23 @@ fn regularized_evolution_solves_the_toy_of_its_paper() {
         (StrategyConfig::Random(RandomConfig {}), 66.1, 2.0),
     ];
     for (strategy, expected, deviation) in cases {
-        let found: Vec<f64> = (0..SEEDS).map(|seed| one_max(&strategy, seed)).collect();
+        let found: Vec<f64> = (0..SEEDS).map(|seed| one_max(&strategy, 1000, seed)).collect();
         let (mean, _) = mean_and_deviation(&found);
         let error = deviation * (1.0 / SEEDS as f64 + 1.0f64 / 300.0).sqrt();
         assert!((mean - expected).abs() < 3.0 * error, "{}: {mean}, expected {expected}", strategy.info().kind);
     }
+}
+
+#[test]
+fn in_wide_spaces_a_process_needs_candidates_around_the_most_promising() {
+    let found = |climbs| {
+        let process = GaussianProcessConfig { climbs, ..Default::default() };
+        let found: Vec<f64> =
+            (0..4).map(|seed| one_max(&StrategyConfig::GaussianProcess(process.clone()), 80, seed)).collect();
+        mean_and_deviation(&found).0
+    };
+    let [without, with] = [0, 3].map(found);
+    assert!(with > without + 5.0, "{with} ones of 100, {without} without");
 }
 
 #[test]
