@@ -585,6 +585,17 @@ mod tests {
     }
 
     #[test]
+    fn the_incumbent_is_not_the_luckiest_trial() {
+        let mut rng = nas_datasets::rng::stream(0, "luck", 0);
+        let arch = |rng: &mut ChaCha8Rng| Architecture::new((0..6).map(|_| rng.random_range(0..4)).collect());
+        let trials: Vec<(Architecture, f64)> = (0..40).map(|_| (arch(&mut rng), rng.random_range(0.0..1.0))).collect();
+        let process = Surrogate::of_values(&Plain, &trials);
+        let luckiest = scores(process.fitness.iter()).into_iter().fold(0.0, f64::max);
+        let best = process.best.expect("nothing is bounded");
+        assert!(best < 0.9 * luckiest, "{best} of {luckiest}");
+    }
+
+    #[test]
     fn a_process_on_violations_knows_which_choice_breaks_a_bound() {
         let mut rng = nas_datasets::rng::stream(0, "bounds", 0);
         let archs: Vec<Architecture> =
