@@ -30,10 +30,9 @@ pub(super) fn of(space: &MobileSegSpace, arch: &Architecture) -> Vec<u16> {
         let channels = here.iter().map(|block| block.place.channels.1).max();
         traits.extend(reached(channels.unwrap_or(0), &widths));
         for place in 0..places {
-            let operator = here.get(place).map_or(Operator::Skip, |block| block.operator);
-            let expansion = here.get(place).map_or(0, |block| block.operator.expansion());
-            traits.extend(reached(expansion, &expansions));
-            traits.extend(operator.form());
+            let operator = here.get(place).map(|block| block.operator);
+            traits.extend(reached(operator.map_or(0, Operator::expansion), &expansions));
+            traits.extend(operator.unwrap_or(Operator::Skip).form());
         }
     }
     let HeadChoices::Chosen { channels, decoders, low_level_channels, decoder_channels, .. } = &space.head else {
@@ -77,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn widths_are_as_far_apart_as_their_ranks_and_stages_without_blocks_do_not_count() {
+    fn widths_are_as_far_apart_as_their_ranks() {
         let space = MobileSegSpace::default();
         let hand = space.parse("mobile_seg_hand_a").unwrap();
         let config = space.decode(&hand).unwrap();
