@@ -384,10 +384,19 @@ pub(crate) fn is_lack_of_memory(text: &str) -> bool {
     SAID.iter().any(|said| text.contains(said))
 }
 
-/// Tells glibc to keep freed memory for the next step instead of giving it back to the kernel. A training step frees and
-/// allocates the same large tensors again; with the default settings a third of its time goes into page faults.
+/// Keeps freed memory for the next step instead of giving it back to the kernel: a training step frees and allocates the same
+/// large tensors again, and a third of its time would go into page faults. Most of what libtorch allocates is small, which
+/// mimalloc does in half the time of glibc's malloc.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[cfg(feature = "mimalloc")]
+    {
+        /// mimalloc's `mi_option_purge_delay`, which its bindings leave out; below 0 is never.
+        const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+        // SAFETY: it only sets an option, and no other thread runs yet.
+        unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, -1) };
+    }
+    #[cfg(not(feature = "mimalloc"))]
     // SAFETY: mallopt only sets options, and no other thread runs yet.
     unsafe {
         libc::mallopt(libc::M_MMAP_MAX, 0);
@@ -395,6 +404,9 @@ fn keep_freed_memory() {
         libc::mallopt(libc::M_TOP_PAD, 64 << 20);
     }
 }
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_freed_memory() {}
 
 #[cfg(test)]
 mod tests {

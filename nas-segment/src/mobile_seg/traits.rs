@@ -90,6 +90,21 @@ mod tests {
     }
 
     #[test]
+    fn maps_are_compared_wherever_their_stages_stand() {
+        let space = MobileSegSpace::default();
+        let config = space.decode(&space.parse("mobile_seg_hand_c").unwrap()).unwrap();
+        let space = MobileSegSpace { head: HeadChoices::Fixed { head: config.head.clone() }, ..space };
+        // Without its one block of stride 2 the stage after it stands in the first slot.
+        let mut shorter = config.clone();
+        shorter.stages.remove(0);
+        let [long, short] = [&config, &shorter].map(|config| space.encode(config).unwrap());
+        let stride_2 = space.stem.len() + (space.traits(&long).len() - space.stem.len()) / strides(32).count();
+        let [long, short] = [long, short].map(|arch| space.traits(&arch));
+        assert_ne!(long[..stride_2], short[..stride_2]);
+        assert_eq!(long[stride_2..], short[stride_2..]);
+    }
+
+    #[test]
     fn every_network_has_as_many_traits() {
         for space in [MobileSegSpace::default(), super::super::SpacePreset::SqueezenasSmall.into()] {
             let mut rng = nas_datasets::rng::stream(0, "traits", 0);
