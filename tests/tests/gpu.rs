@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nas_core::search::log as trial_log;
 use nas_core::train::read_tensors;
 use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights};
 use serde_json::Value;
@@ -15,6 +16,7 @@ use tch::Kind;
 
 const TRAIN: &str = "tests/configs/tiny_train.toml";
 const SEARCH: &str = "tests/configs/tiny_search.toml";
+const SANDWICH: &str = "tests/configs/tiny_mobile_seg_search.toml";
 
 fn args<'a>(job: &'a str, config: &'a str, out: &'a Path, device: &'a str, sets: &[&'a str]) -> Vec<&'a str> {
     let fixed = ["--config", config, "--out", out.to_str().unwrap(), "--device", device];
@@ -79,6 +81,45 @@ fn one_seed_is_one_network_on_every_device() {
             _ => assert_close_weights(&cpu, &cuda),
         }
     }
+}
+
+/// Supernets whose steps train several networks, by the sandwich rule and by fair paths: weights and the candidates that they rank.
+#[test]
+fn supernets_of_paths_are_the_same_on_every_device() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let fair = "one_shot.method={ kind = 'spos', fair = true, num_trials = 12, recalibration_batches = 2, \
+                strategy = { kind = 'random' } }";
+    for (method, set) in [("bignas", None), ("fair", Some(fair))] {
+        let sets: Vec<&str> = ["one_shot.epochs=1", "data.num_images=6"].into_iter().chain(set).collect();
+        let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(format!("{method}_{device}")));
+        plain(SEGMENT.command(&args("search", SANDWICH, &cpu, "cpu", &sets)));
+        plain(card.command(SEGMENT, &args("search", SANDWICH, &cuda, "cuda", &sets)));
+        assert_close_weights(&cpu, &cuda);
+        let [cpu, cuda] = [cpu, cuda].map(|run| trial_log::read(&run.join("supernet_search/trials.jsonl")).unwrap());
+        assert_eq!(cpu.len(), 12);
+        for (a, b) in cpu.iter().zip(&cuda) {
+            assert_eq!(a.trial.arch, b.trial.arch);
+            let [a, b] = [a, b].map(|record| record.metric("supernet_miou").unwrap());
+            assert!((a - b).abs() < 1e-3, "{method}: {a} and {b}");
+        }
+    }
+}
+
+/// What a teacher says comes from the device that the network learns on.
+#[test]
+fn a_network_learns_the_same_from_a_trained_one_on_every_device() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let sets = ["train.epochs=1", "data.num_images=2"];
+    let taught = temp.path().join("teacher");
+    plain(SEGMENT.command(&args("train", TRAIN, &taught, "cpu", &sets)));
+    let teacher = format!("train.teacher={{ run = '{}', weight = 0.5 }}", taught.display());
+    let sets = [&sets[..], &["seed=1", &teacher]].concat();
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(device));
+    plain(SEGMENT.command(&args("train", TRAIN, &cpu, "cpu", &sets)));
+    plain(card.command(SEGMENT, &args("train", TRAIN, &cuda, "cuda", &sets)));
+    assert_close_weights(&cpu, &cuda);
 }
 
 /// Dilated depthwise convolutions, which the CPU computes in another way, leave maps that lie otherwise in memory.

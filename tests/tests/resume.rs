@@ -13,6 +13,7 @@ use nas_tests::{DETECT, SEGMENT, Tool, assert_same_file, assert_same_weights};
 
 const SEARCH: &str = "tests/configs/tiny_search.toml";
 const TRAIN: &str = "tests/configs/tiny_train.toml";
+const SANDWICH: &str = "tests/configs/tiny_mobile_seg_search.toml";
 
 /// The method of [`SEARCH`].
 const METHOD: &str = "[one_shot.method]\nkind = \"darts\"\narch_start_epoch = 1\n\
@@ -67,28 +68,11 @@ fn a_killed_search_over_a_trained_supernet_ends_with_the_same_bits_and_keeps_its
 #[test]
 fn a_killed_sandwich_search_ends_with_the_same_bits_and_a_network_that_needs_no_training() {
     let temp = tempfile::tempdir().unwrap();
-    let config = temp.path().join("bignas.toml");
-    let text = fs::read_to_string(nas_tests::root().join(SEARCH)).unwrap();
-    let data = &text[text.find("[data]").unwrap()..];
-    let head = "kind = 'one_shot'\nseed = 3\n[space]\nkind = 'mobile_seg'\nstem = [4, 8]\noutput_strides = [8]\n\
-                operators = ['ds_k3', 'ib_k3_e2']\nstages = [\n\
-                { channels = [4, 8], depths = [1, 2], strides = [2], plain_stride = 2 },\n\
-                { channels = [8, 16], depths = [1, 2], strides = [2], plain_stride = 2 },\n]\n\
-                [space.head]\nkind = 'chosen'\ncontexts = ['pooling']\nchannels = [8]\ndecoders = [[4]]\ntaps = ['output']\n\
-                convs = [1]\nlow_level_channels = [4]\ndecoder_channels = [8]\n\
-                [one_shot]\nepochs = 4\nbatch_size = 2\n[one_shot.method]\nkind = 'bignas'\nnum_trials = 12\n\
-                recalibration_batches = 2\nstrategy = { kind = 'random' }\n";
-    fs::write(&config, format!("{head}{data}")).unwrap();
-    let config = config.to_str().unwrap();
-    killed_equals_straight(
-        SEGMENT,
-        "search",
-        config,
-        &["metrics.jsonl", "supernet_search/trials.jsonl", "network.safetensors"],
-    );
+    let files = ["metrics.jsonl", "supernet_search/trials.jsonl", "network.safetensors"];
+    killed_equals_straight(SEGMENT, "search", SANDWICH, &files);
 
     let out = temp.path().join("run");
-    let result: serde_json::Value = serde_json::from_str(&SEGMENT.succeed(&args("search", config, &out))).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&SEGMENT.succeed(&args("search", SANDWICH, &out))).unwrap();
     let [train, inherited, weights] =
         ["train.toml", "train_inherited.toml", "network.safetensors"].map(|file| out.join(file).display().to_string());
     assert!(result["untrained"].as_str().unwrap().ends_with(&format!("--weights {weights}")), "{result}");
