@@ -240,7 +240,17 @@ impl TaskModel for ModelConfig {
         self.backbone.stages()
     }
 
-    fn with_stages(self, stages: Vec<StageSize>) -> Result<Self> {
+    fn top(&self) -> Option<StageSize> {
+        Some(StageSize { channels: self.neck.channels(), blocks: self.head.convs() })
+    }
+
+    fn with_stages(mut self, mut stages: Vec<StageSize>) -> Result<Self> {
+        if stages.len() > self.stages()?.len()
+            && let Some(StageSize { channels, blocks }) = stages.pop()
+        {
+            *self.neck.channels_mut() = channels;
+            *self.head.convs_mut() = blocks;
+        }
         Ok(Self { backbone: self.backbone.with_stages(stages)?, ..self })
     }
 

@@ -40,6 +40,10 @@ pub struct AroundSpace {
     /// How channels must rise from each stage to the next, where they must; read off the network where `stages` are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rise: Option<Rise>,
+    /// The last stage is what stands on the others, a detector's neck and head: `rise` does not hold for it. Read off the network
+    /// where `stages` are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub top: bool,
 }
 
 fn default_widths() -> Vec<f64> {
@@ -147,10 +151,17 @@ impl ChoiceSpace for AroundSpace {
         self.options().iter().flat_map(|(channels, blocks)| [channels.len() as u16, blocks.len() as u16]).collect()
     }
 
+    /// Widths and depths in unary: two are as far apart as their ranks.
+    fn traits(&self, arch: &Architecture) -> Vec<u16> {
+        let decisions = arch.choices().iter().zip(self.decisions());
+        decisions.flat_map(|(choice, options)| (1..options).map(move |rank| u16::from(*choice >= rank))).collect()
+    }
+
     fn validate(&self, arch: &Architecture) -> Result<(), InvalidArchitecture> {
         self.check_choices(arch)?;
         let sizes = self.sizes_of(arch);
-        self.rise.and_then(|rise| rise.broken(&sizes)).map_or(Ok(()), |stage| {
+        let rising = &sizes[..sizes.len() - usize::from(self.top)];
+        self.rise.and_then(|rise| rise.broken(rising)).map_or(Ok(()), |stage| {
             Err(self
                 .invalid(arch, format!("{} before {}, expected channels that rise", sizes[stage - 1], sizes[stage])))
         })
@@ -206,6 +217,15 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_as_far_apart_as_their_ranks() {
+        let space = space("", "32x1 24x2");
+        let of = |text: &str| space.traits(&space.parse(text).unwrap());
+        assert_eq!(of("16x1 24x2"), [0, 0, 1, 1]);
+        assert_eq!(of("24x1 16x2"), [1, 0, 0, 1]);
+        assert_eq!(of("32x1 16x1"), [1, 1, 0, 0]);
+    }
+
+    #[test]
     fn channels_rise_where_they_must() {
         let wide = |rise: &str| space(&format!("widths = [0.5, 1.0]\nrise = '{rise}'"), "8x1 16x2 32x1");
         for (rise, text, sound) in [
@@ -223,6 +243,13 @@ mod tests {
                 (0..50).all(|_| space.rise.unwrap().broken(&space.sizes(&space.sample(&mut rng)).unwrap()).is_none())
             );
         }
+    }
+
+    #[test]
+    fn what_stands_on_the_stages_is_as_wide_as_it_likes() {
+        let space = space("widths = [0.5, 1.0]\nrise = 'strictly'\ntop = true", "8x1 16x2 8x2");
+        assert!(space.validate(&space.parse("8x1 16x2 8x1").unwrap()).is_ok());
+        assert!(space.validate(&space.parse("8x1 8x2 8x1").unwrap()).is_err());
     }
 
     #[test]

@@ -80,8 +80,8 @@ impl HeadConfig {
     pub fn build(&self, vb: &VarBuilder, channels: i64, levels: Levels, num_classes: i64) -> Result<Head> {
         ensure!(num_classes > 0, "{num_classes} classes: expected at least one");
         self.detect().check()?;
-        let (Self::Fcos(FcosConfig { convs, .. }) | Self::Retina(RetinaConfig { convs, .. })) = self;
-        ensure!(*convs <= 16, "model.head.convs = {convs}: expected at most 16");
+        let convs = self.convs();
+        ensure!(convs <= 16, "model.head.convs = {convs}: expected at most 16");
         let norm = match self {
             Self::Fcos(config) => config.norm,
             Self::Retina(config) => config.norm,
@@ -100,6 +100,18 @@ impl HeadConfig {
                 Head::Retina(Retina::new(vb, config, channels, levels, num_classes))
             }
         })
+    }
+
+    /// Convolutions of a tower.
+    pub fn convs(&self) -> usize {
+        let (Self::Fcos(FcosConfig { convs, .. }) | Self::Retina(RetinaConfig { convs, .. })) = self;
+        *convs
+    }
+
+    /// As [`HeadConfig::convs`], to be changed.
+    pub fn convs_mut(&mut self) -> &mut usize {
+        let (Self::Fcos(FcosConfig { convs, .. }) | Self::Retina(RetinaConfig { convs, .. })) = self;
+        convs
     }
 
     fn detect(&self) -> DetectConfig {

@@ -357,3 +357,19 @@ fn features_and_maps() -> ([FeatureInfo; 3], Vec<Tensor>) {
     let maps = features.iter().enumerate().map(map).collect();
     (features, maps)
 }
+
+#[test]
+fn neck_and_head_are_sized_behind_the_stages_of_the_backbone() {
+    let model = tiny();
+    let [stages, top] = [model.stages().unwrap(), model.top().into_iter().collect()];
+    assert_eq!(top, ["64x2".parse().unwrap()]);
+    let same = model.clone().with_stages([&stages[..], &top].concat()).unwrap();
+    assert_eq!(same.stages().unwrap(), stages);
+    let (HeadConfig::Fcos(head), smaller) =
+        (&model.head, model.clone().with_stages([&stages[..], &["48x3".parse().unwrap()]].concat()).unwrap())
+    else {
+        panic!("{model:?}");
+    };
+    assert_eq!((smaller.neck.channels(), &smaller.head), (48, &HeadConfig::Fcos(FcosConfig { convs: 3, ..*head })));
+    assert_eq!(smaller.backbone, same.backbone);
+}

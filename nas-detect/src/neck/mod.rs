@@ -75,6 +75,15 @@ impl NeckConfig {
         }
     }
 
+    /// As [`NeckConfig::channels`], to be changed.
+    pub fn channels_mut(&mut self) -> &mut i64 {
+        match self {
+            Self::Fpn(config) => &mut config.channels,
+            Self::Bifpn(config) => &mut config.channels,
+            Self::NasFpn(config) => &mut config.channels,
+        }
+    }
+
     /// The levels it gives.
     pub fn levels(&self) -> Levels {
         match self {
