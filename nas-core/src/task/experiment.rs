@@ -716,7 +716,7 @@ fn go_around<T: Task>(table: &mut Table, kind: Kind) -> Result<()> {
     }
     if !space.contains_key("stages") {
         let model: T::Model = config::section(table.clone(), "model", "the network to go around")?;
-        let top = if run.is_none() { model.top() } else { None };
+        let top = if space.contains_key("run") { None } else { model.top() };
         space.insert("stages".into(), Value::try_from([model.stages()?, Vec::from_iter(top)].concat())?);
         space.extend(top.map(|_| ("top".to_string(), Value::Boolean(true))));
         let rise = model.rise().map(Value::try_from).transpose()?;
