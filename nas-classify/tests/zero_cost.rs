@@ -155,7 +155,9 @@ fn networks_of_every_space_are_scored() {
             let proxies = "proxies = ['naswot', 'zen', 'grad_norm', 'zico', 'az_expressivity']";
             let text = format!("{proxies}\nbatch_size = 4\nimage = 32\non = '{on}'");
             let config: ZeroCostConfig = toml::from_str(&text).unwrap();
-            let new = |seed| ZeroCost::<Classification>::new(&config, &space, None, setting, seed).unwrap();
+            let sized =
+                |size, seed| ZeroCost::<Classification>::new(&config, &space, None, size, setting, seed).unwrap();
+            let new = |seed| sized(None, seed);
             let values = new(0).evaluate(&arch).unwrap();
             let mut names = new(0).metrics();
             names.extend(["params".to_string(), "macs".to_string()]);
@@ -163,6 +165,9 @@ fn networks_of_every_space_are_scored() {
             assert_eq!(values, new(0).evaluate(&arch).unwrap());
             let other = new(1).evaluate(&arch).unwrap();
             assert!(values["grad_norm"] != other["grad_norm"] && values["macs"] == other["macs"], "{space:?}");
+            // The size that costs are counted for is not that of the batch.
+            let larger = sized(Some((64, 64)), 0).evaluate(&arch).unwrap();
+            assert!(larger["macs"] > 3.5 * values["macs"] && larger["zen"] == values["zen"], "{space:?}: {larger:?}");
         }
     }
 }

@@ -285,7 +285,7 @@ pub enum Evaluator<T: Task> {
 impl<T: Task> Evaluator<T> {
     /// Opens what an `[evaluator]` names.
     pub fn open(config: &EvaluatorConfig, searched: &Searched<T>) -> Result<Self> {
-        let Searched { seed, space, model, .. } = searched;
+        let Searched { seed, space, model, cost_size, .. } = searched;
         match config {
             EvaluatorConfig::Train { held_out, .. } => {
                 Ok(Self::Train(Box::new(TrainEvaluator::new(*held_out, searched)?)))
@@ -318,7 +318,7 @@ impl<T: Task> Evaluator<T> {
                 let recipe = &space.recipe.0;
                 ensure!(recipe.is_empty(), "space.recipe: untrained networks do not depend on {}", recipe);
                 let setting = || searched.setting().cloned();
-                Ok(Self::ZeroCost(Box::new(ZeroCost::new(config, space, model.as_ref(), setting, *seed)?)))
+                Ok(Self::ZeroCost(Box::new(ZeroCost::new(config, space, model.as_ref(), *cost_size, setting, *seed)?)))
             }
         }
     }

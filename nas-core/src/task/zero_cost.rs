@@ -160,14 +160,15 @@ impl<T: Task> ZeroCost<T> {
         config: &ZeroCostConfig,
         space: &SearchedSpace<T>,
         model: Option<&T::Model>,
+        cost_size: Option<(i64, i64)>,
         setting: impl FnOnce() -> Result<Setting<T>>,
         seed: u64,
     ) -> Result<Self> {
         config.check()?;
         let (images, labels, num_classes) = config.batch::<T>(setting, seed)?;
-        let side = config.image.into();
+        let (h, w) = cost_size.unwrap_or((config.image.into(), config.image.into()));
         Ok(Self {
-            costs: space.costs(model, num_classes, Shape::new(3, side, side))?,
+            costs: space.costs(model, num_classes, Shape::new(3, h, w))?,
             space: space.clone(),
             model: model.cloned(),
             config: config.clone(),
