@@ -91,7 +91,7 @@ fn supernets_of_paths_are_the_same_on_every_device() {
     let fair = "one_shot.method={ kind = 'spos', fair = true, num_trials = 12, recalibration_batches = 2, \
                 strategy = { kind = 'random' } }";
     for (method, set) in [("bignas", None), ("fair", Some(fair))] {
-        let sets: Vec<&str> = ["one_shot.epochs=1", "data.num_images=6"].into_iter().chain(set).collect();
+        let sets: Vec<&str> = ["one_shot.epochs=1", "data.num_images=8"].into_iter().chain(set).collect();
         let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(format!("{method}_{device}")));
         plain(SEGMENT.command(&args("search", SANDWICH, &cpu, "cpu", &sets)));
         plain(card.command(SEGMENT, &args("search", SANDWICH, &cuda, "cuda", &sets)));
