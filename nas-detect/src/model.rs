@@ -39,7 +39,7 @@ impl ModelConfig {
     /// names the key.
     pub fn build(&self, vb: &VarBuilder, num_classes: i64) -> Result<Detector> {
         let backbone = self.backbone.build(&vb.sub("backbone"))?;
-        let top = self.top(vb, &backbone.feature_info(), num_classes)?;
+        let top = self.build_top(vb, &backbone.feature_info(), num_classes)?;
         Ok(Detector { backbone, top })
     }
 
@@ -49,7 +49,7 @@ impl ModelConfig {
             bail!("model.backbone: only kind = \"detnas\" has a supernet");
         };
         let supernet = config.space()?.shared(&vb.sub("backbone"));
-        let top = self.top(vb, &supernet.feature_info(), num_classes)?;
+        let top = self.build_top(vb, &supernet.feature_info(), num_classes)?;
         Ok(SuperDetector { supernet, top })
     }
 
@@ -59,7 +59,7 @@ impl ModelConfig {
         levels.stride(levels.max)
     }
 
-    fn top(&self, vb: &VarBuilder, features: &[FeatureInfo], num_classes: i64) -> Result<Top> {
+    fn build_top(&self, vb: &VarBuilder, features: &[FeatureInfo], num_classes: i64) -> Result<Top> {
         Top::new(vb, &self.neck, &self.head, features, num_classes)
     }
 
