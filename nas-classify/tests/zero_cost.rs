@@ -87,7 +87,9 @@ fn every_proxy_agrees_with_torch_and_leaves_the_network_as_it_was() {
         let expected = expected.as_f64().unwrap();
         let found = score(name.parse().unwrap(), &candidate, &images, &labels).unwrap();
         println!("{name:12} {found:.9e} {expected:.9e} {:.1e}", (found / expected - 1.0).abs());
-        assert!((found / expected - 1.0).abs() < 1e-4, "{name}: {found}, torch says {expected}");
+        // ZiCo divides by deviations of gradients that are nearly equal: kernels for SSE4.1, AVX2 and AVX-512 differ by 6e-5 to 4e-4.
+        let limit = if name == "zico" { 1e-3 } else { 1e-4 };
+        assert!((found / expected - 1.0).abs() < limit, "{name}: {found}, torch says {expected}");
     }
     assert_eq!(before, bits(&candidate.vs));
     let logits: Vec<f64> = candidate.logits(&images).flatten(0, 1).try_into().unwrap();
