@@ -224,3 +224,24 @@ fn a_search_around_nothing_says_what_is_missing() {
         assert!(error.contains(expected), "{space}: {error}");
     }
 }
+
+/// From random weights: group norms make another network of a trained head that loses channels.
+#[test]
+fn a_search_around_an_untrained_detector_sizes_its_neck_and_head() {
+    let temp = tempfile::tempdir().unwrap();
+    let [config, out] = ["search.toml", "out"].map(|name| temp.path().join(name));
+    let text = "kind = 'search'\nnum_trials = 3\ncost_size = [128, 128]\nspace = { kind = 'around', widths = [0.5, 1.0] }\n\
+                model = { preset = 'fcos_detnas_tiny' }\nstrategy = { kind = 'random' }\nobjectives = [{ metric = 'l2' }]\n\
+                evaluator = { kind = 'zero_cost', proxies = ['l2'], batch_size = 2, image = 64 }\n";
+    fs::write(&config, format!("{text}{DETECT_DATA}")).unwrap();
+    DETECT.succeed(&["search", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    let read = |file: &str| fs::read_to_string(out.join(file)).unwrap();
+    let result: serde_json::Value = serde_json::from_str(&read("result.json")).unwrap();
+    let found: Vec<usize> =
+        result["best"]["architecture"].as_str().unwrap().split('-').map(|choice| choice.parse().unwrap()).collect();
+    let [.., channels, convs] = found[..] else { panic!("{result}") };
+    let model = &read("train.toml").parse::<toml::Table>().unwrap()["model"];
+    assert_eq!(found.len(), 2 * (5 + 1));
+    assert_eq!(model["neck"]["channels"].as_integer().unwrap(), [32, 64][channels]);
+    assert_eq!(model["head"]["convs"].as_integer().unwrap(), [1, 2][convs]);
+}

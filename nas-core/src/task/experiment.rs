@@ -570,7 +570,8 @@ pub struct SearchExperiment<T: Task> {
     /// The time that networks take on a device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latency: Option<LatencyConfig>,
-    /// Height and width of the image that costs are counted for; absent for that of a training, or of the batch of `zero_cost`.
+    /// Height and width of the image that costs are counted for; absent for that of a training, or of the batch of
+    /// `zero_cost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost_size: Option<(i64, i64)>,
     /// The network that an architecture is for; absent for one of the space's own size.

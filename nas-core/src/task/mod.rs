@@ -74,8 +74,8 @@ pub trait TaskModel: Section {
         bail!("the networks of this program have no stages that a search may go around")
     }
 
-    /// What stands on the stages, where that has a size too: of a detector the channels of its neck and the convolutions of a tower of its
-    /// head. A search around a network from random weights sizes it as the last stage; trained ones keep theirs.
+    /// What stands on the stages, where that has a size too: of a detector the channels of its neck and the convolutions of a
+    /// tower of its head. A search around a network from random weights sizes it as the last stage; trained ones keep theirs.
     fn top(&self) -> Option<StageSize> {
         None
     }
@@ -85,8 +85,8 @@ pub trait TaskModel: Section {
         None
     }
 
-    /// The same network with other stages, where [`TaskModel::stages`] gives any, and perhaps another [`TaskModel::top`] after them. What no network can have is an error when it is
-    /// built.
+    /// The same network with other stages, where [`TaskModel::stages`] gives any, and perhaps another [`TaskModel::top`] after
+    /// them. What no network can have is an error when it is built.
     fn with_stages(self, _stages: Vec<StageSize>) -> Result<Self> {
         bail!("the networks of this program take no other stages")
     }
