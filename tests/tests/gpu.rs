@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -29,6 +29,14 @@ fn plain(mut command: Command) -> String {
     let output = command.env("NAS_PLAIN_NORM", "1").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs one job on the CPU and on the card, both as [`plain`]; returns their run folders in `folder`.
+fn on_both(card: &SimulatedCard, folder: &Path, job: &str, config: &str, sets: &[&str]) -> [PathBuf; 2] {
+    let [cpu, cuda] = ["cpu", "cuda"].map(|device| folder.join(device));
+    plain(SEGMENT.command(&args(job, config, &cpu, "cpu", sets)));
+    plain(card.command(SEGMENT, &args(job, config, &cuda, "cuda", sets)));
+    [cpu, cuda]
 }
 
 fn json(text: &str) -> Value {
@@ -70,9 +78,7 @@ fn one_seed_is_one_network_on_every_device() {
         let num_images = format!("data.num_images={images}");
         let mut sets = vec![epochs, &num_images];
         sets.extend((job == "search").then_some("one_shot.method.arch_start_epoch=0"));
-        let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(format!("{job}_{device}")));
-        plain(SEGMENT.command(&args(job, config, &cpu, "cpu", &sets)));
-        plain(card.command(SEGMENT, &args(job, config, &cuda, "cuda", &sets)));
+        let [cpu, cuda] = on_both(&card, &temp.path().join(job), job, config, &sets);
         match job {
             "train" => {
                 assert_same_weights(&cpu, &cuda);
@@ -92,9 +98,7 @@ fn supernets_of_paths_are_the_same_on_every_device() {
                 strategy = { kind = 'random' } }";
     for (method, set) in [("bignas", None), ("fair", Some(fair))] {
         let sets: Vec<&str> = ["one_shot.epochs=1", "data.num_images=8"].into_iter().chain(set).collect();
-        let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(format!("{method}_{device}")));
-        plain(SEGMENT.command(&args("search", SANDWICH, &cpu, "cpu", &sets)));
-        plain(card.command(SEGMENT, &args("search", SANDWICH, &cuda, "cuda", &sets)));
+        let [cpu, cuda] = on_both(&card, &temp.path().join(method), "search", SANDWICH, &sets);
         assert_close_weights(&cpu, &cuda);
         let [cpu, cuda] = [cpu, cuda].map(|run| trial_log::read(&run.join("supernet_search/trials.jsonl")).unwrap());
         assert_eq!(cpu.len(), 12);
@@ -116,9 +120,7 @@ fn a_network_learns_the_same_from_a_trained_one_on_every_device() {
     plain(SEGMENT.command(&args("train", TRAIN, &taught, "cpu", &sets)));
     let teacher = format!("train.teacher={{ run = '{}', weight = 0.5 }}", taught.display());
     let sets = [&sets[..], &["seed=1", &teacher]].concat();
-    let [cpu, cuda] = ["cpu", "cuda"].map(|device| temp.path().join(device));
-    plain(SEGMENT.command(&args("train", TRAIN, &cpu, "cpu", &sets)));
-    plain(card.command(SEGMENT, &args("train", TRAIN, &cuda, "cuda", &sets)));
+    let [cpu, cuda] = on_both(&card, temp.path(), "train", TRAIN, &sets);
     assert_close_weights(&cpu, &cuda);
 }
 
