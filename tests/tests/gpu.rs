@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nas_core::search::log as trial_log;
 use nas_core::train::read_tensors;
-use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights, root};
 use serde_json::Value;
 use tch::Kind;
 
@@ -186,6 +186,126 @@ fn a_run_goes_from_the_cpu_to_a_card_and_back_with_mixed_precision_on_the_way() 
         assert_eq!(scale_after(card.command(SEGMENT, &cuda), &out, 3), Value::Null);
         assert_eq!(scale_after(SEGMENT.command(&cpu), &out, 4), Value::Null);
     }
+}
+
+/// Whether numbers differ by rounding alone, and nothing else at all.
+fn is_close(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => {
+            let [a, b] = [a, b].map(|number| number.as_f64().unwrap());
+            (a - b).abs() <= 1e-5 * a.abs().max(1.0)
+        }
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_close(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| is_close(a, b)))
+        }
+        _ => a == b,
+    }
+}
+
+/// All that takes `--device` beside trainings and searches, of a network trained on the card.
+#[test]
+fn every_command_says_on_a_card_what_it_says_on_the_cpu() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    const DEVICES: [&str; 3] = ["cpu", "cuda", "cuda --amp"];
+    let few = "data.num_images=64";
+    let pictures = "data={kind='synth', num_images=64, num_val=4, side=16}";
+    for (tool, config, search, few) in [
+        (SEGMENT, TRAIN, SEARCH, few),
+        (CLASSIFY, "tests/configs/tiny_classify.toml", "configs/classify/cifar10_gdas_16px.toml", pictures),
+        (DETECT, "tests/configs/tiny_detect.toml", "tests/configs/tiny_detect_search.toml", few),
+    ] {
+        let path = |name: &str| temp.path().join(tool.name()).join(name).to_str().unwrap().to_string();
+        let sets = ["train.epochs=2", "data.num_images=32", "data.num_val=4", "eval.every=1"];
+        let run = path("run");
+        plain(card.command(tool, &args("train", config, Path::new(&run), "cuda", &sets)));
+        let amp = path("amp");
+        plain(card.command(tool, &[&args("train", config, Path::new(&amp), "cuda", &sets)[..], &["--amp"]].concat()));
+
+        let on = |device: &str, args: &[&str]| {
+            let (device, amp) = device.split_once(' ').map_or((device, None), |(device, amp)| (device, Some(amp)));
+            let args = [args, &["--device", device, "--threads", "1", "--format", "json"], amp.as_slice()].concat();
+            json(&plain(if device == "cpu" { tool.command(&args) } else { card.command(tool, &args) }))
+        };
+        let [cpu, cuda, amp] = DEVICES.map(|device| on(device, &["eval", "--run", &run, "--weights", "last"]));
+        assert!(is_close(&cpu, &cuda), "{cpu} and {cuda}");
+        assert_eq!(cpu["images"], amp["images"]);
+
+        let [cpu, cuda, amp] = DEVICES.map(|device| {
+            let out = path(&format!("predicted on {device}.csv"));
+            on(device, &["predict", "--run", &run, "--split", "val", "--out", &out]);
+            contents(Path::new(&out))
+        });
+        assert!(cpu.len() == amp.len() && cpu.len() == cuda.len());
+        for ((name, cpu), (_, cuda)) in cpu.iter().zip(&cuda) {
+            let same = match name.extension() {
+                Some(json) if json == "json" => {
+                    let [cpu, cuda] = [cpu, cuda].map(|bytes| serde_json::from_slice(bytes).unwrap());
+                    is_close(&cpu, &cuda)
+                }
+                _ => cpu == cuda,
+            };
+            assert!(same, "{}: {} differs", tool.name(), name.display());
+        }
+
+        for device in &DEVICES[1..] {
+            let found =
+                on(device, &["latency", &run, "--rounds", "1", "--runs", "1", "--pause", "0", "--warm-up", "0"]);
+            assert!(found["device"].as_str().unwrap().contains("Simulated") && found["latency_millis"].is_number());
+            let size = ["--steps", "1", "--layers", "3", "--blocks", "1", "--filters", "2", "--batch", "1"];
+            match tool.name() {
+                "nas-segment" => _ = on(device, &[&["bench-step"][..], &size].concat()),
+                "nas-classify" => _ = on(device, &["bench-step", "--steps", "1", "--layers", "3", "--channels", "4"]),
+                _ => {}
+            }
+        }
+
+        let [cpu, cuda] = ["cpu", "cuda"].map(|device| {
+            let out = path(&format!("page on {device}.html"));
+            on(device, &["report", &run, "--html", &out, "--images", "1"]);
+            fs::read_to_string(out).unwrap()
+        });
+        assert!(cpu.contains("data:image/") && cpu == cuda, "{}: pages differ", tool.name());
+
+        let comparison = path("compare.toml");
+        let text = fs::read_to_string(root().join(config)).unwrap();
+        let text = text.replace("kind = \"train\"", "kind = \"compare\"").replace("seed = 3", "seeds = [3]");
+        let text = text.replace("[model]", "[[models]]\nname = \"one\"\n[models.model]");
+        fs::write(&comparison, text.replace("[model.", "[models.model.")).unwrap();
+        let [cpu, cuda, _] = DEVICES.map(|device| {
+            let out = path(&format!("compared on {device}"));
+            let sets: Vec<&str> = sets.into_iter().flat_map(|set| ["--set", set]).collect();
+            on(device, &[&["compare", "--config", &comparison, "--out", &out], &sets[..]].concat())
+        });
+        for metric in cpu["metrics"].as_array().unwrap() {
+            let [cpu, cuda] = [&cpu, &cuda].map(|of| &of["rows"][0][metric[0].as_str().unwrap()]);
+            assert!(cpu[0].is_number() && is_close(cpu, cuda), "{metric}: {cpu} and {cuda}");
+        }
+
+        for (job, config) in [("train", config), ("search", search)] {
+            let [cuda, amp] = ["cuda", "cuda --amp"].map(|device| {
+                let found = on(device, &[job, "--config", config, "--find-batch", "--set", few]);
+                assert!(found["device"].as_str().unwrap().contains("Simulated"), "{found}");
+                ["batch_size", "memory_mib"].map(|key| found[key].as_u64().unwrap())
+            });
+            assert!(cuda[0] == amp[0] && cuda[1] > amp[1], "{} {job}: {cuda:?} and {amp:?}", tool.name());
+        }
+    }
+}
+
+/// Files below a path with their contents, by name.
+fn contents(path: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut folders = vec![path.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        match fs::read_dir(&next) {
+            Ok(entries) => folders.extend(entries.map(|entry| entry.unwrap().path())),
+            Err(_) => found.push((next.strip_prefix(path).unwrap().to_path_buf(), fs::read(&next).unwrap())),
+        }
+    }
+    found.sort();
+    found
 }
 
 /// What every process did on the cards.

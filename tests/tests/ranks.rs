@@ -84,7 +84,60 @@ fn two_processes_search_as_one() {
     agrees(SEGMENT, "search", "tests/configs/tiny_search.toml", &sets, 1e-4);
 }
 
-/// The supernet is pre-trained and trained by both; the first goes on alone.
+/// A copy of a search whose supernet is trained, without what came after.
+fn trained_supernet(of: &Path, to: &Path) {
+    for name in ["checkpoints", ""] {
+        fs::create_dir_all(to.join(name)).unwrap();
+        let files = fs::read_dir(of.join(name)).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|path| path.is_file() && !path.ends_with("result.json")) {
+            fs::copy(&file, to.join(name).join(file.file_name().unwrap())).unwrap();
+        }
+    }
+}
+
+fn lines(log: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Each has a part of a candidate's statistics and of the held-out images.
+#[test]
+fn two_processes_score_the_candidates_of_a_supernet_as_one() {
+    let temp = tempfile::tempdir().unwrap();
+    for (tool, config, sets) in [
+        (SEGMENT, "tests/configs/tiny_mobile_seg_search.toml", ["one_shot.method.recalibration_batches=3"; 2]),
+        (DETECT, "tests/configs/tiny_detect_search.toml", ["pretrain.train.epochs=1"; 2]),
+    ] {
+        let [alone, shared] = ["alone", "shared"].map(|name| temp.path().join(tool.name()).join(name));
+        let more: Vec<&str> = ["one_shot.epochs=1"].into_iter().chain(sets).flat_map(|set| ["--set", set]).collect();
+        tool.succeed(&args("search", config, &alone, &more));
+        trained_supernet(&alone, &shared);
+        tool.succeed(&args("search", config, &shared, &[&more[..], &["--procs", "2"]].concat()));
+        assert_eq!(lines(&shared.join("supernet_search/trials.jsonl")).len(), 12);
+        for name in ["supernet_search/trials.jsonl", "supernet_search/finalists.jsonl"] {
+            let [alone, shared] = [&alone, &shared].map(|run| lines(&run.join(name)));
+            assert_eq!(alone.len(), shared.len(), "{}: {name}", tool.name());
+            for (a, b) in alone.iter().zip(&shared) {
+                assert_eq!(a["arch"], b["arch"]);
+                for (metric, value) in a["outcome"]["metrics"].as_object().unwrap() {
+                    let [a, b] = [value, &b["outcome"]["metrics"][metric]].map(|value| value.as_f64().unwrap());
+                    assert!((a - b).abs() <= 1e-3 * a.abs(), "{}: {metric} is {a} and {b}", tool.name());
+                }
+            }
+        }
+        let [mut alone, mut shared] =
+            [&alone, &shared].map(|run| Tensor::read_safetensors(run.join("network.safetensors")).unwrap_or_default());
+        alone.sort_by(|a, b| a.0.cmp(&b.0));
+        shared.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!((alone.len(), alone.is_empty()), (shared.len(), tool.name() == DETECT.name()));
+        for ((name, a), (_, b)) in alone.iter().zip(&shared) {
+            let difference = (a - b).abs().max().double_value(&[]);
+            assert!(difference <= 1e-5, "{name} differs by {difference}");
+        }
+    }
+}
+
+/// The supernet is pre-trained and trained by both.
 #[test]
 fn two_processes_search_a_detector_in_all_its_parts() {
     let temp = tempfile::tempdir().unwrap();
@@ -147,6 +200,43 @@ fn a_run_that_loses_a_process_goes_on() {
     SEGMENT.succeed(&of(&broken));
     assert_same_file(&straight, &broken, "metrics.jsonl");
     assert_same_weights(&straight, &broken);
+}
+
+/// So does the search over the supernet, and no candidate fails because of it.
+#[test]
+fn a_search_over_a_supernet_that_loses_a_process_goes_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let [straight, broken] = ["straight", "broken"].map(|name| temp.path().join(name));
+    let sets = ["--set", "one_shot.epochs=1", "--set", "one_shot.method.num_trials=400"];
+    let more = [&sets[..], &["--procs", "2", "--device", "cpu"]].concat();
+    let of = |out| args("search", "tests/configs/tiny_mobile_seg_search.toml", out, &more);
+    let log = |run: &Path| lines(&run.join("supernet_search/trials.jsonl"));
+    SEGMENT.succeed(&of(&straight));
+    for (signal, victim, said) in [
+        (libc::SIGKILL, Some(1), "cannot be reached"),
+        (libc::SIGTERM, Some(1), "--resume"),
+        (libc::SIGKILL, Some(0), "failed"),
+        (libc::SIGTERM, None, "--resume"),
+    ] {
+        let done = log(&broken).len();
+        let mut command = SEGMENT.command(&of(&broken));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        while log(&broken).len() <= done {
+            sleep(Duration::from_millis(5));
+        }
+        let victim = victim.map_or(child.id() as i32, |rank| children(&child)[rank]);
+        // SAFETY: a process that this test has started.
+        unsafe { libc::kill(victim, signal) };
+        let killed = Instant::now();
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(said) && !text.contains("panicked"), "{text}");
+        assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+    }
+    assert!(log(&broken).len() < 400, "all was done before the signals came");
+    SEGMENT.succeed(&of(&broken));
+    assert_eq!(log(&straight), log(&broken));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use tch::Tensor;
 
-use crate::nn::{AverageAll, Mode};
+use crate::nn::{AverageAll, Mode, ranks};
 use crate::optim::Named;
 
 /// Scores candidates one after the other; none sees what another one left behind.
@@ -22,13 +22,20 @@ impl SupernetEvaluator {
         Self { statistics: buffers.map(|(_, tensor)| tensor.shallow_clone()).collect(), batches }
     }
 
-    /// Runs `forward`, one candidate on a batch of images, for its statistics, and then `score`. The supernet's statistics
-    /// are as before afterwards, however it ends.
-    pub fn evaluate<T>(&self, forward: impl Fn(&Tensor, Mode), score: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Runs `forward`, one candidate on a batch of images and its number, for its statistics, and then `score`. The supernet's
+    /// statistics are as before afterwards, however it ends. Ranks share the batches, and each has the statistics of all.
+    pub fn evaluate<T>(&self, forward: impl Fn(usize, &Tensor, Mode), score: impl FnOnce() -> Result<T>) -> Result<T> {
         let _restore = Restore::new(&self.statistics);
         if !self.batches.is_empty() {
-            let _average = AverageAll::start();
-            tch::no_grad(|| self.batches.iter().for_each(|batch| forward(batch, Mode::train(0.0))));
+            let own = ranks::part_of(self.batches.len(), 1);
+            let share = own.len() as f64 / self.batches.len() as f64;
+            ranks::apart(|| {
+                let _average = AverageAll::start();
+                tch::no_grad(|| own.for_each(|i| forward(i, &self.batches[i], Mode::train(0.0))));
+            });
+            let mut statistics: Vec<Tensor> = self.statistics.iter().map(Tensor::shallow_clone).collect();
+            statistics.retain(|tensor| tensor.is_floating_point());
+            ranks::average_of_shares(&mut statistics, share);
         }
         score()
     }
@@ -76,7 +83,7 @@ mod tests {
         let evaluator = SupernetEvaluator::new(&all_variables(&vs), vec![batch(0), batch(1), batch(2)]);
         let score = |which: usize| {
             let ys = evaluator.evaluate(
-                |xs, mode| _ = candidate(&norm, which, xs, mode),
+                |_, xs, mode| _ = candidate(&norm, which, xs, mode),
                 || Ok(tch::no_grad(|| candidate(&norm, which, &batch(5), Mode::EVAL))),
             );
             ys.unwrap()
@@ -90,7 +97,7 @@ mod tests {
         for ((name, after), before) in all_variables(&vs).iter().zip(&before) {
             assert_eq!(after, before, "{name}");
         }
-        let failed = evaluator.evaluate(|_, _| (), || -> Result<()> { anyhow::bail!("no") });
+        let failed = evaluator.evaluate(|_, _, _| (), || -> Result<()> { anyhow::bail!("no") });
         assert!(failed.is_err());
         let momentum = norm.forward(&batch(3), Mode::train(0.0));
         drop(momentum);
@@ -110,7 +117,7 @@ mod tests {
         let expected = Tensor::stack(&batches.iter().map(mean).collect::<Vec<_>>(), 0);
         let expected = expected.mean_dim([0i64].as_slice(), false, None::<Kind>);
         let evaluator = SupernetEvaluator::new(&all_variables(&vs), batches);
-        let forward = |xs: &Tensor, mode| _ = norm.forward(xs, mode);
+        let forward = |_, xs: &Tensor, mode| _ = norm.forward(xs, mode);
         let found = evaluator.evaluate(forward, || Ok(vs.variables()["running_mean"].copy())).unwrap();
         assert!((found - expected).abs().max().double_value(&[]) < 1e-6);
     }

@@ -15,7 +15,7 @@ pub use threads::{Evaluate, Threads};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -26,7 +26,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::supervised::{KEPT_BYTES, Supervised};
-use crate::run::cli::Compute;
+use crate::nn::ranks;
+use crate::run::cli::{Compute, text_of};
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::run_dir::{open_to_append, pretty, read_json, write_atomic};
 use crate::run::words;
@@ -44,18 +45,33 @@ pub trait Executor {
     fn wait(&mut self) -> Result<Record>;
 }
 
-/// Runs `evaluate`; a panic, an error and a value that is not finite become a failure with its reason.
+/// Runs `evaluate`; a panic, an error and a value that is not finite become a failure with its reason. Where processes that share
+/// the work are lost, that ends more than a trial and passes through.
 pub fn outcome_of(evaluate: impl FnOnce() -> Result<Values>) -> Outcome {
     match catch_unwind(AssertUnwindSafe(evaluate)) {
         Ok(Ok(values)) => Outcome::of(values),
         Ok(Err(error)) => failed(&format!("{error:#}")),
         Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
-            let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+            let text = text_of(&*panic).unwrap_or_default();
+            if ranks::lost(text).is_some() {
+                resume_unwind(panic);
+            }
             // libtorch's messages carry a stack trace of many lines.
             failed(&format!("panicked: {}", text.lines().next().unwrap_or_default()))
         }
     }
+}
+
+/// [`outcome_of`] a trial in this process; one that a signal ended has not failed.
+///
+/// # Errors
+/// [`Interrupted`].
+pub(crate) fn outcome_unless_stopped(evaluate: impl FnOnce() -> Result<Values>) -> Result<Outcome> {
+    let outcome = outcome_of(evaluate);
+    if interrupt::requested() && matches!(outcome, Outcome::Failed(_)) {
+        return Err(Interrupted.into());
+    }
+    Ok(outcome)
 }
 
 /// A failure whose reason, which may hold what a program printed, has a bounded length.
@@ -182,11 +198,7 @@ impl<E: FnMut(&Trial) -> Result<Values>> Executor for InProcess<E> {
     }
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
-        let outcome = outcome_of(|| (self.evaluate)(&trial));
-        // A trial that a signal ended has not failed.
-        if interrupt::requested() && matches!(outcome, Outcome::Failed(_)) {
-            return Err(Interrupted.into());
-        }
+        let outcome = outcome_unless_stopped(|| (self.evaluate)(&trial))?;
         self.ended.push_back(Record { trial, outcome });
         Ok(())
     }

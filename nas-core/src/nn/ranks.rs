@@ -1,9 +1,10 @@
 //! Data-parallel work: processes, called ranks, that run the same steps, each on its part of every batch. What is added up here
 //! is equal on all of them afterwards; alone, every function does nothing. All ranks make the same calls in the same order.
 //!
-//! A rank that cannot be reached ends the others by a panic whose text `lost` finds.
+//! A rank that cannot be reached ends the others by a panic whose text `lost` finds; so does [`or_all_end`].
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::torch::collectives;
 pub(crate) use super::torch::collectives::Meeting;
+use crate::run::cli::text_of;
 
 /// This process among the ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,9 @@ static PLACE: Mutex<Place> = Mutex::new(ALONE);
 
 /// Begins what is said when a rank is lost.
 const LOST: &str = "another process of this run cannot be reached";
+
+/// Begins what is said when a rank has failed in the middle of work that the others wait for.
+const FAILED: &str = "this process has failed, and the others of this run with it";
 
 /// Longest time that a rank waits for the slowest. One that ends closes its connections, which is seen at once.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
@@ -53,6 +58,36 @@ pub(crate) fn leave() {
         set_place(ALONE);
         collectives::leave();
     }
+}
+
+/// Runs work that this rank does as if it were alone.
+pub(crate) fn apart<R>(work: impl FnOnce() -> R) -> R {
+    struct Back(Place);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            set_place(self.0);
+        }
+    }
+    let _back = Back(place());
+    set_place(ALONE);
+    work()
+}
+
+/// Runs a part of work that the other ranks have parts of. Where it fails among several they would wait for it: then the
+/// run ends, whoever would catch the error.
+pub(crate) fn or_all_end<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+    if !are_several() {
+        return work();
+    }
+    let reason = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(done)) => return Ok(done),
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => match text_of(&*panic) {
+            Some(text) if lost(text).is_none() => text.to_owned(),
+            _ => resume_unwind(panic),
+        },
+    };
+    resume_unwind(Box::new(format!("{FAILED}: {reason}")))
 }
 
 /// Number of this rank; 0 where it is alone.
@@ -87,7 +122,7 @@ pub fn part_of(len: usize, unit: usize) -> Range<usize> {
 pub(crate) fn lost(text: &str) -> Option<&str> {
     // Gloo ends its messages with advice for users of PyTorch.
     const ADVICE: &str = ". This is typically";
-    let text = &text[text.find(LOST)?..];
+    let text = &text[text.find(LOST).or_else(|| text.find(FAILED))?..];
     Some(text.split_once(ADVICE).map_or(text, |(reason, _)| reason))
 }
 
@@ -96,7 +131,7 @@ fn reached<T>(outcome: Result<T>) -> T {
         let reason = format!("{error:#}");
         let text = lost(&reason).map_or_else(|| format!("{LOST}: {reason}"), str::to_owned);
         // No bug: nothing is printed where it is raised.
-        std::panic::resume_unwind(Box::new(text))
+        resume_unwind(Box::new(text))
     })
 }
 
@@ -139,6 +174,15 @@ pub fn mean_of(tensor: &Tensor) -> Tensor {
 /// The sum of a tensor over all ranks, through which gradients pass.
 pub(super) fn summed(tensor: &Tensor) -> Tensor {
     if are_several() { reached(collectives::summed(tensor)) } else { tensor.shallow_clone() }
+}
+
+/// Means of tensors that every rank has the `share` of, such as what it has computed from so many of all batches, in place.
+pub(crate) fn average_of_shares(tensors: &mut [Tensor], share: f64) {
+    if are_several() {
+        let weight = share * world() as f64;
+        tch::no_grad(|| tensors.iter_mut().for_each(|tensor| _ = tensor.g_mul_scalar_(weight)));
+        average(tensors);
+    }
 }
 
 /// Means of gradients over all ranks, in place; those of a kind on a device travel together. Where one has none, all have none.
@@ -228,6 +272,9 @@ mod tests {
 
     #[test]
     fn alone_nothing_changes() {
+        let mut tensors = [Tensor::from_slice(&[2.0f32])];
+        average_of_shares(&mut tensors, 0.5);
+        assert_eq!(Vec::<f32>::try_from(&tensors[0]).unwrap(), [2.0]);
         assert_eq!((rank(), world(), part_of(10, 3)), (0, 1, 0..10));
         assert_eq!((sum(&[1.0, 2.0]), mean(3.0), gather(4).unwrap()), (vec![1.0, 2.0], 3.0, vec![4]));
         assert_eq!(all(&[5.0, 6.0]), [[5.0, 6.0]]);
@@ -245,5 +292,8 @@ mod tests {
             lost(&format!("libtorch: {text}")).is_some_and(|text| text.starts_with(LOST) && text.contains("closed"))
         );
         assert_eq!(lost("index out of bounds"), None);
+        // Alone, an error is an error.
+        assert_eq!(or_all_end(|| anyhow::bail!("no") as Result<()>).unwrap_err().to_string(), "no");
+        assert!(lost(&format!("{FAILED}: no")).is_some_and(|text| text.ends_with(": no")));
     }
 }

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
 
-use crate::executor::{InProcess, outcome_of};
+use crate::executor::{InProcess, outcome_unless_stopped};
+use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
 use crate::run::run_dir::RunDir;
 use crate::run::times::Stopwatch;
@@ -35,7 +37,7 @@ pub struct SecondStage {
 }
 
 /// How much a candidate is scored on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Images {
     /// One batch.
     Batch,
@@ -141,8 +143,11 @@ impl SecondStage {
             if finals.iter().any(|done| done.trial.id == record.trial.id) {
                 continue;
             }
+            if interrupt::requested() {
+                return Err(Interrupted.into());
+            }
             let trial = record.trial.clone();
-            let outcome = outcome_of(|| evaluate(&trial.arch, Images::All));
+            let outcome = outcome_unless_stopped(|| evaluate(&trial.arch, Images::All))?;
             let record = Record { trial, outcome };
             store.append(&record)?;
             finals.push(record);

@@ -14,6 +14,11 @@ pub fn install() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Raises the flag: a signal has come to another process of this run.
+pub(crate) fn request() {
+    REQUESTED.store(true, Ordering::SeqCst);
+}
+
 /// Whether a signal has come.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use nas_datasets::{SampleSet, Split, TrainLoader, disjoint_halves, rng};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tch::{Tensor, nn::VarStore};
 
@@ -20,6 +21,7 @@ use crate::optim::{Named, named_parameters};
 use crate::run::cli::{Compute, warn};
 use crate::run::device::expect_fixed_shapes;
 use crate::run::import::init_from;
+use crate::run::interrupt::{self, Interrupted};
 use crate::space::trial::Values;
 use crate::space::{Architecture, Mixture, WeightSharing};
 use crate::train::{At, Job, Metrics, Step, all_variables, copy_into};
@@ -168,6 +170,21 @@ fn recalibrations<T: Task>(experiment: &OneShotExperiment<T>) -> impl Iterator<I
     of_method.into_iter().chain(of_honesty)
 }
 
+/// What the first rank asks all for.
+#[derive(Serialize, Deserialize)]
+enum Request {
+    Scores(Architecture, Images),
+    Weights(Architecture),
+    End { stopped: bool },
+}
+
+/// A signal to one rank is one to all.
+fn hear_signals() {
+    if ranks::sum(&[f64::from(u8::from(interrupt::requested()))])[0] > 0.0 {
+        interrupt::request();
+    }
+}
+
 /// Candidates of a trained supernet.
 pub struct Candidates<'a, T: Task> {
     evaluator: SupernetEvaluator,
@@ -178,6 +195,55 @@ pub struct Candidates<'a, T: Task> {
 impl<T: Task> Candidates<'_, T> {
     /// Metrics of `arch` on the held-out samples or a few of them, under the names of [`candidate_metric`].
     pub fn scores(&self, arch: &Architecture, images: Images) -> Result<Values> {
+        self.ask(&Request::Scores(arch.clone(), images))?;
+        ranks::or_all_end(|| self.scores_of(arch, images))
+    }
+
+    /// The weights of `arch`'s network with statistics of its own, where its path is that network.
+    pub fn weights(&self, arch: &Architecture) -> Result<Option<Vec<Named>>> {
+        self.ask(&Request::Weights(arch.clone()))?;
+        ranks::or_all_end(|| self.weights_of(arch))
+    }
+
+    /// Runs the first rank's `work`; the others do their parts of what it asks of these candidates, and have no answer.
+    ///
+    /// # Errors
+    /// What ends the work; on the other ranks what ends their parts, and [`Interrupted`].
+    pub fn share<R>(&self, work: impl FnOnce() -> Result<R>) -> Result<Option<R>> {
+        if !ranks::is_first() {
+            return self.serve().map(|()| None);
+        }
+        let done = work();
+        let stopped = done.as_ref().is_err_and(|error| error.is::<Interrupted>());
+        if done.is_ok() || stopped {
+            self.ask(&Request::End { stopped })?;
+        }
+        done.map(Some)
+    }
+
+    /// Says what the other ranks are to do their part of, and hears whether a signal has come to one.
+    fn ask(&self, request: &Request) -> Result<()> {
+        if ranks::are_several() {
+            ranks::bytes_of_first(&serde_json::to_vec(request)?);
+            hear_signals();
+        }
+        Ok(())
+    }
+
+    fn serve(&self) -> Result<()> {
+        loop {
+            let request = serde_json::from_slice(&ranks::bytes_of_first(&[]))?;
+            hear_signals();
+            match request {
+                Request::Scores(arch, images) => _ = self.scores_of(&arch, images)?,
+                Request::Weights(arch) => _ = self.weights_of(&arch)?,
+                Request::End { stopped: false } => return Ok(()),
+                Request::End { stopped: true } => return Err(Interrupted.into()),
+            }
+        }
+    }
+
+    fn scores_of(&self, arch: &Architecture, images: Images) -> Result<Values> {
         let held_out = &self.shared.held_out;
         let set = if images == one_shot::Images::All { held_out } else { &self.quick };
         let path = Mixture::Path(arch);
@@ -191,15 +257,16 @@ impl<T: Task> Candidates<'_, T> {
     }
 
     /// Runs `work` on a candidate with statistics of its own. What it drops while they are computed is the same for every
-    /// candidate, whatever was scored before.
+    /// candidate, whatever was scored before and whichever rank has the batch.
     fn evaluate<R>(&self, path: Mixture, work: impl FnOnce() -> Result<R>) -> Result<R> {
-        tch::manual_seed(rng::torch_seed(self.shared.experiment.seed, "statistics", 0));
-        let forward = |xs: &Tensor, mode: Mode| T::run(self.shared.supernet.pass(path), xs, mode);
+        let forward = |batch: usize, xs: &Tensor, mode: Mode| {
+            tch::manual_seed(rng::torch_seed(self.shared.experiment.seed, "statistics", batch as u64));
+            T::run(self.shared.supernet.pass(path), xs, mode);
+        };
         self.evaluator.evaluate(forward, work)
     }
 
-    /// The weights of `arch`'s network with statistics of its own, where its path is that network.
-    pub fn weights(&self, arch: &Architecture) -> Result<Option<Vec<Named>>> {
+    fn weights_of(&self, arch: &Architecture) -> Result<Option<Vec<Named>>> {
         let supernet = &self.shared.supernet;
         let copy = |(name, tensor): Named| (name, tensor.detach().copy());
         self.evaluate(Mixture::Path(arch), || {

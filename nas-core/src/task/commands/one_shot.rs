@@ -33,7 +33,7 @@ use crate::task::experiment::{self, OneShotExperiment, Recipe};
 use crate::task::find_batch::find_shared_batch;
 use crate::task::latency::{FoundLatency, Latencies, priced_latency};
 use crate::task::searched::{NetworkSpace, SearchedSpace};
-use crate::task::shared::{Shared, main_candidate_metric};
+use crate::task::shared::{Candidates, Shared, main_candidate_metric};
 use crate::task::{CostFunction, Task, TaskSpace};
 use crate::train::{self, LoopConfig, Metrics, read_metrics, write_tensors};
 
@@ -178,20 +178,26 @@ impl<'a, T: Task> Search<'a, T> {
         let mut shared = Shared::new(experiment.clone(), &pretrained, self.input, compute)?;
         let settings = LoopConfig::new(experiment.one_shot.epochs, experiment.seed);
         let summary = train::run(&mut shared, "search", dir, settings)?;
-        launch::dismiss();
-        draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES)?;
-        let mut weights = None;
-        let (architecture, candidate, num_trials) = match experiment.one_shot.method.second_stage() {
+        let draw = || draw_curves(dir.root(), &read_metrics(dir.root())?, T::CURVES);
+        let (architecture, candidate, num_trials, weights) = match experiment.one_shot.method.second_stage() {
             None => {
+                launch::dismiss();
+                draw()?;
                 let found = shared.derive().context("the method has found no architecture")?;
                 // In the form that stands for its network.
-                (space.standing_for(found.choices().to_vec()).unwrap_or(found), None, None)
+                (space.standing_for(found.choices().to_vec()).unwrap_or(found), None, None, None)
             }
             Some(stage) => {
-                let (records, best) = self.candidates(dir, &stage, &shared, &restricted)?;
+                let candidates = shared.candidates(stage.recalibration_batches)?;
+                let found = candidates.share(|| {
+                    draw()?;
+                    let (records, best) = self.candidates(dir, &stage, &candidates, &restricted)?;
+                    Ok((records, candidates.weights(&best.trial.arch)?, best))
+                })?;
+                launch::dismiss();
+                let (records, weights, best) = found.expect("the other ranks have ended");
                 let Outcome::Metrics(metrics) = best.outcome else { unreachable!("the best trial has metrics") };
-                weights = shared.candidates(stage.recalibration_batches)?.weights(&best.trial.arch)?;
-                (best.trial.arch, Some(metrics), Some(records.len()))
+                (best.trial.arch, Some(metrics), Some(records.len()), weights)
             }
         };
         let network = weights.map(|weights| {
@@ -238,10 +244,9 @@ impl<'a, T: Task> Search<'a, T> {
         &self,
         dir: &RunDir,
         stage: &SecondStage,
-        shared: &Shared<T>,
+        candidates: &Candidates<T>,
         space: &Restricted,
     ) -> Result<(Vec<Record>, Record)> {
-        let candidates = shared.candidates(stage.recalibration_batches)?;
         let metric = main_candidate_metric::<T>();
         let constraints = self.experiment.constraints.clone();
         let goals = Goals { constraints, ..Goals::maximize(&metric) };

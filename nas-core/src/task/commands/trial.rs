@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
-use crate::executor::{outcome_of, read_trial, write_record};
+use crate::executor::{outcome_unless_stopped, read_trial, write_record};
 use crate::run::cli::ComputeArgs;
-use crate::run::interrupt::{self, Interrupted};
-use crate::space::trial::{Outcome, Record};
+use crate::space::trial::Record;
 use crate::task::Task;
 use crate::task::evaluator::Evaluator;
 
@@ -27,10 +26,8 @@ pub struct TrialArgs {
 pub fn run<T: Task>(args: &TrialArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
     let trial = read_trial(&args.folder)?;
-    let outcome = outcome_of(|| Evaluator::<T>::of_trial(&args.folder)?.evaluate(&trial, &args.folder, compute));
-    // A trial that a signal ended has not failed: whoever started it starts it again.
-    if interrupt::requested() && matches!(outcome, Outcome::Failed(_)) {
-        return Err(Interrupted.into());
-    }
+    // Whoever started it starts one again that a signal has ended.
+    let evaluate = || Evaluator::<T>::of_trial(&args.folder)?.evaluate(&trial, &args.folder, compute);
+    let outcome = outcome_unless_stopped(evaluate)?;
     write_record(&args.folder, &Record { trial, outcome })
 }
