@@ -208,6 +208,33 @@ fn mistakes_do_not_fit_and_what_a_command_adds_is_not_asked_for() {
     }
 }
 
+/// A key that is left out is one that fits.
+#[test]
+fn defaults_are_in_their_ranges() {
+    fn check(schema: &serde_json::Value, path: &str) {
+        let within = |key: &str, fits: fn(f64, f64) -> bool| {
+            let bound = schema.get(key).and_then(serde_json::Value::as_f64);
+            bound.zip(schema.get("default")?.as_f64()).map(|(bound, default)| fits(default, bound))
+        };
+        let fits = [
+            within("minimum", |default, least| default >= least),
+            within("exclusiveMinimum", |default, least| default > least),
+            within("maximum", |default, most| default <= most),
+        ];
+        assert!(!fits.contains(&Some(false)), "{path}: {schema}");
+        match schema {
+            serde_json::Value::Object(parts) => {
+                parts.iter().for_each(|(key, part)| check(part, &format!("{path}.{key}")))
+            }
+            serde_json::Value::Array(parts) => parts.iter().for_each(|part| check(part, path)),
+            _ => {}
+        }
+    }
+    check(&schema::<Segmentation>(), "nas-segment");
+    check(&schema::<Classification>(), "nas-classify");
+    check(&schema::<Detection>(), "nas-detect");
+}
+
 #[test]
 fn the_reference_is_what_the_schemas_say() {
     let path = root().join("docs/config.md");

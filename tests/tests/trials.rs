@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nas_core::search::log as trial_log;
 use nas_core::space::trial::{Outcome, Record};
 use nas_core::strategy::StrategyConfig;
-use nas_tests::{CLASSIFY, SEGMENT, assert_same_file, data};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, assert_same_file, data};
 
 /// A search whose trials are a shell script.
 fn config(folder: &Path, num_trials: u64, script: &str) -> String {
@@ -428,6 +428,45 @@ fn zero_cost_proxies_evaluate_trials_and_are_compared_with_the_table() {
     assert_eq!(result["honesty"]["truth"], "cifar10_test_200");
     let error = CLASSIFY.fail(&[&args.concat()[..], &["--set", "evaluator.proxies=['magic']"]].concat());
     assert!(error.contains("magic") && error.contains("synflow"), "{error}");
+}
+
+/// AZ-NAS' proxies look at the outputs of blocks.
+#[test]
+fn networks_of_every_space_say_what_their_blocks_give() {
+    let temp = tempfile::tempdir().unwrap();
+    let [segment, detect] = ["kind = 'synth', height = 64, width = 64", "kind = 'shapes'"];
+    for (tool, data, space) in [
+        (SEGMENT, segment, "space = { kind = 'auto_deeplab', layers = 3, filters = 4 }"),
+        (SEGMENT, segment, "space = { kind = 'mobile_seg' }"),
+        (SEGMENT, segment, "space = { kind = 'around' }\nmodel = { preset = 'deeplabv3plus_mobilenet_v2' }"),
+        (SEGMENT, segment, "space = { kind = 'around' }\nmodel = { preset = 'deeplabv3plus_xception41' }"),
+        (CLASSIFY, "", "space = { kind = 'nasbench201', channels = 4, cells = 1 }"),
+        (CLASSIFY, "", "space = { kind = 'cells', layers = 3, channels = 4 }"),
+        (CLASSIFY, "", "space = { kind = 'chain', layers = 4, channels = 4 }"),
+        (CLASSIFY, "", "space = { kind = 'mobile', preset = 'fbnet' }"),
+        (DETECT, detect, "space = { kind = 'detnas', size = 'tiny' }\nmodel = { preset = 'fcos_detnas_tiny' }"),
+        (DETECT, detect, "space = { kind = 'around' }\nmodel = { preset = 'fcos_shufflenet_v2_x0_5' }"),
+        (DETECT, detect, "space = { kind = 'around' }\nmodel = { preset = 'fcos_resnet18_fpn' }"),
+    ] {
+        let [config, out] = ["search.toml", "out"].map(|name| temp.path().join(name));
+        let data = if data.is_empty() {
+            String::new()
+        } else {
+            format!("data = {{ {data}, num_images = 4, num_val = 2, seed = 0 }}\n")
+        };
+        let text = format!(
+            "kind = 'search'\nnum_trials = 1\n{space}\n{data}strategy = {{ kind = 'random' }}\n\
+             objectives = [{{ metric = 'az_expressivity' }}]\n\
+             evaluator = {{ kind = 'zero_cost', proxies = ['az_expressivity', 'az_progressivity'], batch_size = 2, image = 64 }}\n"
+        );
+        fs::write(&config, text).unwrap();
+        let _ = fs::remove_dir_all(&out);
+        let args = ["search", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap(), "--format", "json"];
+        let result: serde_json::Value = serde_json::from_str(&tool.succeed(&args)).unwrap();
+        let metrics = &result["best"]["metrics"];
+        assert!(metrics["az_expressivity"].as_f64().unwrap() > 0.0, "{space}: {result}");
+        assert!(metrics["az_progressivity"].is_number(), "{space}: {result}");
+    }
 }
 
 /// One object of `bench --format json`.

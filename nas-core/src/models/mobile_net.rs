@@ -3,9 +3,7 @@
 use tch::Tensor;
 
 use super::{BlockConfig, InvertedResidual, Naming, StrideBudget, Taps, ends_stride};
-use crate::nn::{
-    Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site,
-};
+use crate::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, Shape, VarBuilder, probe};
 use crate::space::{Backbone, FeatureInfo};
 
 /// What a [`MobileNet`] consists of.
@@ -116,10 +114,9 @@ impl Backbone for MobileNet {
         let mut features = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let (hidden, ys) = block.forward_tapped(&xs, mode);
-            probe::report(Site::Block, &ys);
             features.extend(self.tapped.contains(&Tap::Depthwise(i)).then_some(hidden));
             features.extend(self.tapped.contains(&Tap::Block(i)).then(|| ys.shallow_clone()));
-            xs = ys;
+            xs = probe::block(ys);
         }
         features.push(self.last.as_ref().map_or_else(|| xs.shallow_clone(), |last| last.forward(&xs, mode)));
         features

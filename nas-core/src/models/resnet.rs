@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::{StrideBudget, Taps, ends_stride};
 use crate::nn::{
     Activation, BnConfig, ConvConfig, ConvNorm, Cost, Init, Mode, Module, NormConfig, Shape, VarBuilder, chain,
-    chain_cost, max_pool, max_pool_shape,
+    chain_cost, max_pool, max_pool_shape, probe,
 };
 use crate::space::{Backbone, FeatureInfo};
 
@@ -399,7 +399,7 @@ impl Backbone for ResNet {
             let (convs, ys) = unit.forward_tapped(&xs, mode);
             features.extend(self.tapped.contains(&Tap::Convs(i)).then_some(convs));
             features.extend(self.tapped.contains(&Tap::Unit(i)).then(|| ys.shallow_clone()));
-            xs = ys;
+            xs = probe::block(ys);
         }
         features
     }

@@ -110,6 +110,8 @@ const RANGES: &[(&[&str], Range)] = &[
     (&["channels", "filters", "low_level_channels", "decoder_channels", "last_channels", "intermediate"], CHANNELS),
     (&["crop", "resize", "size", "long", "short", "cost_size", "height", "width", "side", "image"], PIXELS),
     (&["padding", "cutout"], Range::new(0.0, 65536.0)),
+    // 0 is that of a preset.
+    (&["space.stem_stride"], Range::new(0.0, 64.0)),
     (&["output_stride", "stride", "stem_stride", "plain_stride"], Range::new(1.0, 64.0)),
     (&["kernels", "rates", "expansions"], Range::new(1.0, 1024.0)),
     (&["std"], Range::above(0.0, 1e3)),

@@ -5,7 +5,7 @@ use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
 use nas_core::nn::{
     Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, chain, chain_cost, max_pool,
-    max_pool_shape,
+    max_pool_shape, probe,
 };
 use nas_core::space::{Backbone, FeatureInfo};
 use schemars::JsonSchema;
@@ -94,7 +94,7 @@ impl Backbone for ShuffleNetV2 {
         let mut features = vec![max_pool(&self.stem.forward(xs, mode))];
         for units in &self.stages {
             let xs = features[features.len() - 1].shallow_clone();
-            features.push(units.iter().fold(xs, |xs, unit| unit.forward(&xs, mode)));
+            features.push(units.iter().fold(xs, |xs, unit| probe::block(unit.forward(&xs, mode))));
         }
         features
     }

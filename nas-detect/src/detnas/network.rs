@@ -1,7 +1,9 @@
 //! One backbone of the space.
 
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
+use nas_core::nn::{
+    Activation, BatchNorm, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn, probe,
+};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo, InvalidArchitecture};
 use tch::Tensor;
@@ -56,7 +58,7 @@ pub(super) fn run_stages(
     let mut xs = xs;
     let mut features = Vec::new();
     for i in 0..=stage_ends[stage_ends.len() - 1] {
-        xs = block(i, &xs);
+        xs = probe::block(block(i, &xs));
         if stage_ends.contains(&i) {
             features.push(xs.shallow_clone());
         }

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, ensure};
 use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
-use nas_core::nn::{BnConfig, Mode, Module, OpConfig, Shape, VarBuilder, drop_path, resize_bilinear};
+use nas_core::nn::{BnConfig, Mode, Module, OpConfig, Shape, VarBuilder, drop_path, probe, resize_bilinear};
 use nas_core::space::Architecture;
 use nas_core::space::{Backbone, FeatureInfo};
 use schemars::JsonSchema;
@@ -211,7 +211,7 @@ impl Backbone for Network {
         let mut low_level = (self.low_level == LowLevel::Stem).then(|| last.shallow_clone());
         for (layer, cell) in self.cells.iter().enumerate() {
             let ys = cell.forward(&before, &last, &sizes, self.wiring, mode);
-            (before, last) = (last, ys);
+            (before, last) = (last, probe::block(ys));
             if self.low_level == LowLevel::Cell(layer) {
                 low_level = Some(last.shallow_clone());
             }

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use nas_core::estimator::inheritance::BlockParts;
 use nas_core::models::{StageSize, sizes};
 use nas_core::nn::Cost;
-use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn};
+use nas_core::nn::{Activation, BnConfig, ConvConfig, ConvNorm, Mode, Module, Shape, VarBuilder, conv_bn, probe};
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
@@ -138,11 +138,11 @@ impl Xception {
 impl Backbone for Xception {
     fn features(&self, xs: &Tensor, mode: Mode) -> Vec<Tensor> {
         let xs = self.root.iter().fold(xs.shallow_clone(), |xs, conv| conv.forward(&xs, mode));
+        let forward = |xs: Tensor, block: &Block| probe::block(block.forward(&xs, mode));
         let (before, from) = self.entry.split_at(self.tapped);
-        let xs = before.iter().fold(xs, |xs, block| block.forward(&xs, mode));
-        let (low_level, xs) = from[0].forward_tapped(&xs, mode);
+        let (low_level, xs) = from[0].forward_tapped(&before.iter().fold(xs, forward), mode);
         let rest = from[1..].iter().chain(&self.middle).chain(&self.exit);
-        vec![low_level, rest.fold(xs, |xs, block| block.forward(&xs, mode))]
+        vec![low_level, rest.fold(probe::block(xs), forward)]
     }
 
     fn feature_info(&self) -> Vec<FeatureInfo> {

@@ -1,6 +1,6 @@
 //! The body of a [`MobileSegConfig`]'s network: stem, blocks, and the maps that its head takes.
 
-use nas_core::nn::{ConvConfig, ConvNorm, Cost, Mode, Module, Shape, VarBuilder};
+use nas_core::nn::{ConvConfig, ConvNorm, Cost, Mode, Module, Shape, VarBuilder, probe};
 use nas_core::space::{Backbone, FeatureInfo};
 use tch::Tensor;
 
@@ -87,7 +87,7 @@ impl Backbone for Trunk {
         for (i, block) in self.blocks.iter().enumerate() {
             let (hidden, ys) = block.forward(&xs, mode);
             features.extend(self.tapped(i, &hidden, &ys, Tensor::shallow_clone));
-            xs = ys;
+            xs = probe::block(ys);
         }
         features.push(self.last.as_ref().map_or_else(|| xs.shallow_clone(), |last| last.forward(&xs, mode)));
         features
