@@ -162,6 +162,7 @@ impl RunDir {
         match holds {
             Holds::Run(_) => dir.growth = dir.take_over(config, resume, grows)?,
             Holds::Nothing => {
+                sweep(root);
                 dir.new = true;
                 write_atomic(&dir.path("meta.json"), pretty(&meta).as_bytes())?;
                 write_atomic(&dir.path("config.toml"), config.as_bytes())?;
@@ -559,8 +560,8 @@ mod tests {
         fs::write(temp.path().join("meta.json"), "{\"layout\": 1}").unwrap();
         fs::write(temp.path().join(".nas-x.tmp"), "").unwrap();
         open(temp.path(), "a = 1\n", false).unwrap().finish(&1).unwrap();
-        open(temp.path(), "a = 1\n", true).unwrap();
         assert!(!temp.path().join(".nas-x.tmp").exists());
+        open(temp.path(), "a = 1\n", true).unwrap();
     }
 
     #[test]
