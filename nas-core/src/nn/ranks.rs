@@ -1,7 +1,7 @@
 //! Data-parallel work: processes, called ranks, that run the same steps, each on its part of every batch. What is added up here
 //! is equal on all of them afterwards; alone, every function does nothing. All ranks make the same calls in the same order.
 //!
-//! A rank that cannot be reached ends the others by a panic whose text `lost` finds; so does [`or_all_end`].
+//! A rank that cannot be reached ends the others by a panic whose text `lost` finds; so does `or_all_end`.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
