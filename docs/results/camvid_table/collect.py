@@ -1,6 +1,6 @@
 """Writes trials.jsonl and curves.csv from the run of configs/segment/camvid_table.toml, and prints what estimates are worth against it.
 
-    python collect.py RUN [PROXIES.jsonl ...] [--val VAL.csv]
+    python collect.py RUN [PROXIES.jsonl ...]
 
 RUN is the run folder. PROXIES are trial logs of other evaluators on the same architectures, whose metrics are estimates too. The truth is
 the held-out mIOU after ten epochs of the 48 random networks; the references in front of them are left out. Needs scipy.
