@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -165,6 +165,23 @@ fn children(of: &Child) -> Vec<i32> {
     children
 }
 
+/// Sends `signal` to a rank of a launcher, or to itself, once it is `due`: all end soon, which is no bug, and what they say holds `said`.
+fn ends_by(signal: i32, victim: Option<usize>, said: &str, mut command: Command, due: impl Fn() -> bool) {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !due() {
+        sleep(Duration::from_millis(5));
+    }
+    let victim = victim.map_or(child.id() as i32, |rank| children(&child)[rank]);
+    // SAFETY: a process that this test has started.
+    unsafe { libc::kill(victim, signal) };
+    let killed = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(said) && !text.contains("panicked"), "{text}");
+    assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+}
+
 /// A run of two that loses one, or is asked to stop, ends soon and says so, and goes on to what it would have come to.
 #[test]
 fn a_run_that_loses_a_process_goes_on() {
@@ -182,20 +199,7 @@ fn a_run_that_loses_a_process_goes_on() {
         (libc::SIGTERM, None, "--resume"),
     ] {
         let done = fs::read_to_string(broken.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
-        let mut command = SEGMENT.command(&of(&broken));
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        while !epochs(done + 1) {
-            sleep(Duration::from_millis(5));
-        }
-        let victim = victim.map_or(child.id() as i32, |rank| children(&child)[rank]);
-        // SAFETY: a process that this test has started.
-        unsafe { libc::kill(victim, signal) };
-        let killed = Instant::now();
-        let output = child.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains(said) && !text.contains("panicked"), "{text}");
-        assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+        ends_by(signal, victim, said, SEGMENT.command(&of(&broken)), || epochs(done + 1));
     }
     SEGMENT.succeed(&of(&broken));
     assert_same_file(&straight, &broken, "metrics.jsonl");
@@ -219,20 +223,7 @@ fn a_search_over_a_supernet_that_loses_a_process_goes_on() {
         (libc::SIGTERM, None, "--resume"),
     ] {
         let done = log(&broken).len();
-        let mut command = SEGMENT.command(&of(&broken));
-        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        while log(&broken).len() <= done {
-            sleep(Duration::from_millis(5));
-        }
-        let victim = victim.map_or(child.id() as i32, |rank| children(&child)[rank]);
-        // SAFETY: a process that this test has started.
-        unsafe { libc::kill(victim, signal) };
-        let killed = Instant::now();
-        let output = child.wait_with_output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains(said) && !text.contains("panicked"), "{text}");
-        assert!(killed.elapsed() < Duration::from_secs(30), "it took {:?}", killed.elapsed());
+        ends_by(signal, victim, said, SEGMENT.command(&of(&broken)), || log(&broken).len() > done);
     }
     assert!(log(&broken).len() < 400, "all was done before the signals came");
     SEGMENT.succeed(&of(&broken));
