@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# usage: build.sh LIBTORCH OUT   Makes the folder OUT: libtorch's libraries with the fake in the place of libtorch_cuda.so, and a
-# libcuda.so.1 that says there is a driver. Then any program that links libtorch runs with LD_LIBRARY_PATH=OUT --device cuda.
+# usage: build.sh LIBTORCH OUT   Makes the folder OUT: libtorch's libraries with the fake in the place of libtorch_cuda.so, a
+# libcuda.so.1 that says there is a driver, and a libnccl.so.2 between the cards. Then any program that links libtorch runs with
+# LD_LIBRARY_PATH=OUT --device cuda.
 set -eu
 torch=$(realpath "$1"); out=$2; here=$(dirname "$(realpath "$0")")
 mkdir -p "$out"
@@ -13,5 +14,6 @@ for library in "$torch"/../nvidia/*/lib/*.so*; do
 done
 c++ -shared -fPIC -O1 -std=c++20 -D_GLIBCXX_USE_CXX11_ABI=1 -I"$torch/include" -I"$torch/include/torch/csrc/api/include" \
   "$here/fake_cuda.cpp" -o "$out/libtorch_cuda.so" -L"$out" -ltorch_cpu -lc10 -Wl,-rpath,'$ORIGIN'
+c++ -shared -fPIC -O1 -std=c++20 "$here/nccl.cpp" -o "$out/libnccl.so.2"
 cc -shared -fPIC -O1 "$here/driver.c" -o "$out/libcuda.so.1"
 echo "$out"

@@ -46,6 +46,13 @@ c10::DeviceIndex num_devices() {
 
 thread_local c10::DeviceIndex current_device = 0;
 
+}  // namespace
+
+// For `nccl.cpp`, which refuses two processes on one card.
+extern "C" int fake_cuda_current_device() { return current_device; }
+
+namespace {
+
 // ---- what a card would have had to do ----
 
 struct Report {

@@ -132,7 +132,7 @@ impl SimulatedCard {
         let (source, folder) = (root().join("tests/fake_cuda"), root().join("target/fake_cuda"));
         let changed = |path: PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
         let built = changed(folder.join("libcuda.so.1"));
-        let sources = ["fake_cuda.cpp", "driver.c", "build.sh"].map(|name| changed(source.join(name)));
+        let sources = ["fake_cuda.cpp", "nccl.cpp", "driver.c", "build.sh"].map(|name| changed(source.join(name)));
         if sources.iter().all(|source| *source <= built) {
             return Some(Self(folder));
         }

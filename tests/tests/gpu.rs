@@ -55,6 +55,7 @@ fn gpu_check_finds_nothing_wrong() {
             assert!(finding["difference"].as_f64().unwrap() < 1e-6, "{finding}");
         }
         assert!(report["device"].as_str().unwrap().contains("Simulated CUDA device"), "{report}");
+        assert!(report["nccl"].as_str().unwrap().starts_with("NCCL 2.27.0: "), "{report}");
     }
 }
 

@@ -246,20 +246,68 @@ fn what_cannot_be_shared_is_refused() {
     assert!(!out.exists(), "nothing was begun");
 }
 
-/// Each process has a card of its own.
+/// What a command that succeeds says on stderr.
+fn stderr(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+/// Each process has a card of its own, and what is added up goes from card to card: the host sees no more of it than of one.
 #[test]
 fn two_processes_use_two_cards() {
     let Some(card) = SimulatedCard::find() else { return };
     let temp = tempfile::tempdir().unwrap();
-    let [cards, alone] = ["cards", "alone"].map(|name| temp.path().join(name));
+    let [cards, one, alone] = ["cards", "one", "alone"].map(|name| temp.path().join(name));
     let sets = ["--set", "train.epochs=1", "--set", "data.num_images=8", "--set", "train.sync_batch_norm=true"];
-    let config = "tests/configs/tiny_train.toml";
     let of = [&sets[..], &["--device", "cuda", "--procs", "2"]].concat();
-    let mut command = card.command(SEGMENT, &args("train", config, &cards, &of));
-    let output = command.env("FAKE_CUDA_DEVICES", "2").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    card.succeed(SEGMENT, &args("train", config, &alone, &[&sets[..], &["--device", "cuda"]].concat()));
-    assert!(difference(&alone, &cards) < 5e-6);
+    let config = "tests/configs/tiny_train.toml";
+    let to_host = |out: &Path, devices: &str, of: &[&str]| {
+        let report = out.with_extension("jsonl");
+        let mut command = card.command(SEGMENT, &args("train", config, out, of));
+        command.env("FAKE_CUDA_REPORT", &report).env("FAKE_CUDA_DEVICES", devices);
+        let text = stderr(command);
+        let most = lines(&report).iter().map(|report| report["to_host_bytes"].as_u64().unwrap()).max();
+        (text, most.unwrap())
+    };
+    let (text, over_cards) = to_host(&cards, "2", &of);
+    assert!(text.contains("gradients of 2 processes meet by NCCL 2.27.0"), "{text}");
+    let (text, over_host) = to_host(&one, "1", &of);
+    assert!(text.contains("meet by the host's memory (rank 0: ") && text.contains("on one card)"), "{text}");
+    let (text, by_one) = to_host(&alone, "1", &[&sets[..], &["--device", "cuda"]].concat());
+    assert!(!text.contains("meet by"), "{text}");
+    assert!(over_cards <= by_one && over_host > 2 * by_one, "{over_cards}, {over_host} and {by_one} bytes");
+    for shared in [&cards, &one] {
+        assert!(difference(&alone, shared) < 5e-6);
+    }
     let meta: Value = serde_json::from_str(&fs::read_to_string(cards.join("meta.json")).unwrap()).unwrap();
     assert!(meta["device"].as_str().unwrap().starts_with("cuda:0"), "{meta}");
+}
+
+/// On cards, where a process waits for good for what another one does not send.
+#[test]
+fn a_run_on_cards_that_loses_a_process_goes_on() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let [straight, broken] = ["straight", "broken"].map(|name| temp.path().join(name));
+    let of = |out: &Path| {
+        let args = args("train", "tests/configs/tiny_train.toml", out, &["--procs", "2", "--device", "cuda", "--amp"]);
+        let mut command = card.command(SEGMENT, &args);
+        command.env("FAKE_CUDA_DEVICES", "2");
+        command
+    };
+    stderr(of(&straight));
+    let epochs = || lines(&broken.join("metrics.jsonl")).len();
+    for (signal, victim, said) in [
+        (libc::SIGKILL, Some(1), "cannot be reached: its connection is closed"),
+        (libc::SIGTERM, Some(1), "--resume"),
+        (libc::SIGKILL, Some(0), "failed"),
+    ] {
+        let done = epochs();
+        ends_by(signal, victim, said, of(&broken), || epochs() > done);
+    }
+    stderr(of(&broken));
+    assert_same_file(&straight, &broken, "metrics.jsonl");
+    assert_same_weights(&straight, &broken);
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tch::{Device, Kind, Tensor};
@@ -22,14 +22,16 @@ use crate::run::cli::text_of;
 struct Place {
     rank: usize,
     world: usize,
+    /// Whether what lies on cards goes from card to card, not through the host's memory.
+    cards: bool,
 }
 
-const ALONE: Place = Place { rank: 0, world: 1 };
+const ALONE: Place = Place { rank: 0, world: 1, cards: false };
 
 static PLACE: Mutex<Place> = Mutex::new(ALONE);
 
 /// Begins what is said when a rank is lost.
-const LOST: &str = "another process of this run cannot be reached";
+pub(crate) const LOST: &str = "another process of this run cannot be reached";
 
 /// Begins what is said when a rank has failed in the middle of work that the others wait for.
 const FAILED: &str = "this process has failed, and the others of this run with it";
@@ -48,8 +50,58 @@ fn set_place(place: Place) {
 /// Makes this process one of `world` ranks, which meet at `at`.
 pub(crate) fn join(at: &Meeting, rank: usize, world: usize) -> Result<()> {
     collectives::join(at, rank, world, PATIENCE)?;
-    set_place(Place { rank, world });
+    set_place(Place { rank, world, cards: false });
     Ok(())
+}
+
+/// Has the ranks' cards talk to each other, if every rank has one of its own and finds NCCL: NCCL's version, or why they do not.
+/// All ranks get the same.
+pub(crate) fn join_cards(device: Device) -> Result<std::result::Result<String, String>> {
+    let Place { rank, world, .. } = place();
+    let own = match device {
+        Device::Cuda(_) if std::env::var("NAS_NCCL").is_ok_and(|text| text == "0") => Err(anyhow!("NAS_NCCL=0")),
+        Device::Cuda(card) => nccl_version().and_then(|version| {
+            let id = if rank == 0 { collectives::cards_id()?.to_vec() } else { Vec::new() };
+            Ok((card, version, id))
+        }),
+        _ => Err(anyhow!("it computes on the CPU")),
+    };
+    if let Some(why) = first_reason(&own)? {
+        return Ok(Err(why));
+    }
+    let (card, version, id) = own?;
+    let id = bytes_of_first(&id);
+    let joined = collectives::join_cards(id[..].try_into()?, rank, world, card);
+    if let Some(why) = first_reason(&joined)? {
+        collectives::leave_cards();
+        return Ok(Err(why));
+    }
+    set_place(Place { rank, world, cards: true });
+    Ok(Ok(version))
+}
+
+/// NCCL's version, once it has summed on this card alone what it should.
+pub(crate) fn check_nccl(card: usize) -> Result<String> {
+    let version = nccl_version()?;
+    collectives::join_cards(&collectives::cards_id()?, 0, 1, card)?;
+    let values = Tensor::arange(1000, (Kind::Float, Device::Cuda(card)));
+    let sum = values.copy();
+    let done = collectives::sum(&sum);
+    collectives::leave_cards();
+    done?;
+    ensure!(sum == values, "the sum over this card alone is not what it has");
+    Ok(version)
+}
+
+fn nccl_version() -> Result<String> {
+    let version = collectives::nccl_version()?;
+    Ok(format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100))
+}
+
+/// Of what failed on any rank the first one's reason, on all ranks.
+fn first_reason<T>(own: &Result<T>) -> Result<Option<String>> {
+    let reasons = gather(own.as_ref().err().map(|error| format!("{error:#}")))?;
+    Ok(reasons.into_iter().enumerate().find_map(|(rank, why)| Some(format!("rank {rank}: {}", why?))))
 }
 
 /// Leaves the others: from now on this process is alone.
@@ -112,7 +164,7 @@ pub fn is_first() -> bool {
 
 /// This rank's part of `0..len`, whose bounds are multiples of `unit` or the end.
 pub fn part_of(len: usize, unit: usize) -> Range<usize> {
-    let Place { rank, world } = place();
+    let Place { rank, world, .. } = place();
     let units = len.div_ceil(unit);
     let bound = |rank: usize| (units * rank / world * unit).min(len);
     bound(rank)..bound(rank + 1)
@@ -165,10 +217,22 @@ pub fn mean_of(tensor: &Tensor) -> Tensor {
         return tensor.shallow_clone();
     }
     tch::no_grad(|| {
-        let sum = tensor.to_device(Device::Cpu).copy();
+        let sum = copy_to_send(tensor);
         reached(collectives::sum(&sum));
         (sum / world() as f64).to_device(tensor.device())
     })
+}
+
+/// A tensor as it is sent: where cards talk to each other as it lies, else in the host's memory.
+fn sendable(tensor: &Tensor) -> Tensor {
+    let device = if place().cards { tensor.device() } else { Device::Cpu };
+    tensor.to_device(device).contiguous()
+}
+
+/// A copy of a tensor to send.
+fn copy_to_send(tensor: &Tensor) -> Tensor {
+    let sent = sendable(tensor);
+    if sent.data_ptr() == tensor.data_ptr() { sent.copy() } else { sent }
 }
 
 /// The sum of a tensor over all ranks, through which gradients pass.
@@ -204,7 +268,7 @@ pub(crate) fn average(grads: &mut [Tensor]) {
             let flat: Vec<Tensor> = alike.iter().map(|grad| grad.reshape([-1])).collect();
             // Half precision is added up in single precision.
             let wide = if kind == Kind::Double { Kind::Double } else { Kind::Float };
-            let sum = Tensor::cat(&flat, 0).to_kind(wide).to_device(Device::Cpu);
+            let sum = sendable(&Tensor::cat(&flat, 0).to_kind(wide));
             reached(collectives::sum(&sum));
             let mean = (sum / world() as f64).to_device(device);
             let sizes: Vec<i64> = alike.iter().map(|grad| grad.numel() as i64).collect();
@@ -223,9 +287,9 @@ pub(crate) fn broadcast<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) {
     }
     tch::no_grad(|| {
         for tensor in tensors {
-            let host = tensor.to_device(Device::Cpu).contiguous().copy();
-            reached(collectives::broadcast(&host, 0));
-            tensor.shallow_clone().copy_(&host);
+            let sent = copy_to_send(tensor);
+            reached(collectives::broadcast(&sent, 0));
+            tensor.shallow_clone().copy_(&sent);
         }
     });
 }
@@ -248,7 +312,7 @@ pub(crate) fn bytes_of_first(own: &[u8]) -> Vec<u8> {
 
 /// Numbers that every rank has, as many each, in the order of the ranks.
 pub fn all(own: &[f64]) -> Vec<Vec<f64>> {
-    let (Place { rank, world }, len) = (place(), own.len());
+    let (Place { rank, world, .. }, len) = (place(), own.len());
     let mut values = vec![0.0; world * len];
     values[rank * len..][..len].copy_from_slice(own);
     sum(&values).chunks(len.max(1)).map(<[f64]>::to_vec).collect()

@@ -18,7 +18,7 @@ use crate::run::device::{self, DeviceChoice, Numerics};
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::launch;
 use crate::run::run_dir::RunDir;
-use crate::run::words;
+use crate::run::{watch, words};
 
 /// Options of every command that works on a run.
 #[derive(Clone, Debug, Args)]
@@ -207,7 +207,7 @@ pub fn run_in_folder<R: Display + Serialize + DeserializeOwned>(
     format: Format,
     work: impl FnOnce(&RunDir) -> Result<R>,
 ) -> Result<()> {
-    launch::join()?;
+    launch::join(compute.device)?;
     let dir = match ranks::is_first() {
         true => {
             let dir = open_folder(args, compute, seed, (config, grows));
@@ -344,6 +344,14 @@ pub fn parse_size(text: &str) -> Result<(i64, i64), String> {
         .ok_or_else(|| format!("expected HEIGHTxWIDTH with sides of 1 to {MAX_SIDE}, such as 512x1024"))
 }
 
+/// What an error ends with after which nothing is lost.
+const KEPT: &str = "what was computed up to the last checkpoint is kept";
+
+/// What is said of a rank that cannot be reached.
+pub(super) fn of_lost_rank(lost: &str) -> String {
+    format!("rank {}: {lost}; {KEPT}, --resume goes on with it", ranks::rank())
+}
+
 /// Runs a command. Exit code 0: done; 1: the input or the environment is at fault, or a signal came; 2: a bug.
 pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> ExitCode {
     keep_freed_memory();
@@ -351,17 +359,18 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
         interrupt::install()?;
         command()
     });
+    // All come to these ends together; the others of one that fails may wait for it.
+    if matches!(&outcome, Ok(Ok(()))) || matches!(&outcome, Ok(Err(error)) if error.is::<Interrupted>()) {
+        watch::end();
+    }
     launch::clean();
-    const KEPT: &str = "what was computed up to the last checkpoint is kept";
     let (message, code) = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         // The first rank says it.
         Ok(Err(error)) if !ranks::is_first() && error.is::<Interrupted>() => return ExitCode::from(1),
         Ok(Err(error)) => (format!("{error:#}"), 1),
         Err(panic) => match text_of(&*panic) {
-            Some(text) if let Some(lost) = ranks::lost(text) => {
-                (format!("rank {}: {lost}; {KEPT}, --resume goes on with it", ranks::rank()), 1)
-            }
+            Some(text) if let Some(lost) = ranks::lost(text) => (of_lost_rank(lost), 1),
             Some(text) if is_lack_of_memory(text) => (
                 format!("not enough memory (the message is above): a smaller model, batch or image needs less; {KEPT}"),
                 1,

@@ -14,11 +14,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tch::Device;
 use tempfile::TempDir;
 
 use crate::nn::ranks::{self, Meeting};
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::run_dir::RunDir;
+use crate::run::{watch, words};
 
 /// What the environment says of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,11 +182,22 @@ fn wait_for(children: &mut [Child]) -> Result<()> {
     }
 }
 
-/// Joins the other ranks, if there are any and this process is not among them yet.
-pub(super) fn join() -> Result<()> {
+/// Joins the other ranks, if there are any and this process is not among them yet. This one computes on `device`.
+pub(super) fn join(device: Device) -> Result<()> {
     let Some(Start { rank, world, at, .. }) = START.get().filter(|_| !ranks::are_several()) else { return Ok(()) };
     let place = || format!("rank {rank} of {world}, which meet at {}:{}", at.host, at.port);
-    ranks::join(at, *rank, *world).with_context(place)
+    ranks::join(at, *rank, *world).with_context(place)?;
+    let way = match ranks::join_cards(device).with_context(place)? {
+        Ok(version) => {
+            watch::begin(&at.host).with_context(place)?;
+            format!("NCCL {version}")
+        }
+        Err(why) => format!("the host's memory ({why})"),
+    };
+    if device.is_cuda() && *rank == 0 {
+        words::tell(format_args!("gradients of {world} processes meet by {way}"));
+    }
+    Ok(())
 }
 
 /// Says how the first rank's folder begins, or that it could not be opened; others call [`copy_of_first`].
@@ -238,6 +251,7 @@ pub fn dismiss() {
     // All have come here.
     ranks::sum(&[0.0]);
     let is_first = ranks::is_first();
+    watch::end();
     ranks::leave();
     if !is_first {
         clean();

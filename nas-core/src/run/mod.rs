@@ -19,4 +19,5 @@ pub mod run_dir;
 pub mod tensor_file;
 pub mod tensorboard;
 pub mod times;
+mod watch;
 pub mod words;

@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char, c_int};
 use std::time::Duration;
 
 use anyhow::Result;
-use tch::{Device, Tensor};
+use tch::Tensor;
 use torch_sys::C_tensor;
 
 use super::check;
@@ -19,6 +19,10 @@ unsafe extern "C" {
         interface: *const c_char,
         millis: i64,
     ) -> *mut c_char;
+    fn nas_nccl_version(version: *mut c_int) -> *mut c_char;
+    fn nas_nccl_id(id: *mut u8) -> *mut c_char;
+    fn nas_group_cards_join(id: *const u8, rank: c_int, world: c_int, device: c_int) -> *mut c_char;
+    fn nas_group_cards_leave();
     fn nas_group_leave();
     fn nas_group_sum(tensor: *const C_tensor) -> *mut c_char;
     fn nas_group_broadcast(tensor: *const C_tensor, root: c_int) -> *mut c_char;
@@ -50,16 +54,48 @@ pub(crate) fn leave() {
     unsafe { nas_group_leave() }
 }
 
-/// Adds up `tensor`, in the host's memory and contiguous, over all processes, in place. This process is in a group.
+/// What the processes whose cards are to talk agree on; see NCCL's `ncclUniqueId`.
+pub(crate) const CARDS_ID: usize = 128;
+
+/// The version of NCCL that this process finds, such as 22707; the error says why it finds none.
+pub(crate) fn nccl_version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    check(unsafe { nas_nccl_version(&raw mut version) })?;
+    Ok(version)
+}
+
+/// An agreement that nobody else has.
+pub(crate) fn cards_id() -> Result<[u8; CARDS_ID]> {
+    let mut id = [0; CARDS_ID];
+    // SAFETY: it writes as many bytes.
+    check(unsafe { nas_nccl_id(id.as_mut_ptr()) })?;
+    Ok(id)
+}
+
+/// From now on tensors on card number `device` go to the other processes' cards by NCCL. All call it at the same time.
+pub(crate) fn join_cards(id: &[u8; CARDS_ID], rank: usize, world: usize, device: usize) -> Result<()> {
+    let (rank, world, device) = (rank.try_into()?, world.try_into()?, device.try_into()?);
+    // SAFETY: it reads as many bytes.
+    check(unsafe { nas_group_cards_join(id.as_ptr(), rank, world, device) })
+}
+
+/// Takes [`join_cards`] back.
+pub(crate) fn leave_cards() {
+    // SAFETY: no other call of this module runs, which all belong to the thread that joined.
+    unsafe { nas_group_cards_leave() }
+}
+
+/// Adds up `tensor`, contiguous and in the host's memory or on a card that has joined, over all processes, in place. This process
+/// is in a group.
 pub(crate) fn sum(tensor: &Tensor) -> Result<()> {
-    debug_assert_eq!(tensor.device(), Device::Cpu);
     // SAFETY: a live tensor.
     check(unsafe { nas_group_sum(tensor.as_ptr()) })
 }
 
-/// Overwrites `tensor`, in the host's memory and contiguous, by that of process `root`. This process is in a group.
+/// Overwrites `tensor`, contiguous and in the host's memory or on a card that has joined, by that of process `root`. This process
+/// is in a group.
 pub(crate) fn broadcast(tensor: &Tensor, root: usize) -> Result<()> {
-    debug_assert_eq!(tensor.device(), Device::Cpu);
     // SAFETY: a live tensor.
     check(unsafe { nas_group_broadcast(tensor.as_ptr(), root.try_into()?) })
 }

@@ -11,8 +11,7 @@ use nas_datasets::rng::stream;
 use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::nn::torch;
-use crate::nn::{VarBuilder, build_on};
+use crate::nn::{VarBuilder, build_on, ranks, torch};
 use crate::optim::{GradScaler, Named, named_parameters};
 use crate::run::cli::{Compute, Format, print};
 use crate::run::device::{DeviceChoice, describe, peak_memory_bytes};
@@ -165,6 +164,8 @@ struct GpuReport {
     device: String,
     findings: Vec<Finding>,
     peak_memory_mib: Option<u64>,
+    /// Whether the gradients of several processes would go from card to card.
+    nccl: Option<String>,
 }
 
 impl fmt::Display for GpuReport {
@@ -178,16 +179,20 @@ impl fmt::Display for GpuReport {
             write!(f, "\n{case}, {precision}: loss {loss_card:.6} (CPU {loss_cpu:.6}), difference {difference:.1e}")?;
             write!(f, ", {millis:.1} ms: {}", problem.as_deref().unwrap_or("right"))?;
         }
-        Ok(())
+        self.nccl.iter().try_for_each(|nccl| write!(f, "\n{nccl}"))
     }
 }
 
 /// Runs the command with the cases of a task. Without a card it says so and succeeds.
 pub fn run(args: &GpuCheckArgs, cases: impl FnOnce() -> Result<Vec<Case>>) -> Result<()> {
     let device = args.device.resolve()?;
-    let mut report = GpuReport { device: describe(device), findings: Vec::new(), peak_memory_mib: None };
+    let mut report = GpuReport { device: describe(device), findings: Vec::new(), peak_memory_mib: None, nccl: None };
     torch::plain_norms();
-    if device.is_cuda() {
+    if let Device::Cuda(card) = device {
+        report.nccl = Some(match ranks::check_nccl(card) {
+            Ok(version) => format!("NCCL {version}: gradients of several processes go from card to card"),
+            Err(error) => format!("gradients of several processes would go through the host's memory: {error:#}"),
+        });
         for case in cases()? {
             report.findings.extend(check(&case, device)?);
         }
