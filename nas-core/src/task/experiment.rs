@@ -357,6 +357,10 @@ pub struct NamedModel<M> {
     /// It is one of the random networks that the others are compared with.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub random: bool,
+    /// Run folder of the search that found it, whose price stands below the table. Known by itself where `model.preset` or
+    /// `model.arch` names that folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<PathBuf>,
 }
 
 impl<T: Task> CompareExperiment<T> {
@@ -850,14 +854,35 @@ fn resolve<M: Serialize>(table: &mut Table, preset: &impl Fn(&str) -> Result<M>)
         resolve_model(model, preset)?;
     }
     let models = table.get_mut("models").and_then(Value::as_array_mut);
-    for model in models.into_iter().flatten().filter_map(|entry| entry.get_mut("model")?.as_table_mut()) {
+    for entry in models.into_iter().flatten().filter_map(Value::as_table_mut) {
+        let Some(model) = entry.get_mut("model").and_then(Value::as_table_mut) else { continue };
+        let search = search_of(model)?;
         resolve_model(model, preset)?;
+        if let Some(search) = search.filter(|_| !entry.contains_key("search")) {
+            entry.insert("search".into(), Value::String(search));
+        }
     }
     Ok(())
 }
 
+/// The search whose folder, or file in it, a model's `preset` or `arch` names.
+fn search_of(model: &Table) -> Result<Option<String>> {
+    for name in ["preset", "arch"].iter().filter_map(|key| model.get(*key)?.as_str()) {
+        let path = Path::new(name);
+        let folder = if path.is_dir() { Some(path) } else { path.parent().filter(|_| path.is_file()) };
+        let Some(config) = folder.map(|folder| folder.join("config.toml")).filter(|config| config.exists()) else {
+            continue;
+        };
+        let table = config::read_table(&config, &[])?;
+        if matches!(kind_of(&table), Ok(Some(Kind::Search | Kind::OneShot))) {
+            return absolute(&folder.unwrap_or(path).display().to_string()).map(Some);
+        }
+    }
+    Ok(None)
+}
+
 /// Keys that hold paths, in whatever section they stand.
-const PATHS: [&str; 5] = ["root", "init", "path", "log", "run"];
+const PATHS: [&str; 6] = ["root", "init", "path", "log", "run", "search"];
 
 /// Makes the paths of a file independent of the current folder.
 fn absolute_paths(table: &mut Table) -> Result<()> {

@@ -13,15 +13,18 @@ use serde_json::Value;
 use tch::nn::VarStore;
 use tch::{Kind, Tensor};
 
+use crate::executor::trial_folder;
 use crate::nn::{self, Cost, channels_last};
 use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
-use crate::run::config::to_toml;
+use crate::run::config::{self, to_toml};
 use crate::run::picture::{read_pngs, write_png};
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
 use crate::run::run_dir::{
     RunDir, last_weights, pretty, read_json, read_result, require_distinct_seeds, require_names, write_atomic,
 };
 use crate::run::tensorboard::Events;
+use crate::run::times;
+use crate::search::log;
 use crate::stats::{mean_and_deviation, paired_t_test};
 use crate::task::commands::cost::MacsUnit;
 use crate::task::commands::trainings::{Children, Training, run_folder, table};
@@ -55,6 +58,9 @@ pub struct Comparison {
     /// The models beside the mean of the random ones, where there are some.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beside_random: Vec<BesideRandom>,
+    /// What searches cost that have found some of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub searches: Vec<SearchCost>,
     /// With what the numbers were made, and at which cost.
     #[serde(default)]
     pub made_with: String,
@@ -131,6 +137,73 @@ fn beside_random(rows: &[Row], random: &[bool], metric: &str) -> Vec<BesideRando
     rows.iter().zip(random).filter(|(_, is)| !**is).map(|(row, _)| beside(row)).collect()
 }
 
+/// What it cost to find a model and to train it once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchCost {
+    /// The model.
+    pub name: String,
+    /// Seed of the search.
+    pub seed: u64,
+    /// Its trials, or candidates.
+    pub trials: usize,
+    /// Its seconds of work, over all workers.
+    pub search_secs: f64,
+    /// Mean seconds of a final training.
+    pub train_secs: f64,
+    /// Mean seconds of a training of the random networks, where there are some, or else of the models without a search.
+    pub other_secs: Option<f64>,
+}
+
+impl fmt::Display for SearchCost {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Self { name, seed, trials, search_secs, train_secs, other_secs } = self;
+        let (search, training) = (search_secs / 3600.0, train_secs / 3600.0);
+        write!(
+            f,
+            "{name}: search of seed {seed}, {trials} trials, {search:.2} hours; with a training {:.2}",
+            search + training
+        )?;
+        other_secs.iter().try_for_each(|secs| {
+            write!(f, ", the price of {:.1} trainings without one", (search_secs + train_secs) / secs)
+        })
+    }
+}
+
+/// What the searches cost that the models name.
+fn search_costs<M>(models: &[NamedModel<M>], rows: &[Row]) -> Result<Vec<SearchCost>> {
+    let mean_secs = |is: &dyn Fn(&NamedModel<M>) -> bool| {
+        let secs: Vec<f64> =
+            models.iter().zip(rows).filter(|(model, _)| is(model)).map(|(_, row)| row.train_secs).collect();
+        (!secs.is_empty()).then(|| mean_and_deviation(&secs).0)
+    };
+    let other_secs = mean_secs(&|model| model.random).or_else(|| mean_secs(&|model| model.search.is_none()));
+    let of = |model: &NamedModel<M>, row: &Row| {
+        let Some(run) = &model.search else { return Ok(None) };
+        let (seed, trials, search_secs) = search_cost(run).with_context(|| format!("{}: its search", model.name))?;
+        let (name, train_secs) = (model.name.clone(), row.train_secs);
+        Ok(Some(SearchCost { name, seed, trials, search_secs, train_secs, other_secs }))
+    };
+    models.iter().zip(rows).filter_map(|(model, row)| of(model, row).transpose()).collect()
+}
+
+/// Seed, trials and seconds of a search. Those of trials that train are added up, for several may run at a time.
+fn search_cost(run: &Path) -> Result<(u64, usize, f64)> {
+    let last =
+        |folder: &Path| -> Result<f64> { Ok(times::read(folder)?.values().map(|mark| mark.secs).fold(0.0, f64::max)) };
+    let config = config::read_table(&run.join("config.toml"), &[])?;
+    let seed = config.get("seed").and_then(|seed| u64::try_from(seed.as_integer()?).ok()).unwrap_or_default();
+    let (mut trials, mut secs) = (0, 0.0);
+    // The second is of a search over a supernet.
+    for part in [run.to_path_buf(), run.join("supernet_search")] {
+        let log = part.join("trials.jsonl");
+        let records = if log.exists() { log::read(&log)? } else { Vec::new() };
+        let folder = |id| trial_folder(&part.join("trials"), id).join("train");
+        let added = records.iter().map(|record| last(&folder(record.trial.id))).sum::<Result<f64>>()?;
+        (trials, secs) = (trials + records.len(), secs + last(&part)?.max(added));
+    }
+    Ok((seed, trials, secs))
+}
+
 /// Commit, device, threads, seeds and the hours of all trainings, as a report ends with them.
 fn made_with(dir: &RunDir, seeds: &[u64], rows: &[Row]) -> Result<String> {
     let meta: Value = read_json(&dir.path("meta.json"))?;
@@ -152,7 +225,8 @@ impl Comparison {
     /// What a page that shows the table ends with.
     pub fn footer(&self) -> String {
         let lines = std::iter::once(self.footnote.clone());
-        let lines = lines.chain(self.beside_random.iter().map(ToString::to_string)).chain([self.made_with.clone()]);
+        let lines = lines.chain(self.beside_random.iter().map(ToString::to_string));
+        let lines = lines.chain(self.searches.iter().map(ToString::to_string)).chain([self.made_with.clone()]);
         lines.collect::<Vec<_>>().join("\n")
     }
 
@@ -245,6 +319,7 @@ fn compare<T: Task>(
     draw_front(&dir.path("front.svg"), &rows, T::METRICS[0])?;
     let comparison = Comparison {
         beside_random: beside_random(&rows, &random, main),
+        searches: search_costs(models, &rows)?,
         made_with: made_with(dir, seeds, &rows)?,
         metrics: T::METRICS.iter().map(|(key, name)| (key.to_string(), name.to_string())).collect(),
         rows,
@@ -353,6 +428,42 @@ mod tests {
     }
 
     #[test]
+    fn a_search_costs_what_its_trials_and_the_time_between_them_do() {
+        let temp = tempfile::tempdir().unwrap();
+        let (run, below) = (temp.path(), temp.path().join("trials/00000/train"));
+        std::fs::create_dir_all(&below).unwrap();
+        let write = |path: std::path::PathBuf, text: &str| std::fs::write(path, text).unwrap();
+        write(run.join("config.toml"), "kind = 'search'\nseed = 7\n");
+        write(run.join("trials.jsonl"), "{\"id\":0,\"arch\":\"1\",\"budget\":{},\"outcome\":{\"metrics\":{}}}\n");
+        write(run.join("times.jsonl"), "{\"id\":0,\"secs\":10.0}\n");
+        assert_eq!(search_cost(run).unwrap(), (7, 1, 10.0));
+        // Two workers do two hours of work in one.
+        write(below.join("times.jsonl"), "{\"id\":1,\"secs\":5.0}\n{\"id\":2,\"secs\":3600.0}\n");
+        assert_eq!(search_cost(run).unwrap(), (7, 1, 3600.0));
+        let cost = |name: &str, secs| Row {
+            name: name.into(),
+            cost: Cost { params: 1, macs: 1 },
+            images_per_sec: 1.0,
+            train_secs: secs,
+            scores: BTreeMap::new(),
+        };
+        let model = |name: &str, search: Option<&Path>, random| NamedModel {
+            name: name.into(),
+            model: (),
+            init: None,
+            init_prefix: None,
+            random,
+            search: search.map(Path::to_path_buf),
+        };
+        let models = [model("found", Some(run), false), model("by hand", None, false), model("drawn", None, true)];
+        let rows = [cost("found", 360.0), cost("by hand", 100.0), cost("drawn", 720.0)];
+        let costs = search_costs(&models, &rows).unwrap();
+        let text = "found: search of seed 7, 1 trials, 1.00 hours; with a training 1.10, the price of 5.5 trainings without one";
+        assert_eq!(costs.iter().map(ToString::to_string).collect::<Vec<_>>(), [text]);
+        assert_eq!(search_costs(&models[..2], &rows[..2]).unwrap()[0].other_secs, Some(100.0));
+    }
+
+    #[test]
     fn a_row_shows_mean_and_sample_deviation() {
         let cost = Cost { params: 600_000, macs: 1_500_000_000 };
         let scores = BTreeMap::from([("miou".to_string(), vec![0.5, 0.6, 0.7])]);
@@ -362,6 +473,7 @@ mod tests {
             rows: vec![row],
             footnote: "at 360x480".into(),
             beside_random: Vec::new(),
+            searches: Vec::new(),
             made_with: String::new(),
             run: "runs/x".into(),
         };
