@@ -102,7 +102,11 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
             "[[models]]\nname = '{name}'\nmodel = {{ kind = 'nasbench201', arch = '{arch}', channels = 4, cells = 1 }}\n"
         )
     };
-    let models = [model("conv", "3-0-3-1-0-1"), model("pool", "4-4-4-4-4-4")].concat();
+    let search = temp.path().join("search");
+    let config = search_config(temp.path(), "kind = 'random'");
+    CLASSIFY.succeed(&[&args("search", &config, &search)[..], &["--set", "num_trials=2", "--set", "seed=5"]].concat());
+    let found = format!("[[models]]\nname = 'found'\nmodel = {{ preset = '{}' }}\n", search.display());
+    let models = [model("conv", "3-0-3-1-0-1"), model("pool", "4-4-4-4-4-4"), found].concat();
     fs::write(&path, format!("kind = 'compare'\nseeds = [0, 1]\n{models}{recipe}")).unwrap();
     let out = temp.path().join("run");
     let more = ["--workers", "1", "--set", "train.epochs=1"];
@@ -110,8 +114,10 @@ fn a_comparison_trains_every_model_on_every_seed_and_can_be_killed() {
     CLASSIFY.run_with_kills(&all);
     let table: serde_json::Value = serde_json::from_str(&CLASSIFY.succeed(&all)).unwrap();
     let rows = table["rows"].as_array().unwrap();
-    assert_eq!((rows.len(), rows[0]["top1"].as_array().unwrap().len()), (2, 2));
-    assert!(fs::read_to_string(out.join("table.md")).unwrap().contains("| conv"));
+    assert_eq!((rows.len(), rows[0]["top1"].as_array().unwrap().len()), (3, 2));
+    let page = fs::read_to_string(out.join("table.md")).unwrap();
+    assert!(page.contains("| conv") && page.contains("found: search of seed 5, 2 trials, "), "{page}");
+    assert_eq!(table["searches"].as_array().unwrap().len(), 1);
 }
 
 /// A search whose trials train for an epoch or more.
