@@ -97,7 +97,7 @@ impl<S: Source> TrainLoader<S> {
     }
 
     /// The same loader, which makes the part `index` of `of` equal ones of every batch: those of all parts, one after the other,
-    /// are the batch, but for what [`Source::collate`] draws.
+    /// are the batch, as far as [`Source::collate`] sees to it.
     ///
     /// # Errors
     /// If a batch cannot be divided so.

@@ -65,8 +65,7 @@ fn two_processes_segment_as_one() {
 
 #[test]
 fn two_processes_classify_as_one() {
-    // Mixup mixes within what a process has.
-    let sets = ["train.epochs=1", "data.num_images=64", "augment.mixup=0"];
+    let sets = ["train.epochs=1", "data.num_images=64", "augment.mixup=0.4"];
     agrees(CLASSIFY, "train", "tests/configs/tiny_classify.toml", &sets, 5e-6);
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use rand::Rng;
-use rand::seq::SliceRandom;
 use rand_distr::Beta;
 use tch::Tensor;
 
@@ -85,13 +84,25 @@ impl Source for Images {
             return ClassifyBatch { images, labels, mixed: None, indices };
         };
         let share = rng.sample(beta);
-        let mut others: Vec<i64> = (0..items.len() as i64).collect();
-        others.shuffle(rng);
-        let others = Tensor::from_slice(&others);
+        let others = Tensor::from_slice(&partners(items.len()));
         let blend = |tensor: &Tensor| tensor * share + tensor.index_select(0, &others) * (1.0 - share);
         let classes = labels.one_hot(self.dataset.classes().len() as i64).to_kind(tch::Kind::Float);
         ClassifyBatch { images: blend(&images), labels, mixed: Some(blend(&classes)), indices }
     }
+}
+
+/// Who is mixed with whom: neighbours, whose order is random; the last three of an odd number go round. A part of a batch, of
+/// an even number of samples, so mixes as it does in the batch.
+fn partners(len: usize) -> Vec<i64> {
+    let mut partners: Vec<i64> = (0..len as i64).map(|i| i ^ 1).collect();
+    match partners[..] {
+        [.., ref mut a, ref mut b, ref mut c] if len % 2 == 1 => {
+            (*a, *b, *c) = (len as i64 - 2, len as i64 - 1, len as i64 - 3);
+        }
+        [ref mut alone] => *alone = 0,
+        _ => {}
+    }
+    partners
 }
 
 /// Samples to be scored or predicted.

@@ -223,6 +223,28 @@ fn a_mixed_batch_blends_images_and_labels_by_the_same_share() {
 }
 
 #[test]
+fn parts_of_a_mixed_batch_are_the_batch() {
+    let dataset = synth(40, Part::default()).open(Split::Train).unwrap();
+    let transform = ClassifyTransform { size: crate::Size::new(16, 16), mixup: 1.0, ..Default::default() };
+    let load = |part: Option<(usize, usize)>, batch_size| {
+        let config = LoaderConfig { batch_size, ..CONFIG };
+        let loader = train_loader(dataset.clone(), None, transform.clone(), config, 5, "train").unwrap();
+        let loader = part.map_or_else(|| loader.whole(), |(index, of)| loader.whole().part(index, of).unwrap());
+        contents(loader.epoch(0, 0).nth(1).unwrap())
+    };
+    let whole = load(None, 8);
+    let (a, b) = (load(Some((0, 2)), 8), load(Some((1, 2)), 8));
+    assert_eq!(([a.0, b.0].concat(), [a.1, b.1].concat(), [a.2, b.2].concat()), whole);
+    // No image of an odd number is left alone.
+    let (indices, _, shares) = load(None, 7);
+    let labels: Vec<usize> = indices.iter().map(|index| dataset.label(*index)).collect();
+    for (i, share) in shares.chunks(10).enumerate() {
+        let other = [1, 0, 3, 2, 5, 6, 4][i];
+        assert!(share[labels[other]] > 0.0 && (share[labels[i]] < 1.0 || labels[other] == labels[i]), "image {i}");
+    }
+}
+
+#[test]
 fn evaluation_goes_through_the_set_in_order_with_a_smaller_last_batch() {
     let dataset = synth(10, Part::default()).open(Split::Val).unwrap();
     let transform = ClassifyTransform { size: crate::Size::new(12, 12), ..Default::default() };

@@ -368,7 +368,7 @@ pub fn run(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> Exi
         Ok(Ok(())) => return ExitCode::SUCCESS,
         // The first rank says it.
         Ok(Err(error)) if !ranks::is_first() && error.is::<Interrupted>() => return ExitCode::from(1),
-        Ok(Err(error)) => (format!("{error:#}"), 1),
+        Ok(Err(error)) => (format!("{}{error:#}", launch::who()), 1),
         Err(panic) => match text_of(&*panic) {
             Some(text) if let Some(lost) = ranks::lost(text) => (of_lost_rank(lost), 1),
             Some(text) if is_lack_of_memory(text) => (

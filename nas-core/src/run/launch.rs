@@ -120,6 +120,11 @@ pub(super) fn local() -> (usize, usize) {
     START.get().map_or((0, 1), |start| (start.local_rank, start.local_world))
 }
 
+/// What an error of this process begins with: its rank, where others tell theirs too.
+pub(super) fn who() -> String {
+    START.get().filter(|start| start.rank > 0).map_or_else(String::new, |start| format!("rank {}: ", start.rank))
+}
+
 fn start_all(procs: usize) -> Result<()> {
     // Free a moment ago.
     let port =

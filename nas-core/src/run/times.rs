@@ -67,8 +67,7 @@ impl Stopwatch {
     /// Goes on from the last mark in `folder`.
     pub fn open(folder: &Path) -> Result<Self> {
         let (times, marks) = Times::open(folder)?;
-        let before = marks.values().map(|mark| mark.secs).fold(0.0, f64::max);
-        Ok(Self { times, before, started: Instant::now() })
+        Ok(Self { times, before: last_secs(&marks), started: Instant::now() })
     }
 
     /// Seconds so far.
@@ -85,6 +84,11 @@ impl Stopwatch {
 /// The marks of a folder by their numbers; none where there is no file.
 pub fn read(folder: &Path) -> Result<BTreeMap<u64, Mark>> {
     parse(&folder.join(FILE)).map(|(_, marks)| marks)
+}
+
+/// Seconds of work when the last of them was made; 0 where there is none.
+pub fn last_secs(marks: &BTreeMap<u64, Mark>) -> f64 {
+    marks.values().map(|mark| mark.secs).fold(0.0, f64::max)
 }
 
 /// Bytes of whole lines, and the marks.

@@ -188,8 +188,7 @@ fn search_costs<M>(models: &[NamedModel<M>], rows: &[Row]) -> Result<Vec<SearchC
 
 /// Seed, trials and seconds of a search. Those of trials that train are added up, for several may run at a time.
 fn search_cost(run: &Path) -> Result<(u64, usize, f64)> {
-    let last =
-        |folder: &Path| -> Result<f64> { Ok(times::read(folder)?.values().map(|mark| mark.secs).fold(0.0, f64::max)) };
+    let last = |folder: &Path| -> Result<f64> { Ok(times::last_secs(&times::read(folder)?)) };
     let config = config::read_table(&run.join("config.toml"), &[])?;
     let seed = config.get("seed").and_then(|seed| u64::try_from(seed.as_integer()?).ok()).unwrap_or_default();
     let (mut trials, mut secs) = (0, 0.0);

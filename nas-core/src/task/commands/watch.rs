@@ -110,7 +110,7 @@ impl View {
         let number = |key: &str| run.config.get(key).and_then(|value| value.parse().ok());
         let search = run.parts.iter().find(|part| part.name == "search");
         let marks = times::read(folder)?;
-        let secs = marks.values().map(|mark| mark.secs).fold(0.0, f64::max);
+        let secs = times::last_secs(&marks);
         let mut view = Self {
             title,
             unit: "epochs",
