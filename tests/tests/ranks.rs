@@ -295,24 +295,32 @@ fn two_processes_use_two_cards() {
 fn a_run_on_cards_that_loses_a_process_goes_on() {
     let Some(card) = SimulatedCard::find() else { return };
     let temp = tempfile::tempdir().unwrap();
-    let [straight, broken] = ["straight", "broken"].map(|name| temp.path().join(name));
-    let of = |out: &Path| {
-        let args = args("train", "tests/configs/tiny_train.toml", out, &["--procs", "2", "--device", "cuda", "--amp"]);
-        let mut command = card.command(SEGMENT, &args);
-        command.env("FAKE_CUDA_DEVICES", "2");
-        command
-    };
-    stderr(of(&straight));
-    let epochs = || lines(&broken.join("metrics.jsonl")).len();
-    for (signal, victim, said) in [
-        (libc::SIGKILL, Some(1), "cannot be reached: its connection is closed"),
-        (libc::SIGTERM, Some(1), "--resume"),
-        (libc::SIGKILL, Some(0), "failed"),
+    let trials = "one_shot.method.num_trials=300";
+    for (job, config, set, log) in [
+        ("train", "tests/configs/tiny_train.toml", "seed=0", "metrics.jsonl"),
+        ("search", "tests/configs/tiny_mobile_seg_search.toml", trials, "supernet_search/trials.jsonl"),
     ] {
-        let done = epochs();
-        ends_by(signal, victim, said, of(&broken), || epochs() > done);
+        let [straight, broken] = ["straight", "broken"].map(|name| temp.path().join(job).join(name));
+        let of = |out: &Path| {
+            let more = ["--procs", "2", "--device", "cuda", "--amp", "--set", set];
+            let mut command = card.command(SEGMENT, &args(job, config, out, &more));
+            command.env("FAKE_CUDA_DEVICES", "2");
+            command
+        };
+        stderr(of(&straight));
+        let done = || lines(&broken.join(log)).len();
+        for (signal, victim, said) in [
+            (libc::SIGKILL, Some(1), "cannot be reached: its connection is closed"),
+            (libc::SIGTERM, Some(1), "--resume"),
+            (libc::SIGKILL, Some(0), "failed"),
+        ] {
+            let before = done();
+            ends_by(signal, victim, said, of(&broken), || done() > before);
+        }
+        stderr(of(&broken));
+        for name in ["metrics.jsonl", log] {
+            assert_same_file(&straight, &broken, name);
+        }
+        assert_same_weights(&straight, &broken);
     }
-    stderr(of(&broken));
-    assert_same_file(&straight, &broken, "metrics.jsonl");
-    assert_same_weights(&straight, &broken);
 }
