@@ -244,4 +244,18 @@ fn a_search_around_an_untrained_detector_sizes_its_neck_and_head() {
     assert_eq!(found.len(), 2 * (5 + 1));
     assert_eq!(model["neck"]["channels"].as_integer().unwrap(), [32, 64][channels]);
     assert_eq!(model["head"]["convs"].as_integer().unwrap(), [1, 2][convs]);
+    // Sizes that are given are those of all stages, and of the top where it is said.
+    let stored = read("config.toml").parse::<toml::Table>().unwrap();
+    let text = fs::read_to_string(&config).unwrap();
+    for (sizes, top, expected) in
+        [(6, "false", "6 stages; expected the network's 5"), (5, "true", "5 stages; expected the network's 6")]
+    {
+        let sizes = &stored["space"]["stages"].as_array().unwrap()[..sizes];
+        let sizes =
+            sizes.iter().map(|size| format!("{{ channels = {}, blocks = {} }}", size["channels"], size["blocks"]));
+        let keys = format!("kind = 'around', top = {top}, stages = [{}]", sizes.collect::<Vec<_>>().join(", "));
+        fs::write(&config, text.replace("kind = 'around'", &keys)).unwrap();
+        let error = DETECT.fail(&["search", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+        assert!(error.contains(expected), "{error}");
+    }
 }

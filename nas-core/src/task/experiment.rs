@@ -719,10 +719,16 @@ fn go_around<T: Task>(table: &mut Table, kind: Kind) -> Result<()> {
         let theirs: TrainExperiment<T> = load(&Path::new(&run).join("config.toml"), &[]).context("space.run")?;
         table.insert("model".into(), Value::try_from(theirs.model)?);
     }
-    if !space.contains_key("stages") {
-        let model: T::Model = config::section(table.clone(), "model", "the network to go around")?;
-        let top = if space.contains_key("run") { None } else { model.top() };
-        space.insert("stages".into(), Value::try_from([model.stages()?, Vec::from_iter(top)].concat())?);
+    let model: T::Model = config::section(table.clone(), "model", "the network to go around")?;
+    let (own, top) = (model.stages()?, if space.contains_key("run") { None } else { model.top() });
+    if let Some(stages) = space.get("stages").and_then(Value::as_array) {
+        // A top of the wrong network would size nothing or too much.
+        let with_top = space.get("top").and_then(Value::as_bool) == Some(true);
+        ensure!(!with_top || top.is_some(), "space.top = true: the network has no top whose size could be chosen");
+        let expected = own.len() + usize::from(with_top);
+        ensure!(stages.len() == expected, "space.stages: {} stages; expected the network's {expected}", stages.len());
+    } else {
+        space.insert("stages".into(), Value::try_from([own, Vec::from_iter(top)].concat())?);
         space.extend(top.map(|_| ("top".to_string(), Value::Boolean(true))));
         let rise = model.rise().map(Value::try_from).transpose()?;
         space.extend(rise.map(|rise| ("rise".to_string(), rise)));
