@@ -721,12 +721,12 @@ fn go_around<T: Task>(table: &mut Table, kind: Kind) -> Result<()> {
     }
     let model: T::Model = config::section(table.clone(), "model", "the network to go around")?;
     let (own, top) = (model.stages()?, if space.contains_key("run") { None } else { model.top() });
-    if let Some(stages) = space.get("stages").and_then(Value::as_array) {
-        // A top of the wrong network would size nothing or too much.
+    if let Some(stages) = space.get("stages") {
+        // One too many would size a top that was not asked for.
         let with_top = space.get("top").and_then(Value::as_bool) == Some(true);
         ensure!(!with_top || top.is_some(), "space.top = true: the network has no top whose size could be chosen");
-        let expected = own.len() + usize::from(with_top);
-        ensure!(stages.len() == expected, "space.stages: {} stages; expected the network's {expected}", stages.len());
+        let (found, expected) = (stages.as_array().map_or(0, Vec::len), own.len() + usize::from(with_top));
+        ensure!(found == expected, "space.stages: {found} stages; expected the network's {expected}");
     } else {
         space.insert("stages".into(), Value::try_from([own, Vec::from_iter(top)].concat())?);
         space.extend(top.map(|_| ("top".to_string(), Value::Boolean(true))));
