@@ -94,14 +94,10 @@ impl Source for Images {
 /// Who is mixed with whom: neighbours, whose order is random; the last three of an odd number go round. A part of a batch, of
 /// an even number of samples, so mixes as it does in the batch.
 fn partners(len: usize) -> Vec<i64> {
-    let mut partners: Vec<i64> = (0..len as i64).map(|i| i ^ 1).collect();
-    match partners[..] {
-        [.., ref mut a, ref mut b, ref mut c] if len % 2 == 1 => {
-            (*a, *b, *c) = (len as i64 - 2, len as i64 - 1, len as i64 - 3);
-        }
-        [ref mut alone] => *alone = 0,
-        _ => {}
-    }
+    let mut partners: Vec<i64> = (0..len as i64).collect();
+    let (pairs, odd) = partners.split_at_mut(if len % 2 == 0 { len } else { len.saturating_sub(3) });
+    pairs.chunks_mut(2).for_each(|pair| pair.swap(0, 1));
+    odd.rotate_left(odd.len().min(1));
     partners
 }
 
