@@ -95,7 +95,7 @@ impl Source for Images {
 /// an even number of samples, so mixes as it does in the batch.
 fn partners(len: usize) -> Vec<i64> {
     let mut partners: Vec<i64> = (0..len as i64).collect();
-    let (pairs, odd) = partners.split_at_mut(if len % 2 == 0 { len } else { len.saturating_sub(3) });
+    let (pairs, odd) = partners.split_at_mut(if len.is_multiple_of(2) { len } else { len.saturating_sub(3) });
     pairs.chunks_mut(2).for_each(|pair| pair.swap(0, 1));
     odd.rotate_left(odd.len().min(1));
     partners
