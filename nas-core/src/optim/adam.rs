@@ -1,4 +1,4 @@
-//! Adam (Kingma and Ba 2015).
+//! Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019).
 
 use std::collections::HashMap;
 
@@ -31,16 +31,40 @@ impl Default for AdamConfig {
     }
 }
 
+/// Constants of [`Adam`] with decoupled weight decay (AdamW).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamWConfig {
+    /// Learning rate.
+    pub lr: f64,
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Share of kernels and matrices that a step takes off, times its learning rate.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
 #[derive(Debug)]
 struct Moments {
     first: Tensor,
     second: Tensor,
 }
 
-/// Adam with bias-corrected moments and L2 weight decay, by libtorch's fused operator: two calls for all parameters.
+/// Adam with bias-corrected moments and weight decay of either kind, by libtorch's fused operator: two calls for all parameters.
 #[derive(Debug)]
 pub struct Adam {
     config: AdamConfig,
+    /// Weights decay apart from the gradient.
+    decoupled: bool,
     parameters: Vec<Named>,
     /// `None` before the first gradient.
     moments: Vec<Option<Moments>>,
@@ -49,12 +73,18 @@ pub struct Adam {
 }
 
 impl Adam {
+    /// AdamW of `parameters`, at rest.
+    pub fn decoupled(parameters: Vec<Named>, config: AdamWConfig) -> Self {
+        let AdamWConfig { lr, beta1, beta2, eps, weight_decay } = config;
+        Self { decoupled: true, ..Self::new(parameters, AdamConfig { lr, beta1, beta2, eps, weight_decay }) }
+    }
+
     /// The optimizer of `parameters`, at rest.
     pub fn new(parameters: Vec<Named>, config: AdamConfig) -> Self {
         let moments = parameters.iter().map(|_| None).collect();
         let device = parameters.first().map_or(Device::Cpu, |(_, parameter)| parameter.device());
         let steps = Tensor::zeros([parameters.len() as i64], (Kind::Float, device)).unbind(0);
-        Self { config, parameters, moments, steps }
+        Self { config, decoupled: false, parameters, moments, steps }
     }
 
     /// Steps the parameters `of`.
@@ -86,7 +116,8 @@ impl Optimizer for Adam {
             used.partition(|i| weight_decay > 0.0 && decays(&self.parameters[*i].1));
         tch::no_grad(|| {
             for (of, weight_decay) in [(decayed, weight_decay), (plain, 0.0)] {
-                self.update(&of, grads, AdamStep { lr, beta1, beta2, weight_decay, eps }, overflow);
+                let step = AdamStep { lr, beta1, beta2, weight_decay, eps, decoupled: self.decoupled };
+                self.update(&of, grads, step, overflow);
             }
         });
     }

@@ -8,7 +8,7 @@ mod grad_scaler;
 mod schedule;
 mod sgd;
 
-pub use adam::{Adam, AdamConfig};
+pub use adam::{Adam, AdamConfig, AdamWConfig};
 pub use average::move_averages;
 pub use grad_scaler::GradScaler;
 pub use schedule::{Decay, Schedule};
@@ -40,6 +40,8 @@ pub enum OptimizerConfig {
     Sgd(SgdConfig),
     /// Adam.
     Adam(AdamConfig),
+    /// Adam whose weight decay is not part of the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101).
+    Adamw(AdamWConfig),
 }
 
 impl OptimizerConfig {
@@ -48,6 +50,7 @@ impl OptimizerConfig {
         match self {
             OptimizerConfig::Sgd(config) => Box::new(Sgd::new(parameters, config.clone())),
             OptimizerConfig::Adam(config) => Box::new(Adam::new(parameters, config.clone())),
+            OptimizerConfig::Adamw(config) => Box::new(Adam::decoupled(parameters, config.clone())),
         }
     }
 
@@ -56,6 +59,7 @@ impl OptimizerConfig {
         match self {
             OptimizerConfig::Sgd(config) => config.lr,
             OptimizerConfig::Adam(config) => config.lr,
+            OptimizerConfig::Adamw(config) => config.lr,
         }
     }
 }

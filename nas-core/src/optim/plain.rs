@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::{Adam, AdamConfig, Named, Optimizer, Sgd, SgdConfig, decays};
+use super::{AdamConfig, AdamWConfig, Named, Optimizer, OptimizerConfig, Sgd, SgdConfig, decays};
 
 struct PlainSgd {
     config: SgdConfig,
@@ -27,6 +27,7 @@ impl PlainSgd {
 
 struct PlainAdam {
     config: AdamConfig,
+    decoupled: bool,
     moments: Vec<Option<(Tensor, Tensor, i32)>>,
 }
 
@@ -34,10 +35,14 @@ impl PlainAdam {
     fn step(&mut self, parameters: &[Named], grads: &[Tensor], lr: f64) {
         let AdamConfig { beta1, beta2, eps, weight_decay, .. } = self.config;
         for (i, (_, parameter)) in parameters.iter().enumerate().filter(|(i, _)| grads[*i].defined()) {
-            let grad = match decays(parameter) {
+            let decays = decays(parameter);
+            let grad = match decays && !self.decoupled {
                 true => &grads[i] + parameter * weight_decay,
                 false => grads[i].copy(),
             };
+            if decays && self.decoupled {
+                let _ = parameter.shallow_clone().g_mul_scalar_(1.0 - lr * weight_decay);
+            }
             let at_rest = || (parameter.zeros_like(), parameter.zeros_like(), 0);
             let (first, second, steps) = self.moments[i].take().unwrap_or_else(at_rest);
             let first = first * beta1 + &grad * (1.0 - beta1);
@@ -126,13 +131,19 @@ fn fused_sgd_is_the_plain_one() {
 
 #[test]
 fn fused_adam_is_the_plain_one() {
-    for (beta1, weight_decay) in [(0.9, 0.0), (0.5, 0.1), (0.0, 0.0)] {
+    for (beta1, weight_decay, decoupled) in [(0.9, 0.0, false), (0.5, 0.1, false), (0.0, 0.0, false), (0.9, 0.2, true)]
+    {
         let config = AdamConfig { beta1, weight_decay, ..Default::default() };
+        let built = match decoupled {
+            true => OptimizerConfig::Adamw(AdamWConfig { beta1, weight_decay, ..Default::default() }),
+            false => OptimizerConfig::Adam(config.clone()),
+        };
         for (kind, tolerance) in KINDS {
-            let mut plain = PlainAdam { config: config.clone(), moments: (0..5).map(|_| None).collect() };
-            let fresh = || Box::new(Adam::new(parameters(kind), config.clone())) as Box<dyn Optimizer>;
+            let moments = (0..5).map(|_| None).collect();
+            let mut plain = PlainAdam { config: config.clone(), decoupled, moments };
+            let fresh = || built.build(parameters(kind));
             let far = difference(kind, fresh(), fresh, |p, g, lr| plain.step(p, g, lr));
-            assert!(far < tolerance, "{config:?} {kind:?}: {far}");
+            assert!(far < tolerance, "{built:?} {kind:?}: {far}");
         }
     }
 }

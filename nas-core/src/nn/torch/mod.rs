@@ -40,6 +40,7 @@ unsafe extern "C" {
         beta2: f64,
         weight_decay: f64,
         eps: f64,
+        decoupled: bool,
         overflow: *const C_tensor,
     ) -> *mut c_char;
     fn nas_torch_version() -> *const c_char;
@@ -138,6 +139,8 @@ pub(crate) struct AdamStep {
     pub beta2: f64,
     pub weight_decay: f64,
     pub eps: f64,
+    /// Weight decay is no part of the gradient.
+    pub decoupled: bool,
 }
 
 /// One step of Adam of all parameters at once, with the moments and the numbers of steps given for each; of none where
@@ -152,14 +155,15 @@ pub(crate) fn adam_step(
     if parameters.is_empty() {
         return;
     }
-    let AdamStep { lr, beta1, beta2, weight_decay, eps } = step;
+    let AdamStep { lr, beta1, beta2, weight_decay, eps, decoupled } = step;
     let [of, grads] = [handles(parameters), handles(grads)];
     let [firsts, seconds, steps] = [handles(firsts), handles(seconds), handles(steps)];
     // SAFETY: lists of live tensors, of equal length.
     let done = unsafe {
         let (of, grads, len) = (of.as_ptr(), grads.as_ptr(), of.len());
         let (firsts, seconds, steps) = (firsts.as_ptr(), seconds.as_ptr(), steps.as_ptr());
-        nas_adam_step(of, grads, firsts, seconds, steps, len, lr, beta1, beta2, weight_decay, eps, handle(overflow))
+        let overflow = handle(overflow);
+        nas_adam_step(of, grads, firsts, seconds, steps, len, lr, beta1, beta2, weight_decay, eps, decoupled, overflow)
     };
     expect(done);
 }

@@ -11,6 +11,7 @@
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_foreach_sub.h>
 #include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/stack.h>
@@ -74,14 +75,20 @@ char* nas_sgd_step(const Handle* parameters, const Handle* grads, const Handle* 
 
 char* nas_adam_step(const Handle* parameters, const Handle* grads, const Handle* firsts, const Handle* seconds,
                     const Handle* steps, size_t len, double lr, double beta1, double beta2, double weight_decay, double eps,
-                    Handle overflow) {
+                    bool decoupled, Handle overflow) {
   return guarded([&] {
     at::NoGradGuard no_grad;
     auto of = list(parameters, len);
     auto counts = list(steps, len);
     at::_foreach_add_(counts, 1);
-    at::_fused_adam_(of, laid_out(list(grads, len), of), list(firsts, len), list(seconds, len), {}, counts, lr, beta1, beta2,
-                     weight_decay, eps, false, false, {}, optional(overflow));
+    auto as_laid_out = laid_out(list(grads, len), of);
+    auto first = list(firsts, len), second = list(seconds, len);
+    if (decoupled)
+      at::_fused_adamw_(of, as_laid_out, first, second, {}, counts, lr, beta1, beta2, weight_decay, eps, false, false, {},
+                        optional(overflow));
+    else
+      at::_fused_adam_(of, as_laid_out, first, second, {}, counts, lr, beta1, beta2, weight_decay, eps, false, false, {},
+                       optional(overflow));
     if (overflow) at::_foreach_sub_(counts, std::vector<at::Tensor>(len, overflow->squeeze()));
   });
 }
