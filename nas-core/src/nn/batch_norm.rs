@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
+use super::layers::{self, Layer};
 use super::{Activation, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site, ranks, torch};
 use crate::nn::Cost;
 
@@ -148,6 +149,7 @@ impl Module for BatchNorm {
     fn cost(&self, xs: Shape, cost: &mut Cost) -> Shape {
         assert_eq!(xs.c, self.channels, "channels of the input of a batch norm");
         cost.params += if self.config.affine { 2 * self.channels as u64 } else { 0 };
+        layers::note(|| Layer::Norm { channels: xs.c, size: xs.size() });
         xs
     }
 }

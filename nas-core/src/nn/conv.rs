@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
+use super::layers::{self, Layer};
 use super::{Cost, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site};
 
 /// Geometry of a [`Conv2d`].
@@ -52,7 +53,7 @@ impl Conv2d {
         Self::with_sides(vb, channels, ksize, stride, ConvConfig::default())
     }
 
-    fn with_sides(
+    pub(super) fn with_sides(
         vb: &VarBuilder,
         (c_in, c_out): (i64, i64),
         ksize: [i64; 2],
@@ -171,6 +172,9 @@ impl Module for Conv2d {
         let weights = (self.c_out * self.c_in / self.groups * self.ksize[0] * self.ksize[1]) as u64;
         cost.params += weights + if self.bias.is_some() { self.c_out as u64 } else { 0 };
         cost.macs += weights * (ys.h * ys.w) as u64;
+        let Self { ksize, stride, dilation, groups, .. } = *self;
+        let channels = (self.c_in, self.c_out);
+        layers::note(|| Layer::Conv { channels, ksize, stride, dilation, groups, size: xs.size() });
         ys
     }
 }

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::layers::{self, Layer};
 use super::{Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Cost, Mode, Module, Shape, VarBuilder};
 
 /// Which norm a network uses.
@@ -86,6 +87,7 @@ impl Module for FrozenBatchNorm {
 
     fn cost(&self, xs: Shape, _cost: &mut Cost) -> Shape {
         assert_eq!(xs.c, self.channels, "channels of the input of a frozen batch norm");
+        layers::note(|| Layer::Norm { channels: xs.c, size: xs.size() });
         xs
     }
 }

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::layers::{self, Layer};
 use super::{Init, VarBuilder, probe};
 use crate::nn::Cost;
 
@@ -34,6 +35,7 @@ impl Linear {
 
     /// Parameters and multiply-adds for one image.
     pub fn cost(&self) -> Cost {
+        layers::note(|| Layer::Linear { channels: (self.dims[1], self.dims[0]) });
         let [c_out, c_in] = self.dims.map(|n| n as u64);
         Cost { params: c_out * c_in + c_out, macs: c_out * c_in }
     }

@@ -9,6 +9,7 @@ mod conv;
 mod conv_norm;
 mod cost;
 mod distillation;
+pub mod layers;
 mod linear;
 mod ops;
 mod precision;

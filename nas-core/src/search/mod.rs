@@ -3,6 +3,7 @@
 pub mod analysis;
 pub mod board;
 pub mod goals;
+pub mod layers;
 pub mod log;
 pub mod operators;
 pub mod pareto;

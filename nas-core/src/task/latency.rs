@@ -8,22 +8,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use nas_datasets::Split;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
-use super::evaluator::{PLACEHOLDERS, filled, placeholders};
-use super::experiment::{OneShotExperiment, SearchExperiment, TrainExperiment};
+use super::evaluator::{PLACEHOLDERS, cost_input, filled, placeholders};
+use super::experiment::{OneShotExperiment, SearchExperiment, Setting, TrainExperiment};
 use super::searched::{NetworkSpace, SearchedSpace};
+use super::supervised::cost_of;
 use super::zero_cost::LATENCY;
 use super::{Task, TaskSpace};
 use crate::executor;
+use crate::nn::Shape;
+use crate::nn::layers::{self, Layer};
 use crate::one_shot::{CostOf, CostTable};
 use crate::run::config::to_toml;
 use crate::run::run_dir::{open_to_append, write_atomic};
 use crate::run::words;
 use crate::search::analysis::vocabulary::Decision;
 use crate::search::goals::Constraint;
+use crate::search::layers::LayerTable;
 use crate::search::operators::OperatorTable;
 use crate::search::table::Table;
 use crate::space::recipe::RecipeConfig;
@@ -66,6 +71,12 @@ pub enum PredictedLatency {
     Operators {
         /// CSV file with the columns `decision`, `choice` and `millis`: a row for every choice of every decision of the space, by
         /// name or number, and one without decision and choice for the rest of the network.
+        path: PathBuf,
+    },
+    /// Layers that were measured, as the command `latency-table` does: their sum and a fixed part, for networks of any space. A layer
+    /// that the file lacks takes what the most similar one does, times the ratio of their multiply-adds.
+    Layers {
+        /// CSV file with the columns `layer` and `millis`.
         path: PathBuf,
     },
 }
@@ -115,10 +126,47 @@ impl LatencyConfig {
 }
 
 /// Latencies that are known before a trial.
-#[derive(Clone, Debug)]
-enum Prediction {
+#[derive(Clone)]
+enum Prediction<T: Task> {
     Table(Table, usize),
     Operators(OperatorTable),
+    Layers(Arc<(LayerTable, NetworkLayers<T>)>),
+}
+
+/// What knows the layers of the network of an architecture.
+pub struct NetworkLayers<T: Task> {
+    space: SearchedSpace<T>,
+    model: Option<T::Model>,
+    /// Names of the classes.
+    pub classes: usize,
+    /// The image that costs are counted for.
+    pub input: Shape,
+}
+
+impl<T: Task> NetworkLayers<T> {
+    /// Of a search, whose data say what images and classes are.
+    pub fn new(
+        space: SearchedSpace<T>,
+        model: Option<T::Model>,
+        setting: &Setting<T>,
+        cost_size: Option<(i64, i64)>,
+    ) -> Result<Self> {
+        let train = T::open(&setting.data, Split::Train)?;
+        let input = cost_input::<T>(cost_size, setting, &train)?;
+        Ok(Self { space, model, classes: T::classes(&train).len(), input })
+    }
+
+    /// The network of an architecture.
+    pub fn model(&self, arch: &Architecture) -> Result<T::Model> {
+        self.space.derive(self.model.as_ref(), arch)
+    }
+
+    /// Its layers.
+    pub fn of(&self, arch: &Architecture) -> Result<Vec<Layer>> {
+        let model = self.model(arch)?;
+        let (cost, layers) = layers::noted(|| cost_of::<T>(&model, self.classes, self.input));
+        cost.map(|_| layers)
+    }
 }
 
 /// The training of an architecture; none without data to train on.
@@ -131,7 +179,7 @@ pub struct Latencies<T: Task> {
     seed: u64,
     constraints: Vec<Constraint>,
     training: Training<T>,
-    prediction: Option<Prediction>,
+    prediction: Option<Prediction<T>>,
     measure: Option<MeasuredLatency>,
 }
 
@@ -140,7 +188,14 @@ impl<T: Task> Latencies<T> {
     pub fn open(experiment: &SearchExperiment<T>) -> Result<Option<Self>> {
         let SearchExperiment { latency, space, seed, constraints, .. } = experiment.clone();
         let experiment = experiment.clone();
-        Self::of(latency, space, seed, constraints, Arc::new(move |arch| experiment.training_of(arch)))
+        let layers = || {
+            NetworkLayers::new(space.clone(), experiment.model.clone(), &experiment.setting()?, experiment.cost_size)
+        };
+        let training = {
+            let experiment = experiment.clone();
+            move |arch: &Architecture| experiment.training_of(arch)
+        };
+        Self::of(latency, space.clone(), seed, constraints, Arc::new(training), layers)
     }
 
     /// The same of a search on shared weights.
@@ -148,8 +203,13 @@ impl<T: Task> Latencies<T> {
         let OneShotExperiment { latency, space, seed, constraints, .. } = experiment.clone();
         let experiment = experiment.clone();
         let space = SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() };
-        let training = move |arch: &Architecture| experiment.training_of(arch, None).map(Some);
-        Self::of(latency, space, seed, constraints, Arc::new(training))
+        let OneShotExperiment { model, cost_size, .. } = experiment.clone();
+        let layers = || NetworkLayers::new(space.clone(), model, &experiment.setting(), cost_size);
+        let training = {
+            let experiment = experiment.clone();
+            move |arch: &Architecture| experiment.training_of(arch, None).map(Some)
+        };
+        Self::of(latency, space.clone(), seed, constraints, Arc::new(training), layers)
     }
 
     fn of(
@@ -158,6 +218,7 @@ impl<T: Task> Latencies<T> {
         seed: u64,
         constraints: Vec<Constraint>,
         training: Training<T>,
+        layers: impl FnOnce() -> Result<NetworkLayers<T>>,
     ) -> Result<Option<Self>> {
         let Some(LatencyConfig { predict, measure }) = latency else { return Ok(None) };
         let SearchedSpace { space, recipe } = &searched;
@@ -166,6 +227,11 @@ impl<T: Task> Latencies<T> {
             Some(PredictedLatency::Operators { path }) => {
                 let table = OperatorTable::read(&path, &space.names()?).context("latency.predict")?;
                 Some(Prediction::Operators(table))
+            }
+            Some(PredictedLatency::Layers { path }) => {
+                let table = LayerTable::read(&path).context("latency.predict")?;
+                let layers = layers().context("latency.predict of kind \"layers\"")?;
+                Some(Prediction::Layers(Arc::new((table, layers))))
             }
             Some(PredictedLatency::Table { path, column }) => {
                 let choices = space.choices()?;
@@ -266,10 +332,11 @@ impl<T: Task> Latencies<T> {
 
     /// The prediction for an architecture of the search's space; none where its network does not run, or none is made.
     fn predicted(&self, arch: &Architecture) -> Option<f64> {
-        let arch = self.space.network_of(arch).ok()?;
+        let network = self.space.network_of(arch).ok()?;
         match self.prediction.as_ref()? {
-            Prediction::Table(table, column) => table.get(&arch, *column),
-            Prediction::Operators(table) => table.cost(&arch),
+            Prediction::Table(table, column) => table.get(&network, *column),
+            Prediction::Operators(table) => table.cost(&network),
+            Prediction::Layers(layers) => layers.1.of(arch).ok().map(|of| layers.0.millis(&of)),
         }
     }
 
@@ -438,7 +505,7 @@ pub struct Agreement {
 
 impl Agreement {
     /// Of `(predicted, measured)`; none of fewer than two.
-    fn of(pairs: &[(f64, f64)]) -> Option<Self> {
+    pub fn of(pairs: &[(f64, f64)]) -> Option<Self> {
         if pairs.len() < 2 {
             return None;
         }

@@ -13,6 +13,7 @@ use super::compare::{self, CompareArgs};
 use super::import::{self, ImportArgs};
 use super::init::{self, InitArgs};
 use super::latency::{self, LatencyArgs};
+use super::latency_table::{self, LatencyTableArgs};
 use super::report::{self, ReportArgs};
 use super::search::{self, SearchArgs};
 use super::strategies::{self, StrategiesArgs};
@@ -47,6 +48,7 @@ pub enum Common {
     Analyse(AnalyseArgs),
     Bench(BenchArgs),
     Latency(LatencyArgs),
+    LatencyTable(LatencyTableArgs),
     Strategies(StrategiesArgs),
     /// Print the JSON schema of the experiment files, for editors and other programs
     #[command(
@@ -83,6 +85,7 @@ impl Common {
             Self::Analyse(args) => analyse::run::<T>(args),
             Self::Bench(args) => bench::run::<T>(args),
             Self::Latency(args) => latency::run::<T>(args),
+            Self::LatencyTable(args) => latency_table::run::<T>(args),
             Self::Strategies(args) => strategies::run(args),
             Self::Schema => print_text(&schema::text::<T>()),
             Self::Completions { shell } => print_text(&completions(*shell, program(), T::PROGRAM)?),

@@ -12,6 +12,7 @@ pub mod gpu_check;
 pub mod import;
 pub mod init;
 pub mod latency;
+pub mod latency_table;
 pub mod models;
 mod one_shot;
 pub mod report;
