@@ -169,7 +169,7 @@ fn layer_millis(layer: &Layer, runs: usize, compute: Compute) -> f64 {
     let input = layer.input();
     let input = if input.dim() == 4 { channels_last(&input) } else { input }.to_device(compute.device);
     let run = || {
-        autocast(compute.amp, || forward(&input));
+        let _ = autocast(compute.amp, || forward(&input));
         if let Device::Cuda(index) = compute.device {
             tch::Cuda::synchronize(index as i64);
         }
