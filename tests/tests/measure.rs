@@ -230,6 +230,77 @@ fn a_search_on_shared_weights_keeps_to_predicted_latencies_and_prices_them() {
 }
 
 #[test]
+fn layers_are_measured_once_and_predict_networks() {
+    let temp = tempfile::tempdir().unwrap();
+    let (table, path) = (at(temp.path(), "layers.csv"), at(temp.path(), "search.toml"));
+    let config = |method: &str| {
+        let text = format!(
+            "kind = 'one_shot'\n[space]\nkind = 'nasbench201'\nchannels = 2\ncells = 1\n[one_shot]\nepochs = 2\nbatch_size = 8\n\
+             [one_shot.method]\n{method}\n[latency.predict]\nkind = 'layers'\npath = '{table}'\n[data]\nkind = 'synth'\n\
+             num_images = 80\nnum_val = 2\nside = 16\n[augment]\nsize = [16, 16]\n"
+        );
+        fs::write(&path, text).unwrap();
+    };
+    config("kind = 'spos'\nnum_trials = 6\nrecalibration_batches = 1");
+    let quick = ["--sample", "60", "--networks", "8", "--runs", "2", "--threads", "1", "--device", "cpu"];
+    let args = [&["latency-table", "--config", &path, "--out", &table, "--format", "json"], &quick[..]].concat();
+    // A run that was stopped: one layer, and a line without its end.
+    let part = format!("{table}.part");
+    fs::write(&part, "linear 8>10,123\nnorm 2").unwrap();
+    assert!(CLASSIFY.fail(&args).contains("--resume goes on with them"));
+    let found: Value = serde_json::from_str(&CLASSIFY.succeed(&[&args[..], &["--resume"]].concat())).unwrap();
+    let written = fs::read_to_string(&table).unwrap();
+    let rows: Vec<Vec<&str>> = written.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!((rows[0].as_slice(), rows[1][0]), (&["layer", "millis", "alone"][..], ""), "{written}");
+    assert_eq!(
+        (found["measured"].as_u64(), found["layers"].as_u64()),
+        (Some(rows.len() as u64 - 2), found["layers"].as_u64())
+    );
+    assert_eq!(found["agreement"]["networks"], 4, "half of the networks are not fitted to");
+    let kept = rows.iter().find(|row| row[0] == "linear 8>10").unwrap_or_else(|| panic!("{written}"));
+    assert_eq!(kept[2], "123.0");
+    assert!(rows[1..].iter().all(|row| row[1].parse::<f64>().unwrap() >= 0.0), "{written}");
+    assert!(!Path::new(&part).exists());
+    let fewer = [&args[..], &["--layers", "3"]].concat();
+    let found: Value = serde_json::from_str(&CLASSIFY.succeed(&fewer)).unwrap();
+    assert_eq!((found["measured"].as_u64(), found["layers"].as_u64().unwrap() > 3), (Some(3), true), "{found}");
+
+    // Every 3x3 takes a millisecond, the rest two: one of the stem, two of either reduction, those of the three cells.
+    let of = |row: &Vec<&str>| match row[0] {
+        "layer" => "layer,millis\n".into(),
+        "" => ",2\n".into(),
+        layer => format!("{layer},{}\n", u8::from(layer.contains(" 3x3 "))),
+    };
+    fs::write(&table, rows.iter().map(of).collect::<String>()).unwrap();
+    let result = |out: &str, sets: &[&str]| -> Value {
+        let out = at(temp.path(), out);
+        let args = ["search", "--config", &path, "--out", &out, "--threads", "1", "--device", "cpu"];
+        CLASSIFY.succeed(&[&args[..], sets].concat());
+        serde_json::from_str(&fs::read_to_string(Path::new(&out).join("result.json")).unwrap()).unwrap()
+    };
+    let millis = |arch: &Value| 7.0 + 3.0 * arch.as_str().unwrap().matches('3').count() as f64;
+    let bound = ["--set", "constraints=[{metric='predicted_latency_millis',lower=9.5,upper=14}]"];
+    let found = result("spos", &bound);
+    assert_eq!(found["cost"]["predicted_latency_millis"], millis(&found["architecture"]), "{found}");
+    assert!((9.5..14.0).contains(&millis(&found["architecture"])), "{found}");
+    // As a price, here all of the loss that counts.
+    config(
+        "kind = 'fbnet'\narch_start_epoch = 0\narch = { kind = 'adam', lr = 0.5 }\n\
+         cost = { kind = 'linear', lambda = 1e6, reference = 1000.0, of = 'latency' }",
+    );
+    let found = result("fbnet", &[]);
+    assert_eq!(
+        (millis(&found["architecture"]), &found["latency"]["predicted_millis"]),
+        (7.0, &Value::from(7.0)),
+        "{found}"
+    );
+
+    fs::write(&table, "layer,millis\npool 8,1\n").unwrap();
+    let error = CLASSIFY.fail(&["search", "--config", &path, "--out", &at(temp.path(), "x")]);
+    assert!(error.contains("latency.predict") && error.contains("\"pool 8\" is no layer"), "{error}");
+}
+
+#[test]
 fn the_largest_batch_keeps_to_the_memory_it_may_take() {
     let fixed =
         ["train", "--config", "tests/configs/tiny_classify.toml", "--find-batch", "--device", "cpu", "--threads", "1"];

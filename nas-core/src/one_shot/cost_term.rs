@@ -18,7 +18,7 @@ pub enum CostOf {
     /// Multiply-adds.
     #[default]
     Macs,
-    /// Microseconds that `latency.predict` of kind `operators` predicts.
+    /// Microseconds that `latency.predict` of kind `operators` or `layers` predicts.
     Latency,
 }
 

@@ -1,14 +1,14 @@
 //! `[latency]` of a search: the time that networks take on a device, predicted from a table before a trial, measured by a command, or
 //! both, and how far they agree.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use nas_datasets::Split;
+use nas_datasets::{Split, rng};
+use rand::RngExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -255,69 +255,73 @@ impl<T: Task> Latencies<T> {
         Ok(Some(Self { space: searched, seed, constraints, training, prediction, measure }))
     }
 
-    /// The microseconds of every entry of the architecture parameters of `space`, from a table of operators; none without one. An
-    /// error where a choice does not run, or an entry does not stand for one choice.
+    /// The microseconds of every entry of the architecture parameters of `space`, from a table of operators or layers; none without
+    /// one. An error where a choice does not run, or what it takes depends on other choices.
     fn prices(&self, space: &dyn WeightSharing) -> Result<Option<CostTable>> {
-        let Some(Prediction::Operators(table)) = &self.prediction else { return Ok(None) };
-        let (mut fixed, costs) = table.parts();
-        let cost = |decision: usize, choice: u16| {
-            let cost = costs[decision].get(usize::from(choice)).copied().flatten();
-            cost.with_context(|| {
-                let names = self.space.names().ok();
-                let of = |names: Vec<Decision>| {
-                    format!("{},{}", names[decision].name, names[decision].choices[usize::from(choice)])
-                };
-                let place = names.map_or_else(|| format!("{decision},{choice}"), of);
-                format!("{place} does not run there; leave it out of the space")
-            })
-        };
+        let Some(Prediction::Operators(_) | Prediction::Layers(_)) = &self.prediction else { return Ok(None) };
         let parameters = space.arch_parameters();
-        let options_of = |parameter: &ArchParameter, row: usize| -> Vec<usize> {
+        let rows = |parameter: &ArchParameter| {
             let options = parameter.dims[parameter.dims.len() - 1] as usize;
-            (0..options).filter(|i| parameter.exists.get(row * options + i).copied().unwrap_or(true)).collect()
+            let exists = |row: usize, i: &usize| parameter.exists.get(row * options + i).copied().unwrap_or(true);
+            let rows = 0..parameter.dims.iter().product::<i64>() as usize / options;
+            rows.map(|row| (0..options).filter(|i| exists(row, i)).collect::<Vec<_>>()).collect::<Vec<_>>()
         };
-        let rows_of =
-            |parameter: &ArchParameter| parameter.dims[..parameter.dims.len() - 1].iter().product::<i64>() as usize;
-        let one_of_each_row = |parameter: &ArchParameter| {
-            let weights = Tensor::zeros(&parameter.dims[..], (Kind::Float, Device::Cpu));
-            for row in 0..rows_of(parameter) {
-                options_of(parameter, row).first().iter().for_each(|option| choose(&weights, row, **option));
-            }
-            weights
+        // By parameter and row, the options that there are.
+        let options: Vec<Vec<Vec<usize>>> = parameters.iter().map(rows).collect();
+        let arch_of = |pick: &mut dyn FnMut(usize, usize, &[usize]) -> Option<usize>| {
+            let weights = |(at, parameter): (usize, &ArchParameter)| {
+                let weights = Tensor::zeros(&parameter.dims[..], (Kind::Float, Device::Cpu));
+                for (row, of) in options[at].iter().enumerate() {
+                    pick(at, row, of).iter().for_each(|option| choose(&weights, row, *option));
+                }
+                weights
+            };
+            space.discretize(&parameters.iter().enumerate().map(weights).collect::<Vec<_>>())
         };
-        let ones: Vec<Tensor> = parameters.iter().map(one_of_each_row).collect();
-        let first = space.discretize(&ones);
-        let chosen = |at: usize, row: usize, option: usize| {
-            let weights: Vec<Tensor> = ones.iter().map(Tensor::copy).collect();
-            choose(&weights[at], row, option);
-            space.discretize(&weights)
+        let first = arch_of(&mut |_, _, of| of.first().copied());
+        let micros = |arch: &Architecture| {
+            let missing = || {
+                let place = self.space.names().ok().zip(differing(arch, &first).first().copied());
+                let named = |(names, i): (Vec<Decision>, usize)| {
+                    format!("{},{}", names[i].name, names[i].choices[usize::from(arch.choices()[i])])
+                };
+                format!("{} does not run there; leave it out of the space", place.map_or(arch.to_string(), named))
+            };
+            self.predicted(arch).map(|millis| 1e3 * millis).with_context(missing)
         };
-        let mut open: BTreeSet<usize> = (0..costs.len()).collect();
-        let mut prices = Vec::new();
+        let fixed = micros(&first)?;
+        let mut prices: Vec<Vec<f64>> = Vec::new();
         for (at, parameter) in parameters.iter().enumerate() {
-            let options = parameter.dims[parameter.dims.len() - 1] as usize;
-            let mut of = vec![0.0; rows_of(parameter) * options];
-            for row in 0..rows_of(parameter) {
-                let archs: Vec<(usize, Architecture)> =
-                    options_of(parameter, row).into_iter().map(|option| (option, chosen(at, row, option))).collect();
-                let moved: BTreeSet<usize> = archs.iter().flat_map(|(_, arch)| differing(arch, &first)).collect();
-                ensure!(
-                    moved.len() <= 1 && moved.is_subset(&open),
-                    "the choices of the space {} are not rows of its architecture parameters",
-                    space.name()
-                );
-                let Some(decision) = moved.first() else { continue };
-                open.remove(decision);
-                for (option, arch) in &archs {
-                    of[row * options + option] = 1e3 * cost(*decision, arch.choices()[*decision])?;
+            let width = parameter.dims[parameter.dims.len() - 1] as usize;
+            let mut of = vec![0.0; width * options[at].len()];
+            for (row, some) in options[at].iter().enumerate() {
+                for option in some {
+                    let at_row = |a: usize, r: usize, of: &[usize]| {
+                        if (a, r) == (at, row) { Some(*option) } else { of.first().copied() }
+                    };
+                    of[row * width + option] = micros(&arch_of(&mut { at_row }))? - fixed;
                 }
             }
             prices.push(of);
         }
-        for decision in open {
-            fixed += cost(decision, first.choices()[decision])?;
+        let mut rng = rng::stream(0, "prices", 0);
+        for _ in 0..8 {
+            let mut sum = fixed;
+            let arch = arch_of(&mut |at, row, of| {
+                let option = *of.get(rng.random_range(0..of.len().max(1)))?;
+                sum += prices[at][row * prices[at].len() / options[at].len() + option];
+                Some(option)
+            });
+            let found = micros(&arch)?;
+            ensure!(
+                (sum - found).abs() <= 1e-6 * found.abs(),
+                "what a choice of the space {} takes depends on others: {arch} takes {:.3} ms, its choices {:.3}",
+                space.name(),
+                found / 1e3,
+                sum / 1e3
+            );
         }
-        Ok(Some((1e3 * fixed, prices)))
+        Ok(Some((fixed, prices)))
     }
 
     /// Names of the metrics of a trial.
@@ -432,7 +436,7 @@ pub fn priced_latency<T: Task>(experiment: &OneShotExperiment<T>) -> Result<Opti
     let prices = latencies.map(|latencies| latencies.prices(&*experiment.space.shared()?)).transpose();
     let prices = prices.context("one_shot.method.cost.of = \"latency\"")?.flatten();
     prices.map(Some).context(
-        "one_shot.method.cost.of = \"latency\" without a table of operators; expected latency.predict of kind \"operators\"",
+        "one_shot.method.cost.of = \"latency\" without a table; expected latency.predict of kind \"operators\" or \"layers\"",
     )
 }
 
