@@ -22,10 +22,12 @@ use crate::run::device::describe;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::progress::Progress;
 use crate::run::run_dir::{open_to_append, write_atomic};
-use crate::search::goals::Restricted;
+use crate::search::goals::{Constraint, Restricted};
 use crate::search::layers::{LayerTable, Row, calibrate};
 use crate::space::recipe::RecipeConfig;
+use crate::space::trial::Values;
 use crate::space::{Architecture, ChoiceSpace};
+use crate::stats::kendall_tau;
 use crate::task::experiment::{self, Experiment, Kind, OneShotExperiment, SearchExperiment};
 use crate::task::latency::{Agreement, NetworkLayers};
 use crate::task::searched::{NetworkSpace, SearchedSpace};
@@ -92,6 +94,8 @@ struct LatencyTableReport {
     factor: f64,
     /// Predictions against measurements of the networks that the table was not fitted to.
     agreement: Option<Agreement>,
+    /// Kendall's tau of their multiply-adds and measurements, for comparison.
+    kendall_of_macs: f64,
     /// Their `[predicted, measured]` milliseconds.
     checked: Vec<(f64, f64)>,
     device: String,
@@ -107,7 +111,11 @@ impl fmt::Display for LatencyTableReport {
         writeln!(f, "in a network {factor:.2} times what they take alone, and {fixed_millis:.2} ms for the rest")?;
         if let Some(Agreement { networks, kendall, median_error }) = &self.agreement {
             let error = 100.0 * median_error;
-            writeln!(f, "{networks} other networks: Kendall's tau {kendall:.3}, median error {error:.1} %")?;
+            writeln!(
+                f,
+                "{networks} other networks: Kendall's tau {kendall:.3} (of multiply-adds {:.3}), median error {error:.1} %",
+                self.kendall_of_macs
+            )?;
         }
         write!(f, "{}", out.display())
     }
@@ -117,7 +125,7 @@ impl fmt::Display for LatencyTableReport {
 struct Subject<T: Task> {
     choices: Box<dyn ChoiceSpace>,
     space: SearchedSpace<T>,
-    constraints: Vec<crate::search::goals::Constraint>,
+    constraints: Vec<Constraint>,
     model: Option<T::Model>,
     layers: NetworkLayers<T>,
 }
@@ -146,10 +154,15 @@ impl<T: Task> Subject<T> {
         Ok(Self { choices, space, constraints, model, layers })
     }
 
+    /// What an architecture alone decides.
+    fn costs(&self) -> Result<impl Fn(&Architecture) -> Values> {
+        let costs = self.space.costs(self.model.as_ref(), self.layers.classes, self.layers.input)?;
+        Ok(move |arch: &Architecture| costs(arch).unwrap_or_default())
+    }
+
     /// `count` random architectures that keep the bounds of what an architecture alone decides.
     fn sample(&self, seed: u64, count: usize) -> Result<Vec<Architecture>> {
-        let costs = self.space.costs(self.model.as_ref(), self.layers.classes, self.layers.input)?;
-        let cost = |arch: &Architecture| costs(arch).unwrap_or_default();
+        let cost = self.costs()?;
         let restricted = Restricted::new(&*self.choices, &self.constraints, &cost)?;
         Ok((0..count as u64).map(|i| restricted.sample(&mut rng::stream(seed, "latency table", i))).collect())
     }
@@ -233,9 +246,13 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
         pairs.push((bare.millis(layers), subject.millis(arch, *runs, compute)?));
         progress.step(|| "whole networks".into());
     }
-    let (fitted, checked) = pairs.split_at(networks / 2);
+    let fit = networks / 2;
+    let (fitted, checked) = pairs.split_at(fit);
     let (fixed, factor) = calibrate(fitted);
     let checked: Vec<(f64, f64)> = checked.iter().map(|(sum, time)| (fixed + factor * sum, *time)).collect();
+    let costs = subject.costs()?;
+    let macs: Vec<f64> = archs[fit..*networks].iter().map(|arch| costs(arch)["macs"]).collect();
+    let measured: Vec<f64> = checked.iter().map(|(_, time)| *time).collect();
     write_table(out, fixed, factor, chosen, &alone)?;
     fs::remove_file(&part).with_context(|| part.display().to_string())?;
     let report = LatencyTableReport {
@@ -245,6 +262,7 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
         fixed_millis: fixed,
         factor,
         agreement: Agreement::of(&checked),
+        kendall_of_macs: kendall_tau(&macs, &measured),
         checked,
         device: describe(compute.device),
         threads: compute.threads,
