@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use nas_datasets::{Split, rng};
-use rand::Rng;
+use rand::seq::IndexedRandom;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -268,17 +268,21 @@ impl<T: Task> Latencies<T> {
         };
         // By parameter and row, the options that there are.
         let options: Vec<Vec<Vec<usize>>> = parameters.iter().map(rows).collect();
-        let arch_of = |pick: &mut dyn FnMut(usize, usize, &[usize]) -> Option<usize>| {
-            let weights = |(at, parameter): (usize, &ArchParameter)| {
+        let arch_of = |picked: &[Vec<Option<usize>>]| {
+            let weights = |(parameter, rows): (&ArchParameter, &Vec<Option<usize>>)| {
                 let weights = Tensor::zeros(&parameter.dims[..], (Kind::Float, Device::Cpu));
-                for (row, of) in options[at].iter().enumerate() {
-                    pick(at, row, of).iter().for_each(|option| choose(&weights, row, *option));
-                }
+                rows.iter()
+                    .enumerate()
+                    .for_each(|(row, of)| of.iter().for_each(|option| choose(&weights, row, *option)));
                 weights
             };
-            space.discretize(&parameters.iter().enumerate().map(weights).collect::<Vec<_>>())
+            space.discretize(&parameters.iter().zip(picked).map(weights).collect::<Vec<_>>())
         };
-        let first = arch_of(&mut |_, _, of| of.first().copied());
+        let pick = |of: &mut dyn FnMut(&[usize]) -> Option<usize>| -> Vec<Vec<Option<usize>>> {
+            options.iter().map(|rows| rows.iter().map(|some| of(some)).collect()).collect()
+        };
+        let firsts = pick(&mut |of| of.first().copied());
+        let first = arch_of(&firsts);
         let micros = |arch: &Architecture| {
             let missing = || {
                 let place = self.space.names().ok().zip(differing(arch, &first).first().copied());
@@ -296,22 +300,22 @@ impl<T: Task> Latencies<T> {
             let mut of = vec![0.0; width * options[at].len()];
             for (row, some) in options[at].iter().enumerate() {
                 for option in some {
-                    let at_row = |a: usize, r: usize, of: &[usize]| {
-                        if (a, r) == (at, row) { Some(*option) } else { of.first().copied() }
-                    };
-                    of[row * width + option] = micros(&arch_of(&mut { at_row }))? - fixed;
+                    let mut picked = firsts.clone();
+                    picked[at][row] = Some(*option);
+                    of[row * width + option] = micros(&arch_of(&picked))? - fixed;
                 }
             }
             prices.push(of);
         }
         let mut rng = rng::stream(0, "prices", 0);
         for _ in 0..8 {
-            let mut sum = fixed;
-            let arch = arch_of(&mut |at, row, of| {
-                let option = *of.get(rng.random_range(0..of.len().max(1)))?;
-                sum += prices[at][row * prices[at].len() / options[at].len() + option];
-                Some(option)
-            });
+            let picked = pick(&mut |of| of.choose(&mut rng).copied());
+            let of_rows = |(prices, rows): (&Vec<f64>, &Vec<Option<usize>>)| -> f64 {
+                let width = prices.len() / rows.len().max(1);
+                rows.iter().enumerate().filter_map(|(row, option)| Some(prices[row * width + (*option)?])).sum()
+            };
+            let sum = fixed + prices.iter().zip(&picked).map(of_rows).sum::<f64>();
+            let arch = arch_of(&picked);
             let found = micros(&arch)?;
             ensure!(
                 (sum - found).abs() <= 1e-6 * found.abs(),
