@@ -236,7 +236,7 @@ fn copy_to_send(tensor: &Tensor) -> Tensor {
 }
 
 /// The sum of a tensor over all ranks, through which gradients pass.
-pub(super) fn summed(tensor: &Tensor) -> Tensor {
+pub fn summed(tensor: &Tensor) -> Tensor {
     if are_several() { reached(collectives::summed(tensor)) } else { tensor.shallow_clone() }
 }
 

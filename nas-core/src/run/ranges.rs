@@ -81,7 +81,7 @@ const RANGES: &[(&[&str], Range)] = &[
     (&["weight_decay"], Range::new(0.0, 100.0)),
     (&["power"], Range::new(0.0, 100.0)),
     (&["decay.end"], Range::above(0.0, 1.0)),
-    (&["flip", "color_jitter", "mutation_probability", "crossover_probability", "random_part"], FRACTION),
+    (&["flip", "color_jitter", "mutation_probability", "crossover_probability", "random_part", "jaccard"], FRACTION),
     (&["teacher.weight"], FRACTION),
     (&["teacher.temperature"], Range::above(0.0, 1e3)),
     (&["held_out", "end_of_sequences", "good_part", "fraction"], Range::above(0.0, 1.0)),

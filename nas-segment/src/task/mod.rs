@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::auto_deeplab::SearchNet;
-use crate::loss::cross_entropy;
+use crate::loss::{cross_entropy, soft_jaccard};
 use crate::metric::{ConfusionMatrix, Scores};
 use crate::mobile_seg::MobileSegSupernet;
 use crate::model::{ModelConfig, SegNet};
@@ -84,12 +84,20 @@ impl Net {
     }
 }
 
-/// `[loss]`: pixel cross entropy.
+/// `[loss]`: pixel cross entropy, or a mean of it and of what mIOU counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LossConfig {
     /// Weight of each class; empty for 1.
     pub class_weights: Vec<f64>,
+    /// Share of the loss that is one minus the soft Jaccard index, mean over the classes of a batch (Rahman and Wang 2016); the rest is
+    /// the cross entropy.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub jaccard: f64,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// `[eval]`: how mIOU is measured; always at the label's own resolution.
@@ -366,7 +374,12 @@ impl Task for Segmentation {
             let weights = Tensor::from_slice(&loss.class_weights).to_kind(Kind::Float);
             weights.to_device(pass.compute.device)
         });
-        Ok((cross_entropy(&logits, &batch.labels, weights.as_ref()).into(), Some(logits)))
+        let entropy = cross_entropy(&logits, &batch.labels, weights.as_ref());
+        let total = match loss.jaccard {
+            0.0 => entropy,
+            share => entropy * (1.0 - share) + soft_jaccard(&logits, &batch.labels) * share,
+        };
+        Ok((total.into(), Some(logits)))
     }
 
     fn score(pass: Pass<Self>, batch: &Batch, num_classes: usize, mode: Mode) -> Result<f64> {
