@@ -22,16 +22,15 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, class_weights: Option<&Te
 /// others has loss 0.
 pub fn soft_jaccard(logits: &Tensor, labels: &Tensor) -> Tensor {
     let (_, classes, _, _) = logits.size4().expect("logits have four dimensions");
+    let labels = labels.unsqueeze(1);
     let counted = labels.ne(i64::from(nas_datasets::IGNORE));
-    let class = labels.where_self(&counted, &labels.zeros_like());
-    let probabilities = logits.softmax(1, Kind::Float) * counted.unsqueeze(1);
-    let own = probabilities.gather(1, &class.unsqueeze(1), false).flatten(0, -1);
-    let of_class = |values: &Tensor| {
-        own.new_zeros([classes], (Kind::Float, own.device())).index_add(0, &class.flatten(0, -1), values)
-    };
+    let truth = labels.eq_tensor(&Tensor::arange(classes, (Kind::Int64, labels.device())).view([1, -1, 1, 1]));
+    let probabilities = logits.softmax(1, Kind::Float);
     // Per class: probability on its own pixels, probability on all, pixels.
-    let all = probabilities.sum_dim_intlist([0i64, 2, 3].as_slice(), false, Kind::Float);
-    let sums = Tensor::cat(&[of_class(&own), all, of_class(&counted.to_kind(Kind::Float).flatten(0, -1))], 0);
+    let per_class = |map: &Tensor| map.sum_dim_intlist([0i64, 2, 3].as_slice(), false, Kind::Float);
+    let sums =
+        [&probabilities * &truth, &probabilities * counted, truth.to_kind(Kind::Float)].map(|map| per_class(&map));
+    let sums = Tensor::cat(&sums, 0);
     let sums = ranks::summed(&sums).view([3, classes]);
     let [own, all, pixels] = [0, 1, 2].map(|row| sums.get(row));
     let present = pixels.gt(0.0);
