@@ -34,7 +34,7 @@ pub fn soft_jaccard(logits: &Tensor, labels: &Tensor) -> Tensor {
     let sums = ranks::summed(&sums).view([3, classes]);
     let [own, all, pixels] = [0, 1, 2].map(|row| sums.get(row));
     let present = pixels.gt(0.0);
-    let apart = 1.0 - &own / (all + pixels - &own).clamp_min(f64::from(f32::MIN_POSITIVE));
+    let apart: Tensor = 1f64 - &own / (all + pixels - &own).clamp_min(f64::from(f32::MIN_POSITIVE));
     (apart * &present).sum(Kind::Float) / present.sum(Kind::Float).clamp_min(1.0)
 }
 
