@@ -61,6 +61,9 @@ fn agrees(tool: Tool, job: &str, config: &str, sets: &[&str], limit: f64) {
 fn two_processes_segment_as_one() {
     let sets = ["train.epochs=1", "data.num_images=8"];
     agrees(SEGMENT, "train", "tests/configs/tiny_train.toml", &sets, 5e-6);
+    // Classes of the whole batch, not of its parts.
+    let sets = [&sets[..], &["loss.jaccard=0.5"]].concat();
+    agrees(SEGMENT, "train", "tests/configs/tiny_train.toml", &sets, 5e-6);
 }
 
 #[test]
