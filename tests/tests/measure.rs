@@ -244,11 +244,17 @@ fn layers_are_measured_once_and_predict_networks() {
     config("kind = 'spos'\nnum_trials = 6\nrecalibration_batches = 1");
     let quick = ["--sample", "60", "--networks", "8", "--runs", "2", "--threads", "1", "--device", "cpu"];
     let args = [&["latency-table", "--config", &path, "--out", &table, "--format", "json"], &quick[..]].concat();
+    let fewer = [&args[..], &["--layers", "3"]].concat();
+    let found: Value = serde_json::from_str(&CLASSIFY.succeed(&fewer)).unwrap();
+    assert_eq!((found["measured"].as_u64(), found["layers"].as_u64().unwrap() > 3), (Some(3), true), "{found}");
     // A run that was stopped: one layer, and a line without its end.
-    let part = format!("{table}.part");
-    fs::write(&part, "linear 8>10,123\nnorm 2").unwrap();
+    let (part, resumed) = (format!("{table}.part"), [&args[..], &["--resume"]].concat());
+    let stopped = |place: &str| fs::write(&part, format!("{place}\nlinear 8>10,123\nnorm 2")).unwrap();
+    stopped("another card");
     assert!(CLASSIFY.fail(&args).contains("--resume goes on with them"));
-    let found: Value = serde_json::from_str(&CLASSIFY.succeed(&[&args[..], &["--resume"]].concat())).unwrap();
+    assert!(CLASSIFY.fail(&resumed).contains("layers.csv.part: measured on \"another card\""));
+    stopped(found["place"].as_str().unwrap());
+    let found: Value = serde_json::from_str(&CLASSIFY.succeed(&resumed)).unwrap();
     let written = fs::read_to_string(&table).unwrap();
     let rows: Vec<Vec<&str>> = written.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!((rows[0].as_slice(), rows[1][0]), (&["layer", "millis", "alone"][..], ""), "{written}");
@@ -261,9 +267,6 @@ fn layers_are_measured_once_and_predict_networks() {
     assert_eq!(kept[2], "123.0");
     assert!(rows[1..].iter().all(|row| row[1].parse::<f64>().unwrap() >= 0.0), "{written}");
     assert!(!Path::new(&part).exists());
-    let fewer = [&args[..], &["--layers", "3"]].concat();
-    let found: Value = serde_json::from_str(&CLASSIFY.succeed(&fewer)).unwrap();
-    assert_eq!((found["measured"].as_u64(), found["layers"].as_u64().unwrap() > 3), (Some(3), true), "{found}");
 
     // Every 3x3 takes a millisecond, the rest two: one of the stem, two of either reduction, those of the three cells.
     let of = |row: &Vec<&str>| match row[0] {

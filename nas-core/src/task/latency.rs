@@ -18,7 +18,7 @@ use super::experiment::{OneShotExperiment, SearchExperiment, Setting, TrainExper
 use super::searched::{NetworkSpace, SearchedSpace};
 use super::supervised::cost_of;
 use super::zero_cost::LATENCY;
-use super::{Task, TaskSpace};
+use super::{CostFunction, Task, TaskSpace};
 use crate::executor;
 use crate::nn::Shape;
 use crate::nn::layers::{self, Layer};
@@ -33,7 +33,7 @@ use crate::search::operators::OperatorTable;
 use crate::search::table::Table;
 use crate::space::recipe::RecipeConfig;
 use crate::space::trial::{Budget, Record, Trial, Values};
-use crate::space::{ArchParameter, Architecture, WeightSharing};
+use crate::space::{ArchParameter, Architecture, ChoiceSpace, WeightSharing};
 use crate::stats::{kendall_tau, median};
 
 /// Name of the metric of [`LatencyConfig::predict`].
@@ -137,7 +137,7 @@ enum Prediction<T: Task> {
 pub struct NetworkLayers<T: Task> {
     space: SearchedSpace<T>,
     model: Option<T::Model>,
-    /// Names of the classes.
+    /// Number of classes.
     pub classes: usize,
     /// The image that costs are counted for.
     pub input: Shape,
@@ -154,6 +154,16 @@ impl<T: Task> NetworkLayers<T> {
         let train = T::open(&setting.data, Split::Train)?;
         let input = cost_input::<T>(cost_size, setting, &train)?;
         Ok(Self { space, model, classes: T::classes(&train).len(), input })
+    }
+
+    /// The decisions.
+    pub fn choices(&self) -> Result<Box<dyn ChoiceSpace>> {
+        self.space.choices()
+    }
+
+    /// What an architecture alone decides.
+    pub fn costs(&self) -> Result<CostFunction> {
+        self.space.costs(self.model.as_ref(), self.classes, self.input)
     }
 
     /// The network of an architecture.

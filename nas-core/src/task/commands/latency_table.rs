@@ -1,6 +1,7 @@
 //! `latency-table`: measures the layers of a search's networks, for `latency.predict` of kind `layers`.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::fs;
 use std::io::Write;
@@ -24,9 +25,9 @@ use crate::run::progress::Progress;
 use crate::run::run_dir::{open_to_append, write_atomic};
 use crate::search::goals::{Constraint, Restricted};
 use crate::search::layers::{LayerTable, Row, calibrate};
+use crate::space::Architecture;
+use crate::space::ChoiceSpace;
 use crate::space::recipe::RecipeConfig;
-use crate::space::trial::Values;
-use crate::space::{Architecture, ChoiceSpace};
 use crate::stats::kendall_tau;
 use crate::task::experiment::{self, Experiment, Kind, OneShotExperiment, SearchExperiment};
 use crate::task::latency::{Agreement, NetworkLayers};
@@ -98,16 +99,15 @@ struct LatencyTableReport {
     kendall_of_macs: f64,
     /// Their `[predicted, measured]` milliseconds.
     checked: Vec<(f64, f64)>,
-    device: String,
-    threads: usize,
-    runtime: String,
+    /// Runtime, device, threads and precision.
+    place: String,
     secs: f64,
 }
 
 impl fmt::Display for LatencyTableReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { out, measured, layers, fixed_millis, factor, device, threads, runtime, secs, .. } = self;
-        writeln!(f, "{measured} of {layers} layers measured, {runtime}, {device}, {threads} threads, {secs:.0} s")?;
+        let Self { out, measured, layers, fixed_millis, factor, place, secs, .. } = self;
+        writeln!(f, "{measured} of {layers} layers measured, {place}, {secs:.0} s")?;
         writeln!(f, "in a network {factor:.2} times what they take alone, and {fixed_millis:.2} ms for the rest")?;
         if let Some(Agreement { networks, kendall, median_error }) = &self.agreement {
             let error = 100.0 * median_error;
@@ -123,10 +123,7 @@ impl fmt::Display for LatencyTableReport {
 
 /// Networks of a search, and their layers.
 struct Subject<T: Task> {
-    choices: Box<dyn ChoiceSpace>,
-    space: SearchedSpace<T>,
     constraints: Vec<Constraint>,
-    model: Option<T::Model>,
     layers: NetworkLayers<T>,
 }
 
@@ -149,21 +146,14 @@ impl<T: Task> Subject<T> {
             }
             Some(kind) => bail!("{}: kind = {:?}; expected a search or a one_shot", config.display(), kind.name()),
         };
-        let choices = space.choices().context("space")?;
-        let layers = NetworkLayers::new(space.clone(), model.clone(), &setting, cost_size)?;
-        Ok(Self { choices, space, constraints, model, layers })
-    }
-
-    /// What an architecture alone decides.
-    fn costs(&self) -> Result<impl Fn(&Architecture) -> Values> {
-        let costs = self.space.costs(self.model.as_ref(), self.layers.classes, self.layers.input)?;
-        Ok(move |arch: &Architecture| costs(arch).unwrap_or_default())
+        Ok(Self { constraints, layers: NetworkLayers::new(space, model, &setting, cost_size)? })
     }
 
     /// `count` random architectures that keep the bounds of what an architecture alone decides.
     fn sample(&self, seed: u64, count: usize) -> Result<Vec<Architecture>> {
-        let cost = self.costs()?;
-        let restricted = Restricted::new(&*self.choices, &self.constraints, &cost)?;
+        let (choices, costs) = (self.layers.choices().context("space")?, self.layers.costs()?);
+        let cost = |arch: &Architecture| costs(arch).unwrap_or_default();
+        let restricted = Restricted::new(&*choices, &self.constraints, &cost)?;
         Ok((0..count as u64).map(|i| restricted.sample(&mut rng::stream(seed, "latency table", i))).collect())
     }
 
@@ -199,10 +189,13 @@ fn most_frequent(networks: &[Vec<Layer>]) -> Vec<Layer> {
     layers.into_iter().map(|(_, layer)| layer).collect()
 }
 
-/// The layers that a run which was stopped has measured. A last line without its end counts for nothing.
-fn read_part(part: &Path) -> Result<HashMap<Layer, f64>> {
+/// The layers that a run which was stopped has measured on the device `of`, which the first line says. A last line without its end counts
+/// for nothing.
+fn read_part(part: &Path, of: &str) -> Result<HashMap<Layer, f64>> {
     let text = fs::read_to_string(part).with_context(|| part.display().to_string())?;
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let (first, whole) = whole.split_once('\n').unwrap_or((whole, ""));
+    ensure!(first == of, "{}: measured on {first:?}; this is {of:?}", part.display());
     let read = |line: &str| -> Result<(Layer, f64)> {
         let (layer, millis) = line.split_once(',').context("no comma")?;
         Ok((layer.parse()?, millis.parse()?))
@@ -216,9 +209,12 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
     let compute = args.compute.resolve()?;
     let started = Instant::now();
     let part = PathBuf::from(format!("{}.part", out.display()));
+    let (device, runtime) = (describe(compute.device), format!("libtorch {}", torch::version()));
+    let precision = if compute.amp { "mixed precision" } else { "float32" };
+    let place = format!("{runtime}, {device}, {} threads, {precision}", compute.threads);
     let mut alone = match (part.exists(), resume) {
         (false, _) => HashMap::new(),
-        (true, true) => read_part(&part)?,
+        (true, true) => read_part(&part, &place)?,
         (true, false) => bail!("{}: the layers of a run that was stopped; --resume goes on with them", part.display()),
     };
     let subject = Subject::<T>::open(args)?;
@@ -226,18 +222,21 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
     let archs = subject.sample(args.seed, args.sample.max(*networks))?;
     let of_each = archs.iter().map(|arch| subject.layers.of(arch)).collect::<Result<Vec<_>>>()?;
     let all = most_frequent(&of_each);
-    ensure!(!all.is_empty(), "the networks of {} have no layers that are counted", subject.choices.name());
+    ensure!(!all.is_empty(), "{}: its networks have no layers that are counted", args.config.display());
     let chosen = &all[..all.len().min(args.layers)];
+    alone.retain(|layer, _| chosen.contains(layer));
+    let lines: String = alone.iter().map(|(layer, millis)| format!("{layer},{millis}\n")).collect();
+    write_atomic(&part, format!("{place}\n{lines}").as_bytes())?;
     let mut log = open_to_append(&part)?;
-    let done = chosen.iter().filter(|layer| alone.contains_key(layer)).count();
-    let mut progress = Progress::new("latency-table", chosen.len() + networks, done, None)?;
+    let mut progress = Progress::new("latency-table", chosen.len() + networks, alone.len(), None)?;
     let stop = || if interrupt::requested() { Err(Interrupted) } else { Ok(()) };
-    for layer in chosen.iter().filter(|layer| !alone.contains_key(layer)).collect::<Vec<_>>() {
-        stop()?;
-        let millis = layer_millis(layer, *runs, compute);
-        writeln!(log, "{layer},{millis}").with_context(|| part.display().to_string())?;
-        alone.insert(*layer, millis);
-        progress.step(|| layer.to_string());
+    for layer in chosen {
+        if let Entry::Vacant(open) = alone.entry(*layer) {
+            stop()?;
+            let millis = *open.insert(layer_millis(layer, *runs, compute));
+            writeln!(log, "{layer},{millis}").with_context(|| part.display().to_string())?;
+            progress.step(|| layer.to_string());
+        }
     }
     let bare = LayerTable::new(0.0, alone.clone());
     let mut pairs = Vec::new();
@@ -250,8 +249,8 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
     let (fitted, checked) = pairs.split_at(fit);
     let (fixed, factor) = calibrate(fitted);
     let checked: Vec<(f64, f64)> = checked.iter().map(|(sum, time)| (fixed + factor * sum, *time)).collect();
-    let costs = subject.costs()?;
-    let macs: Vec<f64> = archs[fit..*networks].iter().map(|arch| costs(arch)["macs"]).collect();
+    let costs = subject.layers.costs()?;
+    let macs: Vec<f64> = archs[fit..*networks].iter().map(|arch| Ok(costs(arch)?["macs"])).collect::<Result<_>>()?;
     let measured: Vec<f64> = checked.iter().map(|(_, time)| *time).collect();
     write_table(out, fixed, factor, chosen, &alone)?;
     fs::remove_file(&part).with_context(|| part.display().to_string())?;
@@ -264,9 +263,7 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
         agreement: Agreement::of(&checked),
         kendall_of_macs: kendall_tau(&macs, &measured),
         checked,
-        device: describe(compute.device),
-        threads: compute.threads,
-        runtime: format!("libtorch {}", torch::version()),
+        place,
         secs: started.elapsed().as_secs_f64(),
     };
     print(&report, args.format)
