@@ -254,6 +254,11 @@ fn every_command_says_on_a_card_what_it_says_on_the_cpu() {
             let found =
                 on(device, &["latency", &run, "--rounds", "1", "--runs", "1", "--pause", "0", "--warm-up", "0"]);
             assert!(found["device"].as_str().unwrap().contains("Simulated") && found["latency_millis"].is_number());
+            let (table, least) =
+                (path("layers.csv"), ["--sample", "4", "--layers", "4", "--networks", "4", "--runs", "1"]);
+            let of = ["latency-table", "--config", search, "--set", few, "--out", &table];
+            let found = on(device, &[&of[..], &least].concat());
+            assert!(found["place"].as_str().unwrap().contains("Simulated") && found["measured"] == 4, "{found}");
             let size = ["--steps", "1", "--layers", "3", "--blocks", "1", "--filters", "2", "--batch", "1"];
             match tool.name() {
                 "nas-segment" => _ = on(device, &[&["bench-step"][..], &size].concat()),
