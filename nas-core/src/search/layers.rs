@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(table.millis(&known), 3.0);
         // Twice the multiply-adds of the nearest; one that resembles none by its own.
         assert_eq!(table.millis(&layers(&["conv 4>16 1x1 s1x1 d1 g1 8x8"])), 4.5);
-        assert_eq!(table.millis(&layers(&["linear 64>64"])), 0.5 + 6.0 * 4096.0 / 16384.0);
+        assert_eq!(table.millis(&layers(&["linear 64>64"])), 0.5 + 2.0 * 4096.0 / 2048.0);
         assert!(table.has(&known[0]) && !table.has(&layers(&["norm 9 8x8"])[0]));
     }
 
