@@ -10,8 +10,9 @@ import csv
 import json
 import os
 import sys
+from statistics import mean, stdev
 
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, linregress, mannwhitneyu, spearmanr
 
 REFERENCES = 3
 here = os.path.dirname(os.path.realpath(__file__))
@@ -63,3 +64,19 @@ for name in estimates[networks[-1]["arch"]]:
     rows.append((spearmanr(of, truth).statistic, kendalltau(of, truth).statistic, inner, len(ten & set(order[:10])), truth[best[0]] - truth[order[0]], name))
 for rho, tau, inner, hits, regret, name in sorted(rows, reverse=True):
     print(f"| {name} | {rho:.2f} | {tau:.2f} | {inner:.2f} | {hits} | {100 * regret:.2f} |")
+
+# What a context module costs beyond what the training sees: mIOU above the line that the networks with other modules lie on.
+contexts = ["atrous 2, 4, 8", "atrous 3, 6, 9", "atrous 6, 12, 18", "LR-ASPP", "pooling"]
+context = [int(t["arch"].split("-")[-9]) for t in networks]
+loss = [-estimates[t["arch"]]["training loss of epoch 10"] for t in networks]
+near = [i for i, c in enumerate(context) if c != 2]
+line = linregress([loss[i] for i in near], [truth[i] for i in near])
+above = [100 * (y - line.intercept - line.slope * x) for x, y in zip(loss, truth)]
+print("\n| context | networks | training loss | held-out mIOU % | above the line |\n|---|---:|---:|---:|---:|")
+for c, name in enumerate(contexts):
+    of = [i for i in range(len(networks)) if context[i] == c]
+    column = lambda values: f"{mean(values[i] for i in of):.3g} ± {stdev(values[i] for i in of):.2g}"
+    print(f"| {name} | {len(of)} | {column(loss)} | {column([100 * y for y in truth])} | {column(above)} |")
+p = mannwhitneyu([above[i] for i in range(len(networks)) if context[i] == 2], [above[i] for i in near]).pvalue
+rho = -spearmanr([loss[i] for i in near], [truth[i] for i in near]).statistic
+print(f"\natrous 6, 12, 18 against the others: Mann-Whitney p = {p:.1g}; Spearman of training loss without them {rho:.2f}")
