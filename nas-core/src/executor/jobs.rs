@@ -15,11 +15,11 @@ use crate::run::interrupt::{self, Interrupted};
 use crate::space::trial::{Record, Trial};
 
 /// Between looks at the files of trials.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 /// Between questions to the queue.
 const ASK: Duration = Duration::from_secs(2);
 /// For how long a file may be on its way from a node whose job has ended.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// A cluster's queue of jobs.
 pub trait Queue: fmt::Debug {
@@ -43,24 +43,84 @@ pub struct NewJob {
     pub name: String,
     /// What a POSIX shell runs.
     pub command: String,
-    /// The trial's folder.
+    /// The job's folder, for its log.
     pub folder: PathBuf,
+    /// The file in it that says that nothing is left to do.
+    pub done: &'static str,
+}
+
+/// The jobs of one search in a queue, found by their names.
+#[derive(Debug)]
+pub(super) struct Named<Q> {
+    queue: Q,
+    /// Holds a folder of each job.
+    pub(super) root: PathBuf,
+    /// Options of the command `trial`.
+    flags: Vec<String>,
+    /// Begins the names of all jobs.
+    prefix: String,
+    /// The queue's numbers by name, as it last gave them.
+    alive: HashMap<String, String>,
+    asked: Instant,
+}
+
+impl<Q: Queue> Named<Q> {
+    /// Fails where the queue cannot be asked.
+    pub(super) fn new(queue: Q, root: &Path, compute: Compute) -> Result<Self> {
+        fs::create_dir_all(root).with_context(|| format!("{}: cannot create", root.display()))?;
+        let root = fs::canonicalize(root).with_context(|| format!("{}: cannot resolve", root.display()))?;
+        let text = root.to_str().with_context(|| format!("{}: no UTF-8", root.display()))?;
+        ensure!(!text.contains('\''), "{text}: jobs take no path with an apostrophe");
+        let prefix = format!("nas-{:08x}-", nas_datasets::rng::torch_seed(0, text, 0) as u32);
+        let alive = queue.alive(&prefix)?;
+        Ok(Self { queue, root, flags: compute.flags(), prefix, alive, asked: Instant::now() })
+    }
+
+    fn name(&self, job: u64) -> String {
+        format!("{}{job:05}", self.prefix)
+    }
+
+    /// The queue's number of a job that waited or ran when it was last asked.
+    pub(super) fn alive(&self, job: u64) -> Option<&String> {
+        self.alive.get(&self.name(job))
+    }
+
+    /// Submits the command `trial` in the folder of a job, with more `options`; returns the queue's number.
+    pub(super) fn submit(&mut self, job: u64, options: &str, done: &'static str) -> Result<String> {
+        let (program, folder, name) = (std::env::current_exe()?, trial_folder(&self.root, job), self.name(job));
+        let (flags, threads) = (self.flags.join(" "), self.queue.threads());
+        let command =
+            format!("'{}' trial '{}'{options} --threads {threads} {flags}", program.display(), folder.display());
+        let id = self.queue.submit(&NewJob { name: name.clone(), command, folder, done })?;
+        self.alive.insert(name, id.clone());
+        Ok(id)
+    }
+
+    /// Asks which jobs wait or run, where that was some time ago; whether it was said.
+    pub(super) fn look(&mut self) -> bool {
+        if self.asked.elapsed() <= ASK {
+            return false;
+        }
+        // A queue that cannot be asked says nothing of its jobs.
+        let alive = self.queue.alive(&self.prefix);
+        self.asked = Instant::now();
+        alive.map(|alive| self.alive = alive).is_ok()
+    }
+
+    /// How a job ended, and the last that it said.
+    pub(super) fn end_of(&self, job: u64, id: &str) -> String {
+        let log = end_of(&trial_folder(&self.root, job).join("run.log"));
+        let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing was printed");
+        format!("job {id}: {}: {last}", self.queue.state(id))
+    }
 }
 
 /// Runs trials as jobs of a queue.
 #[derive(Debug)]
 pub struct Jobs<Q> {
-    queue: Q,
-    root: PathBuf,
+    jobs: Named<Q>,
     /// Jobs that wait or run at a time.
     workers: usize,
-    /// Options of the command `trial`.
-    flags: Vec<String>,
-    /// Begins the names of all jobs of this search.
-    prefix: String,
-    /// This search's jobs by name, as the queue last gave them.
-    known: HashMap<String, String>,
-    asked: Option<Instant>,
     running: Vec<Job>,
     left: Vec<Record>,
 }
@@ -78,47 +138,8 @@ impl<Q: Queue> Jobs<Q> {
     /// At most `workers` jobs at a time, which compute as `compute` says, on the device that the cluster gives them. Fails where
     /// the queue cannot be asked.
     pub fn new(queue: Q, root: &Path, workers: usize, compute: Compute) -> Result<Self> {
-        fs::create_dir_all(root).with_context(|| format!("{}: cannot create", root.display()))?;
-        let root = fs::canonicalize(root).with_context(|| format!("{}: cannot resolve", root.display()))?;
-        let text = root.to_str().with_context(|| format!("{}: no UTF-8", root.display()))?;
-        ensure!(!text.contains('\''), "{text}: jobs take no path with an apostrophe");
-        let prefix = format!("nas-{:08x}-", nas_datasets::rng::torch_seed(0, text, 0) as u32);
-        let known = queue.alive(&prefix)?;
-        let flags = compute.flags();
-        Ok(Self { queue, root, workers, flags, prefix, known, asked: None, running: Vec::new(), left: Vec::new() })
-    }
-
-    fn name(&self, id: u64) -> String {
-        format!("{}{id:05}", self.prefix)
-    }
-
-    fn submit_job(&self, trial: &Trial, folder: PathBuf) -> Result<String> {
-        let (program, flags) = (std::env::current_exe()?, self.flags.join(" "));
-        let command =
-            format!("'{}' trial '{}' --threads {} {flags}", program.display(), folder.display(), self.queue.threads());
-        self.queue.submit(&NewJob { name: self.name(trial.id), command, folder })
-    }
-
-    /// Why a job that is gone has left no record.
-    fn reason(&self, job: &Job) -> String {
-        let log = end_of(&trial_folder(&self.root, job.trial.id).join("run.log"));
-        let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing was printed");
-        format!("job {}: {}: {last}", job.id, self.queue.state(&job.id))
-    }
-
-    /// Learns which jobs the queue still has. A queue that cannot be asked says nothing of its jobs.
-    fn look(&mut self) {
-        if self.asked.is_some_and(|asked| asked.elapsed() <= ASK) {
-            return;
-        }
-        if let Ok(known) = self.queue.alive(&self.prefix) {
-            for job in &mut self.running {
-                let alive = known.contains_key(&format!("{}{:05}", self.prefix, job.trial.id));
-                job.gone = if alive { None } else { job.gone.or(Some(Instant::now())) };
-            }
-            self.known = known;
-        }
-        self.asked = Some(Instant::now());
+        let jobs = Named::new(queue, root, compute)?;
+        Ok(Self { jobs, workers, running: Vec::new(), left: Vec::new() })
     }
 }
 
@@ -128,15 +149,15 @@ impl<Q: Queue> Executor for Jobs<Q> {
     }
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
-        let folder = trial_folder(&self.root, trial.id);
+        let folder = trial_folder(&self.jobs.root, trial.id);
         if let Some(record) = left_record(&folder, &trial) {
             self.left.push(record);
             return Ok(());
         }
         write_trial(&folder, &trial)?;
-        let id = match self.known.get(&self.name(trial.id)) {
+        let id = match self.jobs.alive(trial.id) {
             Some(id) => id.clone(),
-            None => self.submit_job(&trial, folder).with_context(|| format!("trial {}", trial.id))?,
+            None => self.jobs.submit(trial.id, "", "record.json").with_context(|| format!("trial {}", trial.id))?,
         };
         self.running.push(Job { trial, id, gone: None });
         Ok(())
@@ -151,17 +172,22 @@ impl<Q: Queue> Executor for Jobs<Q> {
                 return Err(Interrupted.into());
             }
             for i in 0..self.running.len() {
-                let Job { trial, gone, .. } = &self.running[i];
-                if let Some(record) = left_record(&trial_folder(&self.root, trial.id), trial) {
+                let Job { trial, id, gone } = &self.running[i];
+                if let Some(record) = left_record(&trial_folder(&self.jobs.root, trial.id), trial) {
                     self.running.remove(i);
                     return Ok(record);
                 }
                 if gone.is_some_and(|since| since.elapsed() > GRACE) {
-                    let outcome = failed(&self.reason(&self.running[i]));
+                    let outcome = failed(&self.jobs.end_of(trial.id, id));
                     return Ok(Record { trial: self.running.remove(i).trial, outcome });
                 }
             }
-            self.look();
+            if self.jobs.look() {
+                for job in &mut self.running {
+                    let alive = self.jobs.alive(job.trial.id).is_some();
+                    job.gone = if alive { None } else { job.gone.or(Some(Instant::now())) };
+                }
+            }
             std::thread::sleep(POLL);
         }
     }

@@ -2,12 +2,14 @@
 //! death into a failed trial.
 
 mod jobs;
+mod pilots;
 mod ray;
 mod slurm;
 pub mod supervised;
 mod threads;
 
-pub use jobs::Jobs;
+pub use jobs::{Jobs, Queue};
+pub use pilots::{Pilots, serve};
 pub use ray::Ray;
 pub use slurm::Slurm;
 pub use threads::{Evaluate, Threads};
@@ -282,6 +284,10 @@ pub enum ExecutorConfig {
         /// Options of `sbatch`, such as `--partition=gpu`, `--gres=gpu:1`, `--time=60`.
         #[serde(default)]
         options: Vec<String>,
+        /// Jobs that take one trial after another until there is none for a minute (pilot jobs): no trial waits for the queue or
+        /// for this program to start. `workers` is best the number of cards then.
+        #[serde(default)]
+        pilots: bool,
     },
     /// As jobs of a Ray cluster, which go on while the search is not running. The run folder is on a file system that all nodes
     /// share.
@@ -300,6 +306,9 @@ pub enum ExecutorConfig {
         /// Cards of a job.
         #[serde(default)]
         gpus: f64,
+        /// As for Slurm.
+        #[serde(default)]
+        pilots: bool,
     },
 }
 

@@ -31,13 +31,13 @@ impl Queue for Slurm {
         Ok(text.lines().filter_map(job).collect())
     }
 
-    /// Slurm tells the script alone of the end of its time (`--signal=B:USR1@60`): the trial saves, and goes on in a new job.
+    /// Slurm tells the script alone of the end of its time (`--signal=B:USR1@60`): the trial saves, and goes on when the job has waited again.
     fn submit(&self, job: &NewJob) -> Result<String> {
-        let NewJob { name, command, folder } = job;
+        let NewJob { name, command, folder, done } = job;
         let script = format!(
             "#!/bin/sh\n{command} &\nchild=$!\ntrap 'kill -TERM $child' TERM\ntrap 'again=1; kill -TERM $child' USR1\n\
              while :; do wait $child; code=$?; kill -0 $child 2>/dev/null || break; done\n\
-             [ -z \"$again\" ] || [ -e '{}/record.json' ] || exec scontrol requeue \"$SLURM_JOB_ID\"\nexit $code\n",
+             [ -z \"$again\" ] || [ -e '{}/{done}' ] || exec scontrol requeue \"$SLURM_JOB_ID\"\nexit $code\n",
             folder.display()
         );
         let path = folder.join("job.sh");

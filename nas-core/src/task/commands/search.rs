@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::one_shot;
 use crate::estimator::honesty::HonestyReport;
 use crate::executor::{
-    self, Executor, ExecutorConfig, InProcess, Jobs, Limits, Processes, Ray, Slurm, Threads, trial_folder,
+    self, Executor, ExecutorConfig, InProcess, Jobs, Limits, Pilots, Processes, Queue, Ray, Slurm, Threads,
+    trial_folder,
 };
 use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
@@ -348,12 +349,12 @@ impl<T: Task> Job<'_, T> {
             ExecutorConfig::Command { workers, command, .. } => {
                 Box::new(processes(*workers)?.launched_by(command.clone()))
             }
-            ExecutorConfig::Slurm { workers, options, .. } => {
-                Box::new(Jobs::new(Slurm { options: options.clone() }, &trials, *workers, compute)?)
+            ExecutorConfig::Slurm { workers, options, pilots, .. } => {
+                by_queue(Slurm { options: options.clone() }, &folder, (*workers, *pilots), compute)?
             }
-            ExecutorConfig::Ray { workers, address, cpus, gpus, .. } => {
+            ExecutorConfig::Ray { workers, address, cpus, gpus, pilots, .. } => {
                 let ray = Ray { address: address.clone(), cpus: *cpus, gpus: *gpus };
-                Box::new(Jobs::new(ray, &trials, *workers, compute)?)
+                by_queue(ray, &folder, (*workers, *pilots), compute)?
             }
         };
         let mut started = executor::started(&trials)?;
@@ -418,6 +419,19 @@ impl<T: Task> Job<'_, T> {
             run: self.dir.root().display().to_string(),
         }
     }
+}
+
+/// Trials of a part's `folder` by jobs of a queue: one each, or by jobs that stay.
+fn by_queue<Q: Queue + 'static>(
+    queue: Q,
+    folder: &Path,
+    (workers, pilots): (usize, bool),
+    compute: Compute,
+) -> Result<Box<dyn Executor>> {
+    Ok(match pilots {
+        true => Box::new(Pilots::new(queue, folder, workers, compute)?),
+        false => Box::new(Jobs::new(queue, &folder.join("trials"), workers, compute)?),
+    })
 }
 
 /// The main objective and the controls against the truth.

@@ -1,0 +1,290 @@
+//! Trials by jobs that stay: each takes one trial after another (pilot jobs), so that a trial waits neither for the cluster's queue
+//! nor for this program to start.
+//!
+//! All of it is files below one folder, on a file system that all nodes share. The search puts a trial into `queue`; the first
+//! worker that moves it to `claimed`, under its own number, has it, and leaves `record.json` in the trial's folder. A worker
+//! whose job begins again, and a search that does, go on with what is claimed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::jobs::{GRACE, Named, POLL, Queue};
+use super::{Executor, failed, left_record, read_trial, trial_folder, write_trial};
+use crate::run::cli::Compute;
+use crate::run::interrupt::{self, Interrupted};
+use crate::run::run_dir::write_atomic;
+use crate::space::trial::{Record, Trial};
+
+/// For how long a worker holds its card without a trial.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between a worker's looks at the queue.
+const LOOK: Duration = Duration::from_millis(50);
+/// Jobs in a row that may end without having taken a trial.
+const IN_VAIN: usize = 3;
+/// The file that a worker leaves that has nothing more to do.
+const ENDED: &str = "ended";
+
+/// Where workers find trials.
+#[derive(Debug)]
+struct Desk {
+    /// Holds the folders of the workers, and of this.
+    root: PathBuf,
+}
+
+/// A trial and the worker that has it.
+type Claim = (u64, u64);
+
+impl Desk {
+    fn queued(&self, trial: u64) -> PathBuf {
+        self.root.join("queue").join(format!("{trial:05}"))
+    }
+
+    fn claimed(&self, (trial, worker): Claim) -> PathBuf {
+        self.root.join("claimed").join(format!("{trial:05}-{worker:05}"))
+    }
+
+    /// The names of files in a folder, in their order.
+    fn names(&self, folder: &str) -> Result<Vec<String>> {
+        let folder = self.root.join(folder);
+        let read = || -> io::Result<Vec<String>> {
+            fs::read_dir(&folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        let mut names = read().with_context(|| format!("{}: cannot read", folder.display()))?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn claims(&self) -> Result<Vec<Claim>> {
+        let claim = |name: &String| {
+            let (trial, worker) = name.split_once('-')?;
+            Some((trial.parse().ok()?, worker.parse().ok()?))
+        };
+        Ok(self.names("claimed")?.iter().filter_map(claim).collect())
+    }
+
+    /// The next trial of a worker: one that it had when it was stopped, or the first that it gets of those that wait.
+    fn take(&self, worker: u64) -> Result<Option<u64>> {
+        if let Some((trial, _)) = self.claims()?.into_iter().find(|(_, of)| *of == worker) {
+            return Ok(Some(trial));
+        }
+        for trial in self.names("queue")?.iter().filter_map(|name| name.parse().ok()) {
+            match fs::rename(self.queued(trial), self.claimed((trial, worker))) {
+                Ok(()) => return Ok(Some(trial)),
+                // Another was first.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("{}: cannot take", self.queued(trial).display()));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn give_up(&self, claim: Claim) -> Result<()> {
+        remove(&self.claimed(claim))
+    }
+
+    /// Exists where no more trials come.
+    fn closed(&self) -> PathBuf {
+        self.root.join("closed")
+    }
+}
+
+/// Removes a file that may be gone already.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot remove", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a worker does in its `folder`: calls `run` with the folder of one trial after another, until the search has ended or there
+/// has been none for a minute.
+///
+/// # Errors
+/// What `run` fails with; [`Interrupted`].
+pub fn serve(folder: &Path, mut run: impl FnMut(&Path) -> Result<()>) -> Result<()> {
+    let folder = fs::canonicalize(folder).with_context(|| format!("{}: cannot resolve", folder.display()))?;
+    let number = folder.file_name().and_then(|name| name.to_str()?.parse().ok());
+    let (root, worker) = folder.parent().zip(number).with_context(|| {
+        format!("{}: no worker's folder; expected one that a search by pilot jobs has made", folder.display())
+    })?;
+    let desk = Desk { root: root.to_path_buf() };
+    let trials = root.with_file_name("trials");
+    // A job that has ended may begin again where its node was lost.
+    remove(&folder.join(ENDED))?;
+    let mut last = Instant::now();
+    loop {
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        match desk.take(worker)? {
+            Some(id) => {
+                let folder = trial_folder(&trials, id);
+                if left_record(&folder, &read_trial(&folder)?).is_none() {
+                    run(&folder)?;
+                }
+                desk.give_up((id, worker))?;
+                last = Instant::now();
+            }
+            None if desk.closed().exists() || last.elapsed() > PATIENCE => break,
+            None => std::thread::sleep(LOOK),
+        }
+    }
+    write_atomic(&folder.join(ENDED), b"")
+}
+
+/// Runs trials by jobs of a queue that take one after another.
+#[derive(Debug)]
+pub struct Pilots<Q> {
+    jobs: Named<Q>,
+    desk: Desk,
+    /// The folder of all trials.
+    trials: PathBuf,
+    /// Jobs that wait or run at a time.
+    workers: usize,
+    /// Jobs by the number of their worker.
+    hired: BTreeMap<u64, Worker>,
+    /// The number of the next one.
+    next: u64,
+    /// Jobs in a row that ended without having taken a trial.
+    in_vain: usize,
+    running: Vec<Trial>,
+    left: Vec<Record>,
+}
+
+#[derive(Debug)]
+struct Worker {
+    /// The queue's number of its job.
+    id: String,
+    /// Since when the queue does not know it any more.
+    gone: Option<Instant>,
+}
+
+impl<Q: Queue> Pilots<Q> {
+    /// At most `workers` jobs at a time for the trials whose folders are `folder/trials`. Jobs of an earlier process of this
+    /// search go on. Fails where the queue cannot be asked.
+    pub fn new(queue: Q, folder: &Path, workers: usize, compute: Compute) -> Result<Self> {
+        let jobs = Named::new(queue, &folder.join("workers"), compute)?;
+        let (desk, trials) = (Desk { root: jobs.root.clone() }, jobs.root.with_file_name("trials"));
+        for name in ["queue", "claimed"] {
+            let path = desk.root.join(name);
+            fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
+        }
+        remove(&desk.closed())?;
+        let numbers = desk.names("")?.iter().filter_map(|name| name.parse().ok()).collect::<Vec<u64>>();
+        let hired = numbers.iter().filter_map(|n| Some((*n, Worker { id: jobs.alive(*n)?.clone(), gone: None })));
+        let (hired, next) = (hired.collect(), numbers.last().map_or(0, |last| last + 1));
+        Ok(Self { jobs, desk, trials, workers, hired, next, in_vain: 0, running: Vec::new(), left: Vec::new() })
+    }
+
+    /// Submits jobs where fewer wait or run than trials do.
+    fn hire(&mut self) -> Result<()> {
+        while self.hired.len() < self.workers.min(self.running.len()) {
+            let folder = trial_folder(&self.jobs.root, self.next);
+            fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create", folder.display()))?;
+            let id = self.jobs.submit(self.next, " --worker", ENDED).context("a worker")?;
+            self.hired.insert(self.next, Worker { id, gone: None });
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// Parts with workers whose jobs are gone; the trial that one of them had, if it can leave no record any more.
+    fn part(&mut self) -> Result<Option<Record>> {
+        for (number, worker) in &mut self.hired {
+            let alive = self.jobs.alive(*number).is_some();
+            worker.gone = if alive { None } else { worker.gone.or(Some(Instant::now())) };
+        }
+        let has_ended = |number: &u64| trial_folder(&self.jobs.root, *number).join(ENDED).exists();
+        self.hired.retain(|number, worker| worker.gone.is_none() || !has_ended(number));
+        let lost = |(_, worker): &(&u64, &Worker)| worker.gone.is_some_and(|since| since.elapsed() > GRACE);
+        let Some((number, id)) = self.hired.iter().find(lost).map(|(number, worker)| (*number, worker.id.clone()))
+        else {
+            return Ok(None);
+        };
+        self.hired.remove(&number);
+        let reason = self.jobs.end_of(number, &id);
+        if let Some(claim) = self.desk.claims()?.into_iter().find(|(_, worker)| *worker == number) {
+            self.desk.give_up(claim)?;
+            let mut lost = self.running.extract_if(.., |trial| trial.id == claim.0);
+            return Ok(lost.next().map(|trial| Record { trial, outcome: failed(&reason) }));
+        }
+        self.in_vain += 1;
+        if self.in_vain >= IN_VAIN {
+            bail!("{IN_VAIN} jobs in a row ended without having taken a trial, the last of them {reason}");
+        }
+        Ok(None)
+    }
+}
+
+impl<Q: Queue> Executor for Pilots<Q> {
+    fn capacity(&self) -> usize {
+        self.workers
+    }
+
+    fn submit(&mut self, trial: Trial) -> Result<()> {
+        let folder = trial_folder(&self.trials, trial.id);
+        if let Some(record) = left_record(&folder, &trial) {
+            self.left.push(record);
+            return Ok(());
+        }
+        write_trial(&folder, &trial)?;
+        // Somebody may have it from an earlier process of this search.
+        let (kept, lost): (Vec<Claim>, Vec<Claim>) = self
+            .desk
+            .claims()?
+            .into_iter()
+            .filter(|(id, _)| *id == trial.id)
+            .partition(|(_, worker)| self.hired.contains_key(worker));
+        lost.into_iter().try_for_each(|claim| self.desk.give_up(claim))?;
+        if kept.is_empty() {
+            write_atomic(&self.desk.queued(trial.id), b"")?;
+        }
+        self.running.push(trial);
+        self.hire()
+    }
+
+    fn wait(&mut self) -> Result<Record> {
+        if let Some(record) = self.left.pop() {
+            return Ok(record);
+        }
+        loop {
+            if interrupt::requested() {
+                return Err(Interrupted.into());
+            }
+            for i in 0..self.running.len() {
+                let trial = &self.running[i];
+                if let Some(record) = left_record(&trial_folder(&self.trials, trial.id), trial) {
+                    self.running.remove(i);
+                    self.in_vain = 0;
+                    return Ok(record);
+                }
+            }
+            if self.jobs.look()
+                && let Some(record) = self.part()?
+            {
+                return Ok(record);
+            }
+            self.hire()?;
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+/// Workers of a search that is stopped go on with their trials; those of one that has ended are told so.
+impl<Q> Drop for Pilots<Q> {
+    fn drop(&mut self) {
+        if !interrupt::requested() {
+            // They end a minute later without it.
+            let _ = fs::write(self.desk.closed(), "");
+        }
+    }
+}
