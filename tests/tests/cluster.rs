@@ -256,7 +256,7 @@ fn what_happens_to_pilot_jobs_fails_their_trials_alone() {
     // Between a program and the worker stands its supervisor.
     let script = "case {id} in 5) kill -9 $(cut -d' ' -f4 /proc/$PPID/stat); sleep 9;; esac; echo '{\"valid\": 0.5}'";
     let head = Head::start("");
-    write_config(folder, "ray.toml", 10, script, &head.executor(true));
+    write_config(folder, "ray.toml", 12, script, &head.executor(true));
     let path = |name: &str| folder.join(name).to_str().unwrap().to_string();
     CLASSIFY.succeed(&["search", "--config", &path("ray.toml"), "--out", &path("run"), "--threads", "1"]);
     for record in records(&folder.join("run")) {
