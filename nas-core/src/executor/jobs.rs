@@ -23,8 +23,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// A cluster's queue of jobs.
 pub trait Queue: fmt::Debug {
-    /// Jobs whose names begin with `prefix` and that wait or run: their numbers by name.
-    fn alive(&self, prefix: &str) -> Result<HashMap<String, String>>;
+    /// Jobs whose names begin with `prefix` and that wait or run, by name.
+    fn alive(&self, prefix: &str) -> Result<HashMap<String, Alive>>;
 
     /// Submits a job; returns its number.
     fn submit(&self, job: &NewJob) -> Result<String>;
@@ -34,6 +34,15 @@ pub trait Queue: fmt::Debug {
 
     /// What stands, in the job's shell, for the threads that it may use.
     fn threads(&self) -> &'static str;
+}
+
+/// A job that waits or runs.
+#[derive(Clone, Debug)]
+pub struct Alive {
+    /// The queue's number.
+    pub id: String,
+    /// It does not run, or not again yet.
+    pub waits: bool,
 }
 
 /// A job to submit.
@@ -59,8 +68,8 @@ pub(super) struct Named<Q> {
     flags: Vec<String>,
     /// Begins the names of all jobs.
     prefix: String,
-    /// The queue's numbers by name, as it last gave them.
-    alive: HashMap<String, String>,
+    /// By name, as the queue last gave them.
+    alive: HashMap<String, Alive>,
     asked: Instant,
 }
 
@@ -80,8 +89,8 @@ impl<Q: Queue> Named<Q> {
         format!("{}{job:05}", self.prefix)
     }
 
-    /// The queue's number of a job that waited or ran when it was last asked.
-    pub(super) fn alive(&self, job: u64) -> Option<&String> {
+    /// A job that waited or ran when the queue was last asked.
+    pub(super) fn alive(&self, job: u64) -> Option<&Alive> {
         self.alive.get(&self.name(job))
     }
 
@@ -92,15 +101,17 @@ impl<Q: Queue> Named<Q> {
         let command =
             format!("'{}' trial '{}'{options} --threads {threads} {flags}", program.display(), folder.display());
         let id = self.queue.submit(&NewJob { name: name.clone(), command, folder, done })?;
-        self.alive.insert(name, id.clone());
+        self.alive.insert(name, Alive { id: id.clone(), waits: true });
         Ok(id)
     }
 
-    /// Asks which jobs wait or run, where that was some time ago; whether it was said.
+    /// Whether the queue was asked some time ago.
+    pub(super) fn is_due(&self) -> bool {
+        self.asked.elapsed() > ASK
+    }
+
+    /// Asks which jobs wait or run; whether it was said.
     pub(super) fn look(&mut self) -> bool {
-        if self.asked.elapsed() <= ASK {
-            return false;
-        }
         // A queue that cannot be asked says nothing of its jobs.
         let alive = self.queue.alive(&self.prefix);
         self.asked = Instant::now();
@@ -156,7 +167,7 @@ impl<Q: Queue> Executor for Jobs<Q> {
         }
         write_trial(&folder, &trial)?;
         let id = match self.jobs.alive(trial.id) {
-            Some(id) => id.clone(),
+            Some(job) => job.id.clone(),
             None => self.jobs.submit(trial.id, "", "record.json").with_context(|| format!("trial {}", trial.id))?,
         };
         self.running.push(Job { trial, id, gone: None });
@@ -182,7 +193,7 @@ impl<Q: Queue> Executor for Jobs<Q> {
                     return Ok(Record { trial: self.running.remove(i).trial, outcome });
                 }
             }
-            if self.jobs.look() {
+            if self.jobs.is_due() && self.jobs.look() {
                 for job in &mut self.running {
                     let alive = self.jobs.alive(job.trial.id).is_some();
                     job.gone = if alive { None } else { job.gone.or(Some(Instant::now())) };

@@ -2,14 +2,14 @@
 //! nor for this program to start.
 //!
 //! All of it is files below one folder, on a file system that all nodes share. The search puts a trial into `queue`; the first
-//! worker that moves it to `claimed`, under its own number, has it, and leaves `record.json` in the trial's folder. A worker
-//! whose job begins again, and a search that does, go on with what is claimed.
+//! worker that moves it to `claimed`, under its own name, has it, and leaves `record.json` in the trial's folder. What a worker had
+//! whose job waits again, because it was preempted or its node was lost, goes back into `queue`: another goes on with it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
@@ -36,16 +36,22 @@ struct Desk {
     root: PathBuf,
 }
 
-/// A trial and the worker that has it.
-type Claim = (u64, u64);
+/// Who has a trial.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    trial: u64,
+    worker: u64,
+    /// Tells one run of a worker's job from the next.
+    run: u128,
+}
 
 impl Desk {
     fn queued(&self, trial: u64) -> PathBuf {
         self.root.join("queue").join(format!("{trial:05}"))
     }
 
-    fn claimed(&self, (trial, worker): Claim) -> PathBuf {
-        self.root.join("claimed").join(format!("{trial:05}-{worker:05}"))
+    fn claimed(&self, Claim { trial, worker, run }: Claim) -> PathBuf {
+        self.root.join("claimed").join(format!("{trial:05}-{worker:05}-{run}"))
     }
 
     /// The names of files in a folder, in their order.
@@ -61,28 +67,28 @@ impl Desk {
 
     fn claims(&self) -> Result<Vec<Claim>> {
         let claim = |name: &String| {
-            let (trial, worker) = name.split_once('-')?;
-            Some((trial.parse().ok()?, worker.parse().ok()?))
+            let mut parts = name.split('-');
+            let (trial, worker, run) = (parts.next()?, parts.next()?, parts.next()?);
+            Some(Claim { trial: trial.parse().ok()?, worker: worker.parse().ok()?, run: run.parse().ok()? })
         };
         Ok(self.names("claimed")?.iter().filter_map(claim).collect())
     }
 
-    /// The next trial of a worker: one that it had when it was stopped, or the first that it gets of those that wait.
-    fn take(&self, worker: u64) -> Result<Option<u64>> {
-        if let Some((trial, _)) = self.claims()?.into_iter().find(|(_, of)| *of == worker) {
-            return Ok(Some(trial));
-        }
+    /// The first of the trials that wait, if the run of a worker gets any.
+    fn take(&self, worker: u64, run: u128) -> Result<Option<Claim>> {
         for trial in self.names("queue")?.iter().filter_map(|name| name.parse().ok()) {
-            match fs::rename(self.queued(trial), self.claimed((trial, worker))) {
-                Ok(()) => return Ok(Some(trial)),
-                // Another was first.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("{}: cannot take", self.queued(trial).display()));
-                }
+            let claim = Claim { trial, worker, run };
+            // Another may be first.
+            if moved(&self.queued(trial), &self.claimed(claim))? {
+                return Ok(Some(claim));
             }
         }
         Ok(None)
+    }
+
+    /// Lets others have a trial, if it is still claimed.
+    fn put_back(&self, claim: Claim) -> Result<()> {
+        moved(&self.claimed(claim), &self.queued(claim.trial)).map(drop)
     }
 
     fn give_up(&self, claim: Claim) -> Result<()> {
@@ -105,6 +111,14 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// Moves a file; whether it was there.
+fn moved(from: &Path, to: &Path) -> Result<bool> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        renamed => renamed.map(|()| true).with_context(|| format!("{}: cannot move", from.display())),
+    }
+}
+
 /// What a worker does in its `folder`: calls `run` with the folder of one trial after another, until the search has ended or there
 /// has been none for a minute.
 ///
@@ -120,18 +134,22 @@ pub fn serve(folder: &Path, mut run: impl FnMut(&Path) -> Result<()>) -> Result<
     let trials = root.with_file_name("trials");
     // A job that has ended may begin again where its node was lost.
     remove(&folder.join(ENDED))?;
+    for claim in desk.claims()?.into_iter().filter(|claim| claim.worker == worker) {
+        desk.put_back(claim)?;
+    }
+    let this_run = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let mut last = Instant::now();
     loop {
         if interrupt::requested() {
             return Err(Interrupted.into());
         }
-        match desk.take(worker)? {
-            Some(id) => {
-                let folder = trial_folder(&trials, id);
+        match desk.take(worker, this_run)? {
+            Some(claim) => {
+                let folder = trial_folder(&trials, claim.trial);
                 if left_record(&folder, &read_trial(&folder)?).is_none() {
                     run(&folder)?;
                 }
-                desk.give_up((id, worker))?;
+                desk.give_up(claim)?;
                 last = Instant::now();
             }
             None if desk.closed().exists() || last.elapsed() > PATIENCE => break,
@@ -179,8 +197,10 @@ impl<Q: Queue> Pilots<Q> {
             fs::create_dir_all(&path).with_context(|| format!("{}: cannot create", path.display()))?;
         }
         remove(&desk.closed())?;
+        // They are submitted anew; what is claimed is not.
+        desk.names("queue")?.iter().try_for_each(|name| remove(&desk.root.join("queue").join(name)))?;
         let numbers = desk.names("")?.iter().filter_map(|name| name.parse().ok()).collect::<Vec<u64>>();
-        let hired = numbers.iter().filter_map(|n| Some((*n, Worker { id: jobs.alive(*n)?.clone(), gone: None })));
+        let hired = numbers.iter().filter_map(|n| Some((*n, Worker { id: jobs.alive(*n)?.id.clone(), gone: None })));
         let (hired, next) = (hired.collect(), numbers.last().map_or(0, |last| last + 1));
         Ok(Self { jobs, desk, trials, workers, hired, next, in_vain: 0, running: Vec::new(), left: Vec::new() })
     }
@@ -197,8 +217,11 @@ impl<Q: Queue> Pilots<Q> {
         Ok(())
     }
 
-    /// Parts with workers whose jobs are gone; the trial that one of them had, if it can leave no record any more.
-    fn part(&mut self) -> Result<Option<Record>> {
+    /// Takes back what workers have whose jobs wait again, and parts with those whose jobs are gone; returns the trial that one of
+    /// them had, if it can leave no record any more. The `claims` are from before the queue was asked.
+    fn part(&mut self, claims: &[Claim]) -> Result<Option<Record>> {
+        let waits = |worker: u64| self.jobs.alive(worker).is_some_and(|job| job.waits);
+        claims.iter().filter(|claim| waits(claim.worker)).try_for_each(|claim| self.desk.put_back(*claim))?;
         for (number, worker) in &mut self.hired {
             let alive = self.jobs.alive(*number).is_some();
             worker.gone = if alive { None } else { worker.gone.or(Some(Instant::now())) };
@@ -212,9 +235,9 @@ impl<Q: Queue> Pilots<Q> {
         };
         self.hired.remove(&number);
         let reason = self.jobs.end_of(number, &id);
-        if let Some(claim) = self.desk.claims()?.into_iter().find(|(_, worker)| *worker == number) {
-            self.desk.give_up(claim)?;
-            let mut lost = self.running.extract_if(.., |trial| trial.id == claim.0);
+        if let Some(claim) = claims.iter().find(|claim| claim.worker == number) {
+            self.desk.give_up(*claim)?;
+            let mut lost = self.running.extract_if(.., |trial| trial.id == claim.trial);
             return Ok(lost.next().map(|trial| Record { trial, outcome: failed(&reason) }));
         }
         self.in_vain += 1;
@@ -237,13 +260,9 @@ impl<Q: Queue> Executor for Pilots<Q> {
             return Ok(());
         }
         write_trial(&folder, &trial)?;
-        // Somebody may have it from an earlier process of this search.
-        let (kept, lost): (Vec<Claim>, Vec<Claim>) = self
-            .desk
-            .claims()?
-            .into_iter()
-            .filter(|(id, _)| *id == trial.id)
-            .partition(|(_, worker)| self.hired.contains_key(worker));
+        // A worker may have it from an earlier process of this search.
+        let claims = self.desk.claims()?.into_iter().filter(|claim| claim.trial == trial.id);
+        let (kept, lost): (Vec<Claim>, Vec<Claim>) = claims.partition(|claim| self.hired.contains_key(&claim.worker));
         lost.into_iter().try_for_each(|claim| self.desk.give_up(claim))?;
         if kept.is_empty() {
             write_atomic(&self.desk.queued(trial.id), b"")?;
@@ -268,10 +287,13 @@ impl<Q: Queue> Executor for Pilots<Q> {
                     return Ok(record);
                 }
             }
-            if self.jobs.look()
-                && let Some(record) = self.part()?
-            {
-                return Ok(record);
+            if self.jobs.is_due() {
+                let claims = self.desk.claims()?;
+                if self.jobs.look()
+                    && let Some(record) = self.part(&claims)?
+                {
+                    return Ok(record);
+                }
             }
             self.hire()?;
             std::thread::sleep(POLL);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use ureq::Agent;
 
-use super::jobs::{NewJob, Queue};
+use super::jobs::{Alive, NewJob, Queue};
 
 /// The jobs of a Ray cluster. Where `RAY_AUTH_TOKEN` is set, it is given as a bearer token.
 #[derive(Debug)]
@@ -43,11 +43,16 @@ impl Ray {
 }
 
 impl Queue for Ray {
-    fn alive(&self, prefix: &str) -> Result<HashMap<String, String>> {
+    fn alive(&self, prefix: &str) -> Result<HashMap<String, Alive>> {
         let jobs = self.ask("", None)?;
         let alive = jobs.as_array().into_iter().flatten().filter_map(|job| {
             let name = job["submission_id"].as_str().filter(|name| name.starts_with(prefix))?;
-            matches!(job["status"].as_str(), Some("PENDING" | "RUNNING")).then(|| (named(name), name.to_string()))
+            let waits = match job["status"].as_str() {
+                Some("PENDING") => true,
+                Some("RUNNING") => false,
+                _ => return None,
+            };
+            Some((named(name), Alive { id: name.to_string(), waits }))
         });
         Ok(alive.collect())
     }

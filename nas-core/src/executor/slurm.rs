@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::jobs::{NewJob, Queue};
+use super::jobs::{Alive, NewJob, Queue};
 use crate::run::run_dir::write_atomic;
 
 /// Slurm, with options of `sbatch`.
@@ -20,13 +20,14 @@ const ENDED: [&str; 8] =
     ["COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"];
 
 impl Queue for Slurm {
-    fn alive(&self, prefix: &str) -> Result<HashMap<String, String>> {
+    fn alive(&self, prefix: &str) -> Result<HashMap<String, Alive>> {
         let text = said(Command::new("squeue").args(["--noheader", "--me", "--states=all", "--format=%i|%j|%T"]))?;
         let job = |line: &str| {
             let mut fields = line.splitn(3, '|');
             let (id, name, state) = (fields.next()?, fields.next()?, fields.next()?);
             let alive = name.starts_with(prefix) && !ENDED.contains(&state);
-            alive.then(|| (name.to_string(), id.to_string()))
+            let waits = state == "PENDING";
+            alive.then(|| (name.to_string(), Alive { id: id.to_string(), waits }))
         };
         Ok(text.lines().filter_map(job).collect())
     }
