@@ -90,9 +90,18 @@ impl Compute {
         let flags = Numerics::chosen().flags().into_iter().chain(self.amp.then_some("--amp"));
         flags.map(String::from).collect()
     }
-}
 
-impl Compute {
+    /// `float32`, or how products are rounded.
+    pub fn precision(&self) -> &'static str {
+        let Numerics { tf32, bf16, .. } = Numerics::chosen();
+        match (self.amp, bf16, tf32) {
+            (true, true, _) => "mixed precision (bfloat16)",
+            (true, false, _) => "mixed precision (float16)",
+            (false, _, true) => "float32 (TF32 products)",
+            (false, _, false) => "float32",
+        }
+    }
+
     /// Name of the device of worker number `slot`: on the CPU, or one of the cards, of which the first is this process' own.
     pub fn device_of(&self, slot: usize) -> String {
         match self.device {

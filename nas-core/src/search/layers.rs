@@ -81,11 +81,6 @@ impl LayerTable {
         };
         nearest.map(|(_, entry)| entry).or_else(by_work).map_or(0.0, scaled)
     }
-
-    /// Whether a layer was measured.
-    pub fn has(&self, layer: &Layer) -> bool {
-        self.layers.contains_key(layer)
-    }
 }
 
 /// Fixed part and factor by which sums over layers become times of whole networks, from `(sum, time)` of some: least squares of
@@ -131,7 +126,7 @@ mod tests {
         // Twice the multiply-adds of the nearest; one that resembles none by its own.
         assert_eq!(table.millis(&layers(&["conv 4>16 1x1 s1x1 d1 g1 8x8"])), 4.5);
         assert_eq!(table.millis(&layers(&["linear 64>64"])), 0.5 + 2.0 * 4096.0 / 2048.0);
-        assert!(table.has(&known[0]) && !table.has(&layers(&["norm 9 8x8"])[0]));
+        assert!(!table.layers.contains_key(&layers(&["norm 9 8x8"])[0]));
     }
 
     #[test]

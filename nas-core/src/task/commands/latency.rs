@@ -274,7 +274,7 @@ fn in_libtorch<T: Task>(args: &LatencyArgs, protocol: &Protocol) -> Result<(Subj
         runtime: format!("libtorch {}", torch::version()),
         device: describe(compute.device),
         threads: compute.threads,
-        precision: if compute.amp { "mixed precision" } else { "float32" },
+        precision: compute.precision(),
     };
     Ok((subject, times))
 }

@@ -25,9 +25,8 @@ use crate::run::progress::Progress;
 use crate::run::run_dir::{open_to_append, write_atomic};
 use crate::search::goals::{Constraint, Restricted};
 use crate::search::layers::{LayerTable, Row, calibrate};
-use crate::space::Architecture;
-use crate::space::ChoiceSpace;
 use crate::space::recipe::RecipeConfig;
+use crate::space::{Architecture, ChoiceSpace};
 use crate::stats::kendall_tau;
 use crate::task::experiment::{self, Experiment, Kind, OneShotExperiment, SearchExperiment};
 use crate::task::latency::{Agreement, NetworkLayers};
@@ -210,8 +209,7 @@ pub fn run<T: Task>(args: &LatencyTableArgs) -> Result<()> {
     let started = Instant::now();
     let part = PathBuf::from(format!("{}.part", out.display()));
     let (device, runtime) = (describe(compute.device), format!("libtorch {}", torch::version()));
-    let precision = if compute.amp { "mixed precision" } else { "float32" };
-    let place = format!("{runtime}, {device}, {} threads, {precision}", compute.threads);
+    let place = format!("{runtime}, {device}, {} threads, {}", compute.threads, compute.precision());
     let mut alone = match (part.exists(), resume) {
         (false, _) => HashMap::new(),
         (true, true) => read_part(&part, &place)?,
