@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nas_core::search::log as trial_log;
 use nas_core::space::trial::{Outcome, Record};
 use nas_core::strategy::StrategyConfig;
-use nas_tests::{CLASSIFY, DETECT, SEGMENT, assert_same_file, data};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, assert_same_file, data, root};
 
 /// A search whose trials are a shell script.
 fn config(folder: &Path, num_trials: u64, script: &str) -> String {
@@ -378,6 +378,39 @@ fn what_cannot_be_served_is_refused_when_the_config_is_read() {
     refused("strategy.kind='magic'", "unknown variant `magic`");
     refused("executor={kind='processes',workers=0}", "executor.workers = 0; expected at least 1");
     refused("limits.time_secs=1", "limits need --workers");
+}
+
+/// What a run is of does not depend on whose repository it is started in.
+#[test]
+fn a_run_names_the_commit_of_the_program() {
+    let git = |folder: &Path, args: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(folder).args(args).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    assert!(git(folder, &["init", "--quiet"]).0);
+    let theirs = ["-c", "user.name=x", "-c", "user.email=x@y", "commit", "--quiet", "--allow-empty", "-m", "theirs"];
+    assert!(git(folder, &theirs).0);
+    let config = config(folder, 1, "echo '{\"valid\": 0.5}'");
+    let run = |program: &Path, name: &str| -> serde_json::Value {
+        let mut command = Command::new(program);
+        command.args(args(&config, Path::new(name), &[])).current_dir(folder).stdout(Stdio::null());
+        command.env("LD_LIBRARY_PATH", std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default());
+        assert!(command.status().unwrap().success());
+        serde_json::from_str(&fs::read_to_string(folder.join(name).join("meta.json")).unwrap()).unwrap()
+    };
+    let program = CLASSIFY.command(&[]).get_program().to_owned();
+    let meta = run(Path::new(&program), "checkout");
+    if git(root(), &["rev-parse", "HEAD"]).0 {
+        let commit = meta["commit"].as_str().unwrap();
+        assert!(git(root(), &["merge-base", "--is-ancestor", commit, "HEAD"]).0, "{commit}");
+    }
+    // As packages have it.
+    let packed = folder.join("nas-classify");
+    fs::copy(&program, &packed).unwrap();
+    fs::write(folder.join("commit"), "0123abc\n").unwrap();
+    assert_eq!(run(&packed, "packed")["commit"], "0123abc");
 }
 
 /// The committed experiment on the table, in small.

