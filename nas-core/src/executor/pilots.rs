@@ -310,3 +310,76 @@ impl<Q> Drop for Pilots<Q> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::executor::write_record;
+    use crate::space::Architecture;
+    use crate::space::trial::{Outcome, Values};
+
+    /// A search's folder with trials that wait.
+    fn desk(folder: &Path, trials: &[u64]) -> Desk {
+        let desk = Desk { root: folder.join("workers") };
+        for name in ["queue", "claimed", "00000", "00001"] {
+            fs::create_dir_all(desk.root.join(name)).unwrap();
+        }
+        for id in trials {
+            let trial = Trial { id: *id, arch: Architecture::new(vec![0]), budget: Default::default(), parent: None };
+            write_trial(&trial_folder(&folder.join("trials"), *id), &trial).unwrap();
+            fs::write(desk.queued(*id), "").unwrap();
+        }
+        desk
+    }
+
+    #[test]
+    fn a_trial_has_one_worker_at_a_time() {
+        let temp = tempfile::tempdir().unwrap();
+        let desk = desk(temp.path(), &[3, 5]);
+        let lost = desk.take(0, 1).unwrap().unwrap();
+        assert_eq!((lost.trial, desk.take(1, 1).unwrap().unwrap().trial), (3, 5));
+        assert!(desk.take(0, 1).unwrap().is_none());
+        desk.put_back(lost).unwrap();
+        let again = desk.take(0, 2).unwrap().unwrap();
+        assert_eq!(again.trial, 3);
+        // The same worker has it again: what was seen of its first run does not count.
+        desk.put_back(lost).unwrap();
+        assert!(desk.take(1, 1).unwrap().is_none());
+        desk.give_up(again).unwrap();
+        assert_eq!(desk.claims().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn workers_share_what_waits_and_end_with_the_search() {
+        let temp = tempfile::tempdir().unwrap();
+        let desk = desk(temp.path(), &[0, 1, 2, 3, 4, 5]);
+        let outcome = || Outcome::Metrics(Values::from([("v".to_string(), 0.5)]));
+        let record = |folder: &Path| {
+            let trial = read_trial(folder)?;
+            write_record(folder, &Record { trial, outcome: outcome() })
+        };
+        // One that its worker had ended when it was lost.
+        record(&trial_folder(&temp.path().join("trials"), 2)).unwrap();
+        let had = desk.take(1, 0).unwrap().unwrap();
+        fs::write(desk.closed(), "").unwrap();
+        let ran = Mutex::new(Vec::new());
+        let run = |folder: &Path| {
+            ran.lock().unwrap().push(read_trial(folder)?.id);
+            record(folder)
+        };
+        std::thread::scope(|scope| {
+            for worker in [0, 1] {
+                let folder = trial_folder(&desk.root, worker);
+                scope.spawn(move || serve(&folder, run).unwrap());
+            }
+        });
+        let mut ran = ran.into_inner().unwrap();
+        ran.sort();
+        assert_eq!((had.trial, ran), (0, vec![0, 1, 3, 4, 5]));
+        assert!(desk.claims().unwrap().is_empty() && desk.root.join("00001").join(ENDED).exists());
+        let error = format!("{:#}", serve(temp.path(), |_| Ok(())).unwrap_err());
+        assert!(error.contains("no worker's folder"), "{error}");
+    }
+}
