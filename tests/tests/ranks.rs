@@ -238,6 +238,45 @@ fn a_search_over_a_supernet_that_loses_a_process_goes_on() {
     assert_eq!(log(&straight), log(&broken));
 }
 
+/// A candidate whose part fails on one process fails alone, and all go on: an image that cannot be read for a while.
+#[test]
+fn a_candidate_that_fails_on_one_process_fails_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let [data, run] = ["data", "run"].map(|name| temp.path().join(name));
+    let synth = ["data", "synth", "--out", data.to_str().unwrap(), "--images", "16", "--size", "32x64"];
+    SEGMENT.succeed(&synth);
+    let root = format!("data={{kind='cityscapes',root='{}'}}", data.display());
+    let sets =
+        [&root, "one_shot.method={kind='bignas',num_trials=400,recalibration_batches=2,strategy={kind='random'}}"]
+            .map(|set| ["--set", set])
+            .concat();
+    let more = [&["--procs", "2", "--set", "one_shot.held_out={end_of_sequences=0.5}"], &sets[..]].concat();
+    let config = "tests/configs/tiny_mobile_seg_search.toml";
+    let child = SEGMENT.command(&args("search", config, &run, &more)).stderr(Stdio::piped()).spawn().unwrap();
+    let log = || lines(&run.join("supernet_search/trials.jsonl"));
+    let reasons = || -> Vec<String> {
+        log().iter().filter_map(|line| Some(line["outcome"]["failed"].as_str()?.to_owned())).collect()
+    };
+    let until = |due: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !due() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", log());
+            sleep(Duration::from_millis(10));
+        }
+    };
+    // The last held-out image is in the second one's part.
+    let image = data.join("leftImg8bit/train/synth/synth_000000_000015_leftImg8bit.png");
+    let hidden = image.with_extension("hidden");
+    until(&|| !log().is_empty());
+    fs::rename(&image, &hidden).unwrap();
+    until(&|| !reasons().is_empty());
+    fs::rename(&hidden, &image).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(reasons().iter().all(|reason| reason.starts_with("rank 1: ")), "{:?}", reasons());
+    assert!(log().len() == 400 && reasons().len() < 200, "{} of {} failed", reasons().len(), log().len());
+}
+
 #[test]
 fn what_cannot_be_shared_is_refused() {
     let temp = tempfile::tempdir().unwrap();

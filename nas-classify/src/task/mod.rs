@@ -328,7 +328,7 @@ impl Task for Classification {
         tick: &mut dyn FnMut(),
     ) -> Result<ConfusionMatrix> {
         let logits = |images: &Tensor| Ok(tch::no_grad(|| logits(pass, images, Mode::EVAL)));
-        let mut matrix = count(&logits, setting, set, pass.compute.threads, tick)?;
+        let mut matrix = ranks::together(|| count(&logits, setting, set, pass.compute.threads, tick))?;
         matrix.of_all_ranks();
         Ok(matrix)
     }

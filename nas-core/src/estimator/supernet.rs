@@ -29,10 +29,13 @@ impl SupernetEvaluator {
         if !self.batches.is_empty() {
             let own = ranks::part_of(self.batches.len(), 1);
             let share = own.len() as f64 / self.batches.len() as f64;
-            ranks::apart(|| {
-                let _average = AverageAll::start();
-                tch::no_grad(|| own.for_each(|i| forward(i, &self.batches[i], Mode::train(0.0))));
-            });
+            ranks::together(|| {
+                ranks::apart(|| {
+                    let _average = AverageAll::start();
+                    tch::no_grad(|| own.for_each(|i| forward(i, &self.batches[i], Mode::train(0.0))));
+                });
+                Ok(())
+            })?;
             let mut statistics: Vec<Tensor> = self.statistics.iter().map(Tensor::shallow_clone).collect();
             statistics.retain(|tensor| tensor.is_floating_point());
             ranks::average_of_shares(&mut statistics, share);

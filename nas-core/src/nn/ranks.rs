@@ -125,21 +125,57 @@ pub(crate) fn apart<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Runs a part of work that the other ranks have parts of. Where it fails among several they would wait for it: then the
-/// run ends, whoever would catch the error.
+/// Why a part of work failed, which all ranks have given up for it.
+#[derive(Debug, thiserror::Error)]
+#[error("rank {rank}: {reason}")]
+pub(crate) struct GivenUp {
+    /// Whose part failed.
+    rank: usize,
+    reason: String,
+}
+
+/// Runs this rank's part of work, in which it calls no other. Where that fails or panics on any, it fails on all, and they are as far
+/// as each other.
+///
+/// # Errors
+/// What `work` fails with; among several [`GivenUp`], of the first whose part failed.
+pub fn together<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
+    if !are_several() {
+        return work();
+    }
+    let done = caught(work);
+    // libtorch's messages carry a stack trace of many lines.
+    let reason = done.as_ref().err().and_then(|reason| reason.lines().next()).map(str::to_owned);
+    let reasons = gather(reason)?;
+    match reasons.into_iter().enumerate().find_map(|(rank, reason)| Some(GivenUp { rank, reason: reason? })) {
+        Some(given_up) => Err(given_up.into()),
+        None => done.map_err(anyhow::Error::msg),
+    }
+}
+
+/// Runs a part of work that the other ranks have parts of. Where it fails among several, but by [`together`], they would wait for
+/// it: then the run ends, whoever would catch the error.
 pub(crate) fn or_all_end<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     if !are_several() {
         return work();
     }
-    let reason = match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(done)) => return Ok(done),
-        Ok(Err(error)) => format!("{error:#}"),
+    // What all have given up is an error like any other.
+    let done = caught(|| match work() {
+        Err(error) if error.is::<GivenUp>() => Ok(Err(error)),
+        done => done.map(Ok),
+    });
+    done.unwrap_or_else(|reason| resume_unwind(Box::new(format!("{FAILED}: {reason}"))))
+}
+
+/// Runs `work`; the text of its error or its panic, unless a rank is lost.
+fn caught<R>(work: impl FnOnce() -> Result<R>) -> std::result::Result<R, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| format!("{error:#}")),
         Err(panic) => match text_of(&*panic) {
-            Some(text) if lost(text).is_none() => text.to_owned(),
+            Some(text) if lost(text).is_none() => Err(text.to_owned()),
             _ => resume_unwind(panic),
         },
-    };
-    resume_unwind(Box::new(format!("{FAILED}: {reason}")))
+    }
 }
 
 /// Number of this rank; 0 where it is alone.
@@ -358,6 +394,7 @@ mod tests {
         assert_eq!(lost("index out of bounds"), None);
         // Alone, an error is an error.
         assert_eq!(or_all_end(|| anyhow::bail!("no") as Result<()>).unwrap_err().to_string(), "no");
+        assert_eq!(together(|| anyhow::bail!("no") as Result<()>).unwrap_err().to_string(), "no");
         assert!(lost(&format!("{FAILED}: no")).is_some_and(|text| text.ends_with(": no")));
     }
 }

@@ -15,7 +15,8 @@ use super::latency::priced_latency;
 use super::supervised::{Batches, PartSums, metrics_of, next_batch};
 use super::{BatchOf, Pass, Task, TaskSpace};
 use crate::estimator::supernet::SupernetEvaluator;
-use crate::nn::{Mode, Shape, VarBuilder, build_on, ranks, synchronise_batch_norm};
+use crate::nn::ranks::{self, GivenUp};
+use crate::nn::{Mode, Shape, VarBuilder, build_on, synchronise_batch_norm};
 use crate::one_shot::{self, Chosen, Images, Objective, OneShot, Part, Problem, check_epochs, check_recalibration};
 use crate::optim::{Named, named_parameters};
 use crate::run::cli::{Compute, warn};
@@ -235,7 +236,11 @@ impl<T: Task> Candidates<'_, T> {
             let request = serde_json::from_slice(&ranks::bytes_of_first(&[]))?;
             hear_signals();
             match request {
-                Request::Scores(arch, images) => _ = self.scores_of(&arch, images)?,
+                // A candidate that all have given up is the first's to record.
+                Request::Scores(arch, images) => match self.scores_of(&arch, images) {
+                    Err(error) if !error.is::<GivenUp>() => return Err(error),
+                    _ => {}
+                },
                 Request::Weights(arch) => _ = self.weights_of(&arch)?,
                 Request::End { stopped: false } => return Ok(()),
                 Request::End { stopped: true } => return Err(Interrupted.into()),

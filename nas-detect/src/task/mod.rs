@@ -375,9 +375,12 @@ impl Task for Detection {
         let reading = reading(setting, pass.compute);
         // Batches are those of one process: what an image is padded to depends on its batch.
         let own = ranks::part_of(set.len(), reading.loader.batch_size.max(1));
-        let mut files = evaluate(&detect, &set.subset(own.clone().collect()), &reading, pass.compute, |_, _| {
-            tick();
-            Ok(())
+        let part = set.subset(own.clone().collect());
+        let mut files = ranks::together(|| {
+            evaluate(&detect, &part, &reading, pass.compute, |_, _| {
+                tick();
+                Ok(())
+            })
         })?;
         if ranks::are_several() {
             let moved = |image: &mut usize| *image += own.start;

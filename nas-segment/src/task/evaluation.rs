@@ -29,14 +29,17 @@ pub fn evaluate(
     }
     let mut matrix = ConfusionMatrix::new(dataset.classes().len());
     let own = dataset.subset(ranks::part_of(dataset.len(), 1).collect());
-    for sample in eval_samples(own, transform.clone(), compute.threads, PREFETCH) {
-        let sample = sample?;
-        let Some(label) = &sample.label else { continue };
-        let size = (i64::from(label.height()), i64::from(label.width()));
-        let predicted = predict(net, &sample.image, size, config, compute)?;
-        matrix.add(label.as_raw(), &predicted);
-        tick();
-    }
+    ranks::together(|| {
+        for sample in eval_samples(own, transform.clone(), compute.threads, PREFETCH) {
+            let sample = sample?;
+            let Some(label) = &sample.label else { continue };
+            let size = (i64::from(label.height()), i64::from(label.width()));
+            let predicted = predict(net, &sample.image, size, config, compute)?;
+            matrix.add(label.as_raw(), &predicted);
+            tick();
+        }
+        Ok(())
+    })?;
     matrix.of_all_ranks();
     ensure!(
         matrix.labelled_pixels() > 0,
