@@ -252,7 +252,8 @@ fn a_candidate_that_fails_on_one_process_fails_alone() {
             .concat();
     let more = [&["--procs", "2", "--set", "one_shot.held_out={end_of_sequences=0.5}"], &sets[..]].concat();
     let config = "tests/configs/tiny_mobile_seg_search.toml";
-    let child = SEGMENT.command(&args("search", config, &run, &more)).stderr(Stdio::piped()).spawn().unwrap();
+    let mut command = SEGMENT.command(&args("search", config, &run, &more));
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let log = || lines(&run.join("supernet_search/trials.jsonl"));
     let reasons = || -> Vec<String> {
         log().iter().filter_map(|line| Some(line["outcome"]["failed"].as_str()?.to_owned())).collect()
