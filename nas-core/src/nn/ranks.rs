@@ -138,7 +138,7 @@ pub(crate) struct GivenUp {
 /// as each other.
 ///
 /// # Errors
-/// What `work` fails with; among several [`GivenUp`], of the first whose part failed.
+/// What `work` fails with; among several the reason of the first whose part failed, and its number.
 pub fn together<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     if !are_several() {
         return work();
