@@ -48,6 +48,16 @@ fn the_committed_experiments_are_read() {
     assert!(read_files >= 36, "{read_files} experiments");
 }
 
+/// The choices of a log mean the networks of its own space: where those of another have as many options nothing else would show it.
+#[test]
+fn the_last_round_of_a_search_is_in_its_space() {
+    let space = |name: &str| {
+        let path = root().join("configs/segment").join(name);
+        load::<SearchExperiment<Segmentation>>(&path, &[]).unwrap().space
+    };
+    assert_eq!(space("camvid_mobile_seg.toml"), space("camvid_mobile_seg_final.toml"));
+}
+
 #[test]
 fn a_file_of_another_kind_is_refused_with_both_kinds() {
     let error = SEGMENT.fail(&["train", "--config", "configs/segment/camvid_compare.toml"]);
