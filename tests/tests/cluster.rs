@@ -97,7 +97,8 @@ fn is_killed_and_goes_on(pilots: bool) {
     let search = "$NAS search --config slurm.toml --out run --resume --threads 1";
     let again =
         if pilots { "scontrol requeue $(squeue --noheader --states=RUNNING --format=%i | head -n1)" } else { "" };
-    beside_slurm(folder, &format!("timeout --signal=KILL 4 {search} || true\n{again}\n{search}"));
+    let none_waits = "[ -z \"$(squeue --noheader --states=PENDING)\" ]";
+    beside_slurm(folder, &format!("timeout --signal=KILL 4 {search} || true\n{again}\n{search}\n{none_waits}"));
     assert_same_file(&folder.join("own"), &folder.join("run"), "trials.jsonl");
     let text = fs::read_to_string(folder.join("where")).unwrap();
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();

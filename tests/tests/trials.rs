@@ -227,8 +227,15 @@ fn a_search_begins_from_named_architectures_and_the_best_of_an_earlier_log() {
     let first: Vec<String> = records(&straight).iter().take(3).map(|record| record.trial.arch.to_string()).collect();
     assert_eq!(first, ["0-0-0-0-0-0".into(), best[0].trial.arch.to_string(), best[1].trial.arch.to_string()]);
     let refused = temp.path().join("refused");
-    let stderr = CLASSIFY.fail(&args(&config, &refused, &["--set", "start.archs=['0-0-9-0-0-0']"]));
+    let sets_of_refused = ["--set", &log, "--set", "start.archs=['0-0-9-0-0-0']"];
+    let stderr = CLASSIFY.fail(&args(&config, &refused, &sets_of_refused));
     assert!(stderr.contains("start.archs: \"0-0-9-0-0-0\"") && !refused.exists(), "{stderr}");
+    // The same numbers may be other operators there.
+    let said = "another [space], where a choice may be something else: `channels = 16` there, `channels = 8` here";
+    assert!(!stderr.contains("another [space]"), "{stderr}");
+    let other = [&sets_of_refused[..], &["--set", "space.channels=8"]].concat();
+    let stderr = CLASSIFY.fail(&args(&config, &refused, &other));
+    assert!(stderr.contains(said), "{stderr}");
     // What began from a log needs it no more.
     let log = killed.join("trials.jsonl");
     CLASSIFY.kill_when(&args(&config, &killed, &sets), || fs::read_to_string(&log).is_ok_and(|log| !log.is_empty()));

@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Executor, end_of, failed, left_record, trial_folder, write_trial};
+use super::{Executor, begin, end_of, failed, left_record, poll, trial_folder};
 use crate::run::cli::Compute;
-use crate::run::interrupt::{self, Interrupted};
 use crate::space::trial::{Record, Trial};
 
 /// Between looks at the files of trials.
@@ -28,6 +27,9 @@ pub trait Queue: fmt::Debug {
 
     /// Submits a job; returns its number.
     fn submit(&self, job: &NewJob) -> Result<String>;
+
+    /// Takes the job of a number out of the queue, if it still waits there.
+    fn withdraw(&self, id: &str);
 
     /// How the job of a number ended, such as `CANCELLED`.
     fn state(&self, id: &str) -> String;
@@ -105,6 +107,11 @@ impl<Q: Queue> Named<Q> {
         Ok(id)
     }
 
+    /// Takes a job out of the queue that waited there when it was last asked.
+    pub(super) fn withdraw(&self, job: u64) {
+        self.alive(job).filter(|job| job.waits).into_iter().for_each(|job| self.queue.withdraw(&job.id));
+    }
+
     /// Whether the queue was asked some time ago.
     pub(super) fn is_due(&self) -> bool {
         self.asked.elapsed() > ASK
@@ -152,6 +159,28 @@ impl<Q: Queue> Jobs<Q> {
         let jobs = Named::new(queue, root, compute)?;
         Ok(Self { jobs, workers, running: Vec::new(), left: Vec::new() })
     }
+
+    /// A trial that has left its record, or cannot any more.
+    fn look(&mut self) -> Option<Record> {
+        for i in 0..self.running.len() {
+            let Job { trial, id, gone } = &self.running[i];
+            if let Some(record) = left_record(&trial_folder(&self.jobs.root, trial.id), trial) {
+                self.running.remove(i);
+                return Some(record);
+            }
+            if gone.is_some_and(|since| since.elapsed() > GRACE) {
+                let outcome = failed(&self.jobs.end_of(trial.id, id));
+                return Some(Record { trial: self.running.remove(i).trial, outcome });
+            }
+        }
+        if self.jobs.is_due() && self.jobs.look() {
+            for job in &mut self.running {
+                let alive = self.jobs.alive(job.trial.id).is_some();
+                job.gone = if alive { None } else { job.gone.or(Some(Instant::now())) };
+            }
+        }
+        None
+    }
 }
 
 impl<Q: Queue> Executor for Jobs<Q> {
@@ -161,11 +190,10 @@ impl<Q: Queue> Executor for Jobs<Q> {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let folder = trial_folder(&self.jobs.root, trial.id);
-        if let Some(record) = left_record(&folder, &trial) {
+        if let Some(record) = begin(&folder, &trial)? {
             self.left.push(record);
             return Ok(());
         }
-        write_trial(&folder, &trial)?;
         let id = match self.jobs.alive(trial.id) {
             Some(job) => job.id.clone(),
             None => self.jobs.submit(trial.id, "", "record.json").with_context(|| format!("trial {}", trial.id))?,
@@ -175,31 +203,9 @@ impl<Q: Queue> Executor for Jobs<Q> {
     }
 
     fn wait(&mut self) -> Result<Record> {
-        if let Some(record) = self.left.pop() {
-            return Ok(record);
-        }
-        loop {
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
-            for i in 0..self.running.len() {
-                let Job { trial, id, gone } = &self.running[i];
-                if let Some(record) = left_record(&trial_folder(&self.jobs.root, trial.id), trial) {
-                    self.running.remove(i);
-                    return Ok(record);
-                }
-                if gone.is_some_and(|since| since.elapsed() > GRACE) {
-                    let outcome = failed(&self.jobs.end_of(trial.id, id));
-                    return Ok(Record { trial: self.running.remove(i).trial, outcome });
-                }
-            }
-            if self.jobs.is_due() && self.jobs.look() {
-                for job in &mut self.running {
-                    let alive = self.jobs.alive(job.trial.id).is_some();
-                    job.gone = if alive { None } else { job.gone.or(Some(Instant::now())) };
-                }
-            }
-            std::thread::sleep(POLL);
+        match self.left.pop() {
+            Some(record) => Ok(record),
+            None => poll(POLL, || Ok(self.look())),
         }
     }
 }

@@ -423,6 +423,28 @@ pub fn write_record(folder: &Path, record: &Record) -> Result<()> {
     write_atomic(&folder.join("record.json"), pretty(record).as_bytes())
 }
 
+/// Makes a trial's folder; returns the record that an earlier process of this search had no time to take.
+fn begin(folder: &Path, trial: &Trial) -> Result<Option<Record>> {
+    let left = left_record(folder, trial);
+    if left.is_none() {
+        write_trial(folder, trial)?;
+    }
+    Ok(left)
+}
+
+/// Looks after every `pause` until a trial has ended, or a signal has come.
+fn poll(pause: Duration, mut look: impl FnMut() -> Result<Option<Record>>) -> Result<Record> {
+    loop {
+        if interrupt::requested() {
+            return Err(Interrupted.into());
+        }
+        if let Some(record) = look()? {
+            return Ok(record);
+        }
+        std::thread::sleep(pause);
+    }
+}
+
 /// The record of a trial that a child has left in its folder.
 fn left_record(folder: &Path, trial: &Trial) -> Option<Record> {
     read_json(&folder.join("record.json")).ok().filter(|record: &Record| record.trial == *trial)
@@ -506,6 +528,23 @@ impl Processes {
         time.or_else(|| memory.map(|limit| format!("used more than {limit} MiB of memory")))
     }
 
+    /// What has ended, or had to be.
+    fn look(&mut self) -> Result<Option<Record>> {
+        for i in 0..self.running.len() {
+            let outcome = match self.running[i].process.try_wait()? {
+                Some(status) => self.outcome(&self.running[i].trial, status),
+                None => match self.exceeded(&self.running[i]) {
+                    Some(reason) => Outcome::Failed(reason),
+                    None => continue,
+                },
+            };
+            let running = self.running.remove(i);
+            drop(running.process);
+            return Ok(Some(Record { trial: running.trial, outcome }));
+        }
+        Ok(None)
+    }
+
     fn outcome(&self, trial: &Trial, status: ExitStatus) -> Outcome {
         let folder = trial_folder(&self.root, trial.id);
         match read_json::<Record>(&folder.join("record.json")) {
@@ -533,11 +572,10 @@ impl Executor for Processes {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let folder = trial_folder(&self.root, trial.id);
-        if let Some(record) = left_record(&folder, &trial) {
+        if let Some(record) = begin(&folder, &trial)? {
             self.left.push(record);
             return Ok(());
         }
-        write_trial(&folder, &trial)?;
         let slot = free_slot(self.running.iter().map(|running| running.slot));
         let process = self.spawn(&folder, trial.id, slot).with_context(|| format!("trial {}", trial.id))?;
         self.running.push(Running { trial, process, slot, started: Instant::now() });
@@ -545,27 +583,9 @@ impl Executor for Processes {
     }
 
     fn wait(&mut self) -> Result<Record> {
-        const POLL: Duration = Duration::from_millis(10);
-        if let Some(record) = self.left.pop() {
-            return Ok(record);
-        }
-        loop {
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
-            for i in 0..self.running.len() {
-                let outcome = match self.running[i].process.try_wait()? {
-                    Some(status) => self.outcome(&self.running[i].trial, status),
-                    None => match self.exceeded(&self.running[i]) {
-                        Some(reason) => Outcome::Failed(reason),
-                        None => continue,
-                    },
-                };
-                let running = self.running.remove(i);
-                drop(running.process);
-                return Ok(Record { trial: running.trial, outcome });
-            }
-            std::thread::sleep(POLL);
+        match self.left.pop() {
+            Some(record) => Ok(record),
+            None => poll(Duration::from_millis(10), || self.look()),
         }
     }
 }

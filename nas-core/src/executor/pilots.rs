@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 
 use super::jobs::{GRACE, Named, POLL, Queue};
-use super::{Executor, failed, left_record, read_trial, trial_folder, write_trial};
+use super::{Executor, begin, failed, left_record, poll, read_trial, trial_folder};
 use crate::run::cli::Compute;
 use crate::run::interrupt::{self, Interrupted};
 use crate::run::run_dir::write_atomic;
@@ -161,7 +161,7 @@ pub fn serve(folder: &Path, mut run: impl FnMut(&Path) -> Result<()>) -> Result<
 
 /// Runs trials by jobs of a queue that take one after another.
 #[derive(Debug)]
-pub struct Pilots<Q> {
+pub struct Pilots<Q: Queue> {
     jobs: Named<Q>,
     desk: Desk,
     /// The folder of all trials.
@@ -246,6 +246,27 @@ impl<Q: Queue> Pilots<Q> {
         }
         Ok(None)
     }
+
+    /// A trial that has left its record, or cannot any more.
+    fn look(&mut self) -> Result<Option<Record>> {
+        for i in 0..self.running.len() {
+            let trial = &self.running[i];
+            if let Some(record) = left_record(&trial_folder(&self.trials, trial.id), trial) {
+                self.running.remove(i);
+                self.in_vain = 0;
+                return Ok(Some(record));
+            }
+        }
+        if self.jobs.is_due() {
+            let claims = self.desk.claims()?;
+            if self.jobs.look()
+                && let Some(record) = self.part(&claims)?
+            {
+                return Ok(Some(record));
+            }
+        }
+        self.hire().map(|()| None)
+    }
 }
 
 impl<Q: Queue> Executor for Pilots<Q> {
@@ -255,11 +276,10 @@ impl<Q: Queue> Executor for Pilots<Q> {
 
     fn submit(&mut self, trial: Trial) -> Result<()> {
         let folder = trial_folder(&self.trials, trial.id);
-        if let Some(record) = left_record(&folder, &trial) {
+        if let Some(record) = begin(&folder, &trial)? {
             self.left.push(record);
             return Ok(());
         }
-        write_trial(&folder, &trial)?;
         // A worker may have it from an earlier process of this search.
         let claims = self.desk.claims()?.into_iter().filter(|claim| claim.trial == trial.id);
         let (kept, lost): (Vec<Claim>, Vec<Claim>) = claims.partition(|claim| self.hired.contains_key(&claim.worker));
@@ -272,41 +292,20 @@ impl<Q: Queue> Executor for Pilots<Q> {
     }
 
     fn wait(&mut self) -> Result<Record> {
-        if let Some(record) = self.left.pop() {
-            return Ok(record);
-        }
-        loop {
-            if interrupt::requested() {
-                return Err(Interrupted.into());
-            }
-            for i in 0..self.running.len() {
-                let trial = &self.running[i];
-                if let Some(record) = left_record(&trial_folder(&self.trials, trial.id), trial) {
-                    self.running.remove(i);
-                    self.in_vain = 0;
-                    return Ok(record);
-                }
-            }
-            if self.jobs.is_due() {
-                let claims = self.desk.claims()?;
-                if self.jobs.look()
-                    && let Some(record) = self.part(&claims)?
-                {
-                    return Ok(record);
-                }
-            }
-            self.hire()?;
-            std::thread::sleep(POLL);
+        match self.left.pop() {
+            Some(record) => Ok(record),
+            None => poll(POLL, || self.look()),
         }
     }
 }
 
-/// Workers of a search that is stopped go on with their trials; those of one that has ended are told so.
-impl<Q> Drop for Pilots<Q> {
+/// Workers of a search that is stopped go on with their trials; those of one that has ended are told so, or need not begin.
+impl<Q: Queue> Drop for Pilots<Q> {
     fn drop(&mut self) {
         if !interrupt::requested() {
             // They end a minute later without it.
             let _ = fs::write(self.desk.closed(), "");
+            self.hired.keys().for_each(|worker| self.jobs.withdraw(*worker));
         }
     }
 }
@@ -316,7 +315,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::executor::write_record;
+    use crate::executor::{write_record, write_trial};
     use crate::space::Architecture;
     use crate::space::trial::{Outcome, Values};
 

@@ -74,6 +74,11 @@ impl Queue for Ray {
         Ok(id)
     }
 
+    fn withdraw(&self, id: &str) {
+        // It ends by itself where this fails.
+        let _ = self.ask(&format!("{id}/stop"), Some(&json!({})));
+    }
+
     fn state(&self, id: &str) -> String {
         let job = self.ask(id, None).unwrap_or_default();
         let text = |key: &str| job[key].as_str().unwrap_or_default().to_string();

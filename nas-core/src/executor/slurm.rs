@@ -50,6 +50,11 @@ impl Queue for Slurm {
         Ok(said(&mut sbatch)?.trim().split(';').next().unwrap_or_default().to_string())
     }
 
+    fn withdraw(&self, id: &str) {
+        // It ends by itself where this fails.
+        let _ = said(Command::new("scancel").args(["--state=PENDING", id]));
+    }
+
     fn state(&self, id: &str) -> String {
         let ask = |program: &str, args: &[&str]| said(Command::new(program).args(args)).unwrap_or_default();
         let shown = ask("scontrol", &["show", "job", "--oneliner", id]);

@@ -460,7 +460,8 @@ impl JsonLines {
     }
 }
 
-fn first_difference(old: &str, new: &str) -> String {
+/// The first line in which two texts of configs differ.
+pub(crate) fn first_difference(old: &str, new: &str) -> String {
     let section = |text: &str, line: usize| {
         let above = text.lines().take(line + 1).filter(|line| line.starts_with('[')).last();
         above.map(|name| format!(" in {name}")).unwrap_or_default()

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::run::run_dir::{read_json, write_atomic};
+use crate::run::config::{self, to_toml};
+use crate::run::run_dir::{first_difference, read_json, write_atomic};
 use crate::search::goals::{Constraint, Goals, Objective, Restricted};
 use crate::search::log;
 use crate::search::pareto::{Point, best_first};
@@ -72,6 +74,22 @@ impl StartConfig {
         let given = archs.len().saturating_add(*best) as u64;
         ensure!(given <= num_trials, "start: {given} architectures to begin with, and num_trials = {num_trials}");
         Ok(())
+    }
+
+    /// What the run of `log` has for `space`, if that is another than this search's: its choices may mean something else here.
+    /// Nothing where there is no run, or of another task.
+    pub fn other_space<S: Serialize + DeserializeOwned + PartialEq>(&self, space: &S) -> Option<String> {
+        let log = self.log.as_ref()?;
+        let config = if log.is_dir() { log.join("config.toml") } else { log.with_file_name("config.toml") };
+        let theirs: S = config::section(config::read_table(&config, &[]).ok()?, "space", "").ok()?;
+        let difference = || first_difference(&to_toml(&theirs), &to_toml(space));
+        (theirs != *space).then(|| {
+            format!(
+                "start.log: {}: another [space], where a choice may be something else: {}",
+                config.display(),
+                difference()
+            )
+        })
     }
 
     /// What `file` of the run folder holds; at the search's first start what this config says, kept there from then on: a

@@ -16,7 +16,7 @@ use crate::executor::{
     self, Executor, ExecutorConfig, InProcess, Jobs, Limits, Pilots, Processes, Queue, Ray, Slurm, Threads,
     trial_folder,
 };
-use crate::run::cli::{Compute, Format, RunArgs, count, run_in_folder};
+use crate::run::cli::{self, Compute, Format, RunArgs, count, run_in_folder};
 use crate::run::config::to_toml;
 use crate::run::plot::{self, Axis, Keep, Mark, Series};
 use crate::run::progress::Progress;
@@ -162,6 +162,7 @@ pub fn run<T: Task>(args: &SearchArgs) -> Result<()> {
         let (space, cost) = (experiment.space.choices()?, |arch: &Architecture| evaluator.cost(arch));
         let space = Restricted::new(&*space, &experiment.constraints, &cost)?;
         let parse = |text: &str| experiment.space.parse(text);
+        experiment.start.other_space(&experiment.space).into_iter().for_each(cli::warn);
         experiment.start.open(&space, &experiment.goals(SearchPart::Search), parse)?;
     }
     drop(evaluator);
