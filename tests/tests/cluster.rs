@@ -130,6 +130,22 @@ fn what_happens_to_jobs_fails_their_trials_alone() {
     }
 }
 
+/// A search that gives up leaves no job in the queue that has not begun.
+#[test]
+fn what_waits_leaves_the_queue_with_a_search_that_gives_up() {
+    if !can_run() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let script = "case {id} in [0-4]) exit 3;; esac; sleep 60";
+    write_config(folder, "slurm.toml", 12, script, &SLURM.replace("workers = 6", "workers = 12"));
+    let search = "$NAS search --config slurm.toml --out run --threads 1 && exit 9";
+    let said = beside_slurm(folder, &format!("{search} || squeue --noheader --format='it %T'"));
+    assert!(said.contains("the first 5 trials all failed") && !said.contains("it PENDING"), "{said}");
+    assert!(said.contains("it RUNNING"), "{said}");
+}
+
 /// What stands for a Ray head: its jobs are processes of this machine.
 struct Head {
     address: String,

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Executor, begin, end_of, failed, left_record, poll, trial_folder};
 use crate::run::cli::Compute;
+use crate::run::interrupt;
 use crate::space::trial::{Record, Trial};
 
 /// Between looks at the files of trials.
@@ -135,7 +136,7 @@ impl<Q: Queue> Named<Q> {
 
 /// Runs trials as jobs of a queue.
 #[derive(Debug)]
-pub struct Jobs<Q> {
+pub struct Jobs<Q: Queue> {
     jobs: Named<Q>,
     /// Jobs that wait or run at a time.
     workers: usize,
@@ -206,6 +207,15 @@ impl<Q: Queue> Executor for Jobs<Q> {
         match self.left.pop() {
             Some(record) => Ok(record),
             None => poll(POLL, || Ok(self.look())),
+        }
+    }
+}
+
+/// Of a search that gives up, what waits need not begin; jobs of one that is stopped go on.
+impl<Q: Queue> Drop for Jobs<Q> {
+    fn drop(&mut self) {
+        if !interrupt::requested() {
+            self.running.iter().for_each(|job| self.jobs.withdraw(job.trial.id));
         }
     }
 }
