@@ -55,6 +55,17 @@ pub enum CostTermConfig {
         #[serde(default, skip_serializing_if = "is_macs")]
         of: CostOf,
     },
+    /// `L + lambda * |E / reference - 1|`: TuNAS's absolute reward (Bender et al. 2020, arXiv 2008.06120). It holds the search at
+    /// the cost `reference`, where the others make networks cheaper for as long as that is worth it.
+    Absolute {
+        /// Weight of the term.
+        lambda: f64,
+        /// Cost at which it is 0.
+        reference: f64,
+        /// What `E` is.
+        #[serde(default, skip_serializing_if = "is_macs")]
+        of: CostOf,
+    },
 }
 
 impl CostTermConfig {
@@ -71,6 +82,10 @@ impl CostTermConfig {
                 reference.map_or(Ok(()), |reference| above_one("reference", reference))?;
             }
             Self::Linear { reference, .. } => above_one("reference", *reference)?,
+            Self::Absolute { lambda, reference, .. } => {
+                ensure!(*lambda > 0.0, "method.cost.lambda = {lambda}; expected more than 0");
+                above_one("reference", *reference)?;
+            }
         }
         let table = space.macs_table(problem_input);
         table.map(drop).with_context(|| {
@@ -85,7 +100,7 @@ impl CostTermConfig {
     pub(super) fn of(self) -> Option<CostOf> {
         match self {
             Self::None => None,
-            Self::LogPower { of, .. } | Self::Linear { of, .. } => Some(of),
+            Self::LogPower { of, .. } | Self::Linear { of, .. } | Self::Absolute { of, .. } => Some(of),
         }
     }
 
@@ -129,6 +144,35 @@ impl CostTerm {
             CostTermConfig::Linear { lambda, reference, .. } => {
                 &loss + like_loss((expected / reference - 1.0) * lambda)
             }
+            CostTermConfig::Absolute { lambda, reference, .. } => {
+                &loss + like_loss((expected / reference - 1.0).abs() * lambda)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of 250 expected: the term, and its gradient by the weight of the candidate that costs 200.
+    #[test]
+    fn a_price_is_linear_or_the_distance_from_what_it_shall_be() {
+        let linear = |reference| CostTermConfig::Linear { lambda: 2.0, reference, of: CostOf::Macs };
+        let absolute = |reference| CostTermConfig::Absolute { lambda: 2.0, reference, of: CostOf::Macs };
+        for (config, term, slope) in [
+            (linear(200.0), 0.5, 2.0),
+            (linear(500.0), -1.0, 0.8),
+            (absolute(200.0), 0.5, 2.0),
+            (absolute(500.0), 1.0, -0.8),
+            (absolute(250.0), 0.0, 0.0),
+        ] {
+            let weights = Tensor::from_slice(&[0.25, 0.75]).set_requires_grad(true);
+            let cost = CostTerm { config, table: Some((100.0, vec![vec![0.0, 200.0]])) };
+            let loss = cost.apply(Tensor::from(3.0), std::slice::from_ref(&weights));
+            let gradient = Tensor::run_backward(&[&loss], &[&weights], false, false).remove(0);
+            assert!((loss.double_value(&[]) - 3.0 - term).abs() < 1e-12, "{config:?}");
+            assert!((gradient.double_value(&[1]) - slope).abs() < 1e-12, "{config:?}");
         }
     }
 }
