@@ -284,6 +284,8 @@ void fallback(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::St
               ", argument ", host_argument, ")");
   const auto at = device.value_or(c10::Device(c10::kCUDA, current_device));
   (kSync.count(name) || mask) ? (report().sync(name), report().launch(name)) : report().launch(name, launches_of(schema, originals));
+  // What libtorch 2.11 returns of several outputs refers to arguments that are gone by then.
+  const std::vector<c10::IValue> alive(stack->begin() + begin, stack->end());
   op.callBoxed(stack);
   const auto num_returns = schema.returns().size();
   const auto first = stack->size() - num_returns;

@@ -147,6 +147,11 @@ impl SimulatedCard {
         Some(Self(folder))
     }
 
+    /// Where the libraries are.
+    pub fn libraries(&self) -> &Path {
+        &self.0
+    }
+
     /// A command of `tool` that finds the card.
     pub fn command(&self, tool: Tool, args: &[&str]) -> Command {
         let mut command = tool.command(args);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nas_core::search::log as trial_log;
 use nas_core::train::read_tensors;
-use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights, root};
+use nas_tests::{CLASSIFY, DETECT, SEGMENT, SimulatedCard, assert_same_file, assert_same_weights, data, root};
 use serde_json::Value;
 use tch::Kind;
 
@@ -57,6 +57,38 @@ fn gpu_check_finds_nothing_wrong() {
         assert!(report["device"].as_str().unwrap().contains("Simulated CUDA device"), "{report}");
         assert!(report["nccl"].as_str().unwrap().starts_with("NCCL 2.27.0: "), "{report}");
     }
+}
+
+/// What `cargo xtask gpu-bundle` packs for a real card (of these programs, so built for another libtorch) and runs there.
+#[test]
+fn the_bundle_for_a_card_runs_on_the_simulated_one() {
+    let (Some(camvid), Some(_), Some(card)) = (data("camvid"), data("cifar10"), SimulatedCard::find()) else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name);
+    let run = |command: &mut Command| {
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let programs = SEGMENT.command(&[]).get_program().to_owned();
+    run(Command::new("bash")
+        .args([&root().join("xtask/gpu_bundle/make_bundle.sh"), &root(), camvid.parent().unwrap(), &path("bundle")])
+        .env("PROGRAMS", Path::new(&programs).parent().unwrap())
+        .env("GPU_BUILD", path("build"))
+        .env("XZ_OPT", "-0"));
+    fs::create_dir(path("torch")).unwrap();
+    std::os::unix::fs::symlink(card.libraries(), path("torch/lib")).unwrap();
+    fs::write(path("torch/version.py"), "__version__ = '2.13.0'\n").unwrap();
+    run(Command::new("bash")
+        .arg(path("bundle/run.sh"))
+        .args(["cuda", "600"])
+        .env("OUT", path("out"))
+        .env("GPU_WORK", path("work"))
+        .env("GPU_TORCH", path("torch"))
+        .env("GPU_SMALL", "1")
+        .env("GPU_THREADS", "1"));
+    let report = json(&fs::read_to_string(path("out/gpu.json")).unwrap());
+    assert_eq!((report["rows"].as_array().unwrap().len(), &report["failures"]), (38, &serde_json::json!([])));
 }
 
 /// All numbers in single precision of a run's last checkpoint are those of another's, up to rounding.
