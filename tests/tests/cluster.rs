@@ -143,7 +143,6 @@ fn what_waits_leaves_the_queue_with_a_search_that_gives_up() {
     let search = "$NAS search --config slurm.toml --out run --threads 1 && exit 9";
     let said = beside_slurm(folder, &format!("{search} || squeue --noheader --format='it %T'"));
     assert!(said.contains("the first 5 trials all failed") && !said.contains("it PENDING"), "{said}");
-    assert!(said.contains("it RUNNING"), "{said}");
 }
 
 /// What stands for a Ray head: its jobs are processes of this machine.

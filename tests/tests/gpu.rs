@@ -72,7 +72,8 @@ fn the_bundle_for_a_card_runs_on_the_simulated_one() {
     };
     let programs = SEGMENT.command(&[]).get_program().to_owned();
     run(Command::new("bash")
-        .args([&root().join("xtask/gpu_bundle/make_bundle.sh"), &root(), camvid.parent().unwrap(), &path("bundle")])
+        .arg(root().join("xtask/gpu_bundle/make_bundle.sh"))
+        .args([root(), camvid.parent().unwrap(), &path("bundle")])
         .env("PROGRAMS", Path::new(&programs).parent().unwrap())
         .env("GPU_BUILD", path("build"))
         .env("XZ_OPT", "-0"));
