@@ -76,7 +76,7 @@ fn the_bundle_for_a_card_runs_on_the_simulated_one() {
         .args([root(), camvid.parent().unwrap(), &path("bundle")])
         .env("PROGRAMS", Path::new(&programs).parent().unwrap())
         .env("GPU_BUILD", path("build"))
-        .env("XZ_OPT", "-2"));
+        .env("XZ_OPT", "-0"));
     fs::create_dir(path("torch")).unwrap();
     std::os::unix::fs::symlink(card.libraries(), path("torch/lib")).unwrap();
     fs::write(path("torch/version.py"), "__version__ = '2.13.0'\n").unwrap();
