@@ -357,6 +357,24 @@ fn reports(command: &mut Command, folder: &Path, cards: &str) -> Vec<Value> {
     fs::read_to_string(&path).unwrap_or_default().lines().map(json).collect()
 }
 
+/// What `bench-step` prints of a step is what one more step adds to all that the process did.
+#[test]
+fn search_steps_are_counted_on_the_simulated_card() {
+    let Some(card) = SimulatedCard::find() else { return };
+    let temp = tempfile::tempdir().unwrap();
+    let args = |steps| {
+        let size = ["--layers", "3", "--channels", "4", "--batch", "4", "--threads", "1"];
+        [&["bench-step", "--device", "cuda", "--format", "json", "--steps", steps][..], &size].concat()
+    };
+    let step = &json(&card.succeed(CLASSIFY, &args("2")))["card_per_step"];
+    let [one, three] = ["1", "3"].map(|steps| reports(&mut card.command(CLASSIFY, &args(steps)), temp.path(), "1"));
+    for count in ["launches", "syncs", "to_device", "to_host"] {
+        let [one, three] = [&one, &three].map(|reports| reports[0][count].as_i64().unwrap());
+        assert_eq!(step[count], (three - one) / 2, "{count}");
+    }
+    assert!(step["launches"].as_i64().unwrap() > 100, "{step}");
+}
+
 fn search_of_classify(folder: &Path, evaluator: &str) -> String {
     let path = folder.join("search.toml");
     let text = format!(

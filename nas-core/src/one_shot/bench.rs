@@ -10,7 +10,7 @@ use tch::{Tensor, nn::VarStore};
 use super::{Objective, Part};
 use crate::nn::Mode;
 use crate::run::cli::Compute;
-use crate::run::device::peak_memory_bytes;
+use crate::run::device::{CardWork, peak_memory_bytes};
 use crate::space::Mixture;
 use crate::train::{At, scalar};
 
@@ -49,15 +49,21 @@ pub struct StepReport {
     pub images_per_sec: f64,
     /// Largest memory of the process, or on the device.
     pub peak_memory_mib: Option<u64>,
+    /// What each of them asked of a simulated card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub card_per_step: Option<CardWork>,
 }
 
 impl fmt::Display for StepReport {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { threads, weight_params, secs_per_step, images_per_sec, peak_memory_mib } = self;
+        let Self { threads, weight_params, secs_per_step, images_per_sec, peak_memory_mib, card_per_step } = self;
         let millions = *weight_params as f64 / 1e6;
         write!(f, "{threads} threads, {millions:.2} M weights: {secs_per_step:.2} s per search step")?;
         write!(f, ", {images_per_sec:.2} images/s")?;
-        peak_memory_mib.iter().try_for_each(|mib| write!(f, ", peak memory {mib} MiB"))
+        peak_memory_mib.iter().try_for_each(|mib| write!(f, ", peak memory {mib} MiB"))?;
+        card_per_step.iter().try_for_each(|CardWork { launches, syncs, to_device, to_host }| {
+            write!(f, "\na step: {launches} launches, {syncs} synchronisations, {to_device} copies to the card, {to_host} back")
+        })
     }
 }
 
@@ -71,7 +77,7 @@ pub fn measure(
 ) -> Result<StepReport> {
     ensure!(steps > 0, "--steps 0: expected at least 1");
     step()?;
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), CardWork::so_far());
     (0..steps).try_for_each(|_| step())?;
     let secs_per_step = started.elapsed().as_secs_f64() / steps as f64;
     Ok(StepReport {
@@ -80,5 +86,6 @@ pub fn measure(
         secs_per_step,
         images_per_sec: batch as f64 / secs_per_step,
         peak_memory_mib: peak_memory_bytes(compute.device).map(|bytes| bytes >> 20),
+        card_per_step: before.zip(CardWork::so_far()).map(|(before, now)| now.per_step(before, steps)),
     })
 }

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Serialize;
 use tch::{Cuda, Device};
 
 use crate::nn::choose_bfloat16;
@@ -123,6 +124,50 @@ fn has_card() -> bool {
     devices.map(|entry| entry.path()).any(|path| is(path.join("vendor"), NVIDIA) && is(path.join("class"), "0x03"))
 }
 
+/// The address of a function of an open library, or with [`libc::RTLD_DEFAULT`] of any; `F` is its type.
+fn function<F: Copy>(library: *mut c_void, name: &CStr) -> Option<F> {
+    assert_eq!(size_of::<F>(), size_of::<*mut c_void>(), "a pointer to a function");
+    // SAFETY: a handle that stays open, and a NUL-terminated name.
+    let address = unsafe { libc::dlsym(library, name.as_ptr()) };
+    // SAFETY: the caller names the type that the library documents for the function.
+    (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
+}
+
+/// What a card was asked to do, as the simulated one (`tests/fake_cuda`) counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CardWork {
+    /// Kernels that were launched.
+    pub launches: i64,
+    /// Times that the host waited for the card.
+    pub syncs: i64,
+    /// Copies from the host.
+    pub to_device: i64,
+    /// Copies to the host.
+    pub to_host: i64,
+}
+
+impl CardWork {
+    /// Until now; none on a real card or without one.
+    pub fn so_far() -> Option<Self> {
+        let count: extern "C" fn(*mut [i64; 4]) = function(libc::RTLD_DEFAULT, c"fake_cuda_work")?;
+        let mut counts = [0; 4];
+        count(&mut counts);
+        let [launches, syncs, to_device, to_host] = counts;
+        Some(Self { launches, syncs, to_device, to_host })
+    }
+
+    /// Of one of `steps` since `before`.
+    pub fn per_step(self, before: Self, steps: usize) -> Self {
+        let each = |now: i64, before: i64| (now - before) / steps as i64;
+        Self {
+            launches: each(self.launches, before.launches),
+            syncs: each(self.syncs, before.syncs),
+            to_device: each(self.to_device, before.to_device),
+            to_host: each(self.to_host, before.to_host),
+        }
+    }
+}
+
 /// The driver's own interface, which needs no libtorch.
 struct Driver(*mut c_void);
 
@@ -132,13 +177,8 @@ impl Driver {
         driver.map_err(|_| anyhow!("this machine has no NVIDIA driver (libcuda.so.1 is not found)"))
     }
 
-    /// The address of a function; `F` is its type.
     fn function<F: Copy>(&self, name: &CStr) -> Option<F> {
-        assert_eq!(size_of::<F>(), size_of::<*mut c_void>(), "a pointer to a function");
-        // SAFETY: a handle that stays open, and a NUL-terminated name.
-        let address = unsafe { libc::dlsym(self.0, name.as_ptr()) };
-        // SAFETY: the caller names the type that CUDA's driver API documents for the function.
-        (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
+        function(self.0, name)
     }
 
     /// The newest CUDA that the driver serves, 12020 for 12.2.
