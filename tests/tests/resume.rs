@@ -223,15 +223,21 @@ fn auto_deeplabs_space_is_searched_by_other_methods_too() {
         fs::write(&path, text).unwrap();
         path.to_str().unwrap().to_string()
     };
-    for method in ["gdas", "mdenas"] {
-        let result: serde_json::Value =
-            serde_json::from_str(&SEGMENT.succeed(&args("search", &with(method), &temp.path().join(method)))).unwrap();
-        assert_eq!(result["architecture"].as_str().unwrap().split('-').count(), 2 + 4, "{method}: {result}");
-    }
     let never = temp.path().join("never");
-    let (spos, gdas) = (with("spos"), with("gdas"));
-    let error = SEGMENT.fail(&args("search", &spos, &never));
+    let none = ["--set", "constraints=[{metric='macs', upper=1}]"];
+    for method in ["gdas", "mdenas"] {
+        let (config, out) = (with(method), temp.path().join(method));
+        let search = |out: &Path, bound: &[&str]| -> serde_json::Value {
+            serde_json::from_str(&SEGMENT.succeed(&[&args("search", &config, out)[..], bound].concat())).unwrap()
+        };
+        let result = search(&out, &[]);
+        assert_eq!(result["architecture"].as_str().unwrap().split('-').count(), 2 + 4, "{method}: {result}");
+        let bound = 0.99 * result["cost"]["macs"].as_f64().unwrap();
+        let within = search(&out.join("within"), &["--set", &format!("constraints=[{{metric='macs', upper={bound}}}]")]);
+        assert!(within["cost"]["macs"].as_f64().unwrap() <= bound, "{method}: {within}");
+        let error = SEGMENT.fail(&[&args("search", &config, &never)[..], &none].concat());
+        assert!(error.contains("none of 10000 random architectures"), "{error}");
+    }
+    let error = SEGMENT.fail(&args("search", &with("spos"), &never));
     assert!(error.contains("one_shot.method.recalibration_batches = 200; expected at most 20"), "{error}");
-    let bounded = [args("search", &gdas, &never), vec!["--set", "constraints=[{metric='macs', upper=1e6}]"]];
-    assert!(SEGMENT.fail(&bounded.concat()).contains("gdas has none"));
 }

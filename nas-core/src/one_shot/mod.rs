@@ -25,6 +25,7 @@ mod second_stage;
 mod snas;
 mod spos;
 mod weights;
+mod within;
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -38,12 +39,12 @@ pub use config::{OneShotDef, OneShotInfo};
 pub use cost_term::{CostOf, CostTable, CostTermConfig};
 pub use darts::Order;
 pub use gumbel::straight_through;
-pub use second_stage::{Images, SecondStage, check_constraints, check_recalibration};
+pub use second_stage::{Images, SecondStage, check_recalibration};
 pub use weights::{added, descend, descend_along, scaled_gradients};
 
 use crate::nn::Shape;
 use crate::optim::Named;
-use crate::space::{Architecture, Mixture, WeightSharing};
+use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
 use crate::strategy::registry::registry;
 use crate::train::{At, Step};
 
@@ -167,6 +168,9 @@ pub trait OneShot {
 
     /// The architecture found so far; `None` for methods that leave the choice to a search over the trained supernet.
     fn derive(&self) -> Option<Architecture>;
+
+    /// [`OneShot::derive`] of the architectures that `space`, the method's own within bounds, holds valid; `None` where it finds none.
+    fn derive_within(&self, space: &dyn ChoiceSpace) -> Option<Architecture>;
 
     /// Raw architecture parameters by name; empty for methods without them.
     fn arch_parameters(&self) -> Vec<Named> {

@@ -17,7 +17,7 @@ use super::weights::Recipe;
 use super::{Chosen, Objective, OneShot, Part, Problem};
 use crate::nn::Shape;
 use crate::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
-use crate::space::{ArchParameter, Architecture, Choice, Mixture, WeightSharing};
+use crate::space::{ArchParameter, Architecture, Choice, ChoiceSpace, Mixture, WeightSharing};
 use crate::train::{At, Step, scalar};
 
 /// Parameters of P-DARTS; the defaults are its authors' on CIFAR-10 (`train_search.py`, batches of 96). Stages are equal
@@ -263,6 +263,14 @@ impl OneShot for PDarts {
 
     fn derive(&self) -> Option<Architecture> {
         Some(derive(&*self.space, &self.softmax(), self.config.max_skip_connects))
+    }
+
+    fn derive_within(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        let parameters = &self.relaxed.parameters;
+        parameters.within(space, |raw| {
+            let weights: Vec<Tensor> = parameters.list.iter().zip(raw).map(|(p, raw)| p.softmax(raw)).collect();
+            derive(&*self.space, &weights, self.config.max_skip_connects)
+        })
     }
 
     fn arch_parameters(&self) -> Vec<Named> {

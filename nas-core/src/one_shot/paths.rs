@@ -14,7 +14,7 @@ use tch::Tensor;
 use super::weights::{Recipe, WeightTraining};
 use super::{Chosen, Objective, OneShot, Part, Problem};
 use crate::optim::Named;
-use crate::space::{Architecture, Mixture, Observation, Origin, WeightSharing};
+use crate::space::{Architecture, ChoiceSpace, Mixture, Observation, Origin, WeightSharing};
 use crate::strategy::{Asking, SearchStrategy, StrategyConfig};
 use crate::train::{At, Step, scalar};
 
@@ -56,6 +56,10 @@ macro_rules! leaves_choice {
         }
 
         fn derive(&self) -> Option<$crate::space::Architecture> {
+            None
+        }
+
+        fn derive_within(&self, _: &dyn $crate::space::ChoiceSpace) -> Option<$crate::space::Architecture> {
             None
         }
 
@@ -217,6 +221,10 @@ impl OneShot for Learned {
 
     fn derive(&self) -> Option<Architecture> {
         self.strategy.most_probable(&*self.paths.space)
+    }
+
+    fn derive_within(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        self.strategy.most_probable(space).and_then(|arch| space.standing_for(arch.choices().to_vec()))
     }
 
     fn state(&self) -> (Vec<Named>, Value) {

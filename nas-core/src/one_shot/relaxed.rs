@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
 use super::weights::{Recipe, WeightTraining, descend, is_known_bad, scaled};
+use super::within::within;
 use super::{Chosen, Objective, Part, Problem};
+use crate::nn::Shape;
 use crate::optim::{Named, Optimizer, OptimizerConfig, gradients};
 use crate::space::Architecture;
-use crate::space::{ArchParameter, Choice, WeightSharing};
+use crate::space::{ArchParameter, Choice, ChoiceSpace, WeightSharing};
 use crate::train::{At, Step, copy_into, scalar};
 
 /// How weights and architecture parameters are trained.
@@ -62,6 +64,8 @@ pub(super) struct Parameters {
     pub raw: Vec<Tensor>,
     /// The supernet's.
     device: Device,
+    /// Of an image.
+    input: Shape,
 }
 
 impl Parameters {
@@ -74,7 +78,7 @@ impl Parameters {
         let draw =
             |p: &ArchParameter| (Tensor::randn(&p.dims[..], (kind, Device::Cpu)) * STDEV).set_requires_grad(true);
         let raw = list.iter().map(draw).collect();
-        Self { space: problem.space.clone(), list, raw, device }
+        Self { space: problem.space.clone(), list, raw, device, input: problem.input }
     }
 
     /// `weights` on the supernet's device, where a mixture needs them.
@@ -114,8 +118,25 @@ impl Parameters {
 
     /// The most probable architecture.
     pub fn derive(&self) -> Architecture {
-        let raw: Vec<Tensor> = self.raw.iter().map(|raw| raw.detach().to_kind(Kind::Double)).collect();
-        self.space.discretize(&self.space.softmax(&raw))
+        self.space.discretize(&self.space.softmax(&self.doubles()))
+    }
+
+    fn doubles(&self) -> Vec<Tensor> {
+        self.raw.iter().map(|raw| raw.detach().to_kind(Kind::Double)).collect()
+    }
+
+    /// What `derive` makes of the raw parameters, moved as little as the bounds of `space` ask.
+    pub fn within(&self, space: &dyn ChoiceSpace, derive: impl Fn(&[Tensor]) -> Architecture) -> Option<Architecture> {
+        let table = self.space.macs_table(self.input).map(|(_, table)| table);
+        let raw = self.doubles();
+        within(&self.list, table.as_deref(), space, |added| {
+            derive(&raw.iter().zip(added).map(|(raw, added)| raw + added).collect::<Vec<_>>())
+        })
+    }
+
+    /// [`Parameters::derive`] within the bounds of `space`.
+    pub fn derive_within(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        self.within(space, |raw| self.space.discretize(&self.space.softmax(raw)))
     }
 }
 
@@ -218,6 +239,10 @@ macro_rules! relaxed_methods {
 
         fn derive(&self) -> Option<$crate::space::Architecture> {
             Some(self.relaxed.parameters.derive())
+        }
+
+        fn derive_within(&self, space: &dyn $crate::space::ChoiceSpace) -> Option<$crate::space::Architecture> {
+            self.relaxed.parameters.derive_within(space)
         }
 
         fn arch_parameters(&self) -> Vec<$crate::optim::Named> {

@@ -14,7 +14,7 @@ use crate::run::run_dir::RunDir;
 use crate::run::times::Stopwatch;
 use crate::search::analysis::vocabulary::numbered;
 use crate::search::board::TrialBoard;
-use crate::search::goals::{Constraint, Goals, Restricted};
+use crate::search::goals::{Goals, Restricted};
 use crate::search::log;
 use crate::search::log::TrialStore;
 use crate::search::{SearchLoop, Searcher};
@@ -43,15 +43,6 @@ pub enum Images {
     Batch,
     /// All held-out images.
     All,
-}
-
-/// Says which bound a search with `second` stage cannot keep: they are of what is proposed there.
-pub fn check_constraints(constraints: &[Constraint], second: Option<&SecondStage>, method: &str) -> Result<()> {
-    ensure!(
-        constraints.is_empty() || second.is_some(),
-        "constraints bound what a search over a trained supernet proposes (spos, bignas, random_nas_ws); {method} has none"
-    );
-    constraints.iter().try_for_each(Constraint::check)
 }
 
 /// Refuses to recompute statistics from more batches, as `section` of an experiment asks, than the `most` of an epoch.

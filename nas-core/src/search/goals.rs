@@ -252,6 +252,10 @@ impl ChoiceSpace for Restricted<'_> {
         })
     }
 
+    fn standing_for(&self, choices: Vec<u16>) -> Option<Architecture> {
+        self.space.standing_for(choices).filter(|arch| self.validate(arch).is_ok())
+    }
+
     fn sample(&self, rng: &mut rand_chacha::ChaCha8Rng) -> Architecture {
         loop {
             let arch = self.space.sample(rng);

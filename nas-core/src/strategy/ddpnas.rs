@@ -149,9 +149,10 @@ impl SearchStrategy for Ddpnas {
         self.generation.get(asking.id)
     }
 
-    /// The survivor of the last search that ended; before the first end the likeliest of what is left.
+    /// The survivor of the last search that ended; before the first end, or outside bounds, the likeliest of what is left.
     fn most_probable(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
-        Some(self.survivor.clone().unwrap_or_else(|| self.likeliest(space)))
+        let survivor = self.survivor.clone().filter(|arch| space.validate(arch).is_ok());
+        Some(survivor.unwrap_or_else(|| self.likeliest(space)))
     }
 
     fn tell(&mut self, space: &dyn ChoiceSpace, observation: &Observation, rng: &mut ChaCha8Rng) {

@@ -19,7 +19,7 @@ use super::searched::SearchedSpace;
 use super::{Task, TaskModel, TaskSpace, TeacherConfig};
 use crate::estimator::learning_curve::EarlyStopConfig;
 use crate::executor::{ExecutorConfig, Limits};
-use crate::one_shot::{OneShotConfig, check_constraints};
+use crate::one_shot::OneShotConfig;
 use crate::optim::{OptimizerConfig, Schedule};
 use crate::run::cli::{Compute, require_sound, warn};
 use crate::run::run_dir::read_json;
@@ -413,7 +413,8 @@ pub struct OneShotExperiment<T: Task> {
     /// The network that an architecture is for; absent for one of the space's own size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<T::Model>,
-    /// Bounds of what a search over the trained supernet may propose: of `params`, `macs` and the space's other costs.
+    /// Bounds of what is found: of `params`, `macs` and the space's other costs. A search over the trained supernet proposes nothing
+    /// else; of a method that learns probabilities, the most probable architecture inside is taken.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Constraint>,
     /// Height and width of the image that costs are counted for; absent for that of a training.
@@ -503,7 +504,7 @@ impl<T: Task> Experiment for OneShotExperiment<T> {
     const KIND: Kind = Kind::OneShot;
 
     fn check(&self) -> Result<()> {
-        let OneShotSection { method, epochs, batch_size, held_out, init, init_prefix, .. } = &self.one_shot;
+        let OneShotSection { epochs, batch_size, held_out, init, init_prefix, .. } = &self.one_shot;
         ensure!(*epochs > 0, "one_shot.epochs = 0; expected at least 1");
         ensure!(*batch_size > 0, "one_shot.batch_size = 0; expected at least 1");
         held_out.map_or(Ok(()), |held_out| held_out.check("one_shot.held_out"))?;
@@ -523,7 +524,7 @@ impl<T: Task> Experiment for OneShotExperiment<T> {
                 "latency.measure.when = \"trials\": a supernet's candidates are not measured; expected \"found\""
             );
         }
-        check_constraints(&self.constraints, method.second_stage().as_ref(), method.info().kind)
+        self.constraints.iter().try_for_each(Constraint::check)
     }
 }
 

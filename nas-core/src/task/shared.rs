@@ -24,7 +24,7 @@ use crate::run::device::expect_fixed_shapes;
 use crate::run::import::init_from;
 use crate::run::interrupt::{self, Interrupted};
 use crate::space::trial::Values;
-use crate::space::{Architecture, Mixture, WeightSharing};
+use crate::space::{Architecture, ChoiceSpace, Mixture, WeightSharing};
 use crate::train::{At, Job, Metrics, Step, all_variables, copy_into};
 
 /// A supernet in search. The train split is divided once: weights see one part; the architecture parameters, or the candidates
@@ -121,6 +121,11 @@ impl<T: Task> Shared<T> {
     /// The architecture that the method has found so far.
     pub fn derive(&self) -> Option<Architecture> {
         self.method.derive()
+    }
+
+    /// That of the architectures which `space` holds valid.
+    pub fn derive_within(&self, space: &dyn ChoiceSpace) -> Option<Architecture> {
+        self.method.derive_within(space)
     }
 
     /// Raw architecture parameters by name.

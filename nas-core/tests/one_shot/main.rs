@@ -14,7 +14,8 @@ use nas_core::one_shot::{
     SnasConfig, SposConfig, extremes,
 };
 use nas_core::optim::{AdamConfig, Decay, Named, OptimizerConfig, Schedule, SgdConfig};
-use nas_core::space::Architecture;
+use nas_core::search::goals::{Constraint, Restricted};
+use nas_core::space::{Architecture, SearchSpace};
 use nas_core::train::{all_variables, copy_into};
 use toy::Search;
 
@@ -115,6 +116,69 @@ fn every_method_finds_the_best_operators_on_nine_of_ten_seeds() {
         failed.extend((found < 9).then(|| format!("{kind}: {found} of 10")));
     }
     assert!(failed.is_empty(), "{}", failed.join(", "));
+}
+
+/// The toy within bounds of its multiply-adds.
+fn within<T>(lower: f64, upper: f64, run: impl FnOnce(&Restricted) -> T) -> T {
+    let toy = toy::Toy { connections: false };
+    let bound = Constraint { metric: "macs".into(), lower: Some(lower), upper: Some(upper) };
+    run(&Restricted::new(&toy, &[bound], &|arch| [("macs".into(), macs(arch))].into()).unwrap())
+}
+
+fn macs(arch: &Architecture) -> f64 {
+    toy::Toy { connections: false }.cost(arch, Shape::new(1, 1, 1)).unwrap().macs as f64
+}
+
+/// By brute force over all 625 architectures: none that is as far inside is more probable.
+#[test]
+fn under_a_bound_the_most_probable_architecture_inside_is_found() {
+    let _alone = alone();
+    let config = OneShotConfig::Fbnet(quick!(FbnetConfig {}));
+    let options = toy::OPS as u16;
+    let all = || (0..options.pow(4)).map(|i| Architecture::new((0..4).map(|e| i / options.pow(e) % options).collect()));
+    let (mut outside, mut inside) = (0, 0);
+    for seed in 0..20 {
+        let search = Search::new(&config, false, seed);
+        let (_, mut raw) = search.method.arch_parameters().remove(0);
+        tch::no_grad(|| raw.normal_(0.0, 1.0));
+        let logits = Vec::<Vec<f64>>::try_from(&raw).unwrap();
+        let score = |arch: &Architecture| (0..).zip(arch.choices()).map(|(e, op): (usize, _)| logits[e][*op as usize]).sum::<f64>();
+        let plain = search.method.derive().unwrap();
+        for (lower, upper) in [(0.0, 300.0), (0.0, 700.0), (900.0, 1600.0), (1300.0, 1600.0)] {
+            let found = within(lower, upper, |space| search.method.derive_within(space)).unwrap();
+            let cost = macs(&found);
+            assert!((lower..=upper).contains(&cost), "{found}: {cost}, seed {seed}");
+            if (lower..=upper).contains(&macs(&plain)) {
+                inside += 1;
+                assert_eq!(found, plain);
+                continue;
+            }
+            outside += 1;
+            let as_far = all().filter(|arch| if lower > 0.0 { macs(arch) >= cost } else { macs(arch) <= cost });
+            let best = as_far.map(|arch| score(&arch)).fold(f64::NEG_INFINITY, f64::max);
+            assert!((score(&found) - best).abs() < 1e-6, "{found}: {} and {best}, seed {seed}", score(&found));
+        }
+        // So narrow that most prices lead past it.
+        let found = within(800.0, 800.0, |space| search.method.derive_within(space)).unwrap();
+        assert_eq!(macs(&found), 800.0);
+    }
+    assert!(outside >= 20 && inside >= 20, "{outside} of the architectures are outside, {inside} inside");
+}
+
+#[test]
+fn every_method_that_learns_probabilities_keeps_bounds() {
+    let _alone = alone();
+    let mut kept = Vec::new();
+    for config in methods().into_iter().filter(|config| config.second_stage().is_none()) {
+        let mut search = Search::new(&config, matches!(config, OneShotConfig::PcDarts(_)), 3);
+        search.run(0, 50, 50);
+        for (lower, upper) in [(0.0, 400.0), (1200.0, 1600.0)] {
+            let found = within(lower, upper, |space| search.method.derive_within(space)).unwrap();
+            assert!((lower..=upper).contains(&macs(&found)), "{}: {found}", config.info().kind);
+        }
+        kept.push(config.info().kind);
+    }
+    assert_eq!(kept.len(), 13, "{kept:?}");
 }
 
 #[test]

@@ -183,9 +183,7 @@ impl<'a, T: Task> Search<'a, T> {
             None => {
                 launch::dismiss();
                 draw()?;
-                let found = shared.derive().context("the method has found no architecture")?;
-                // In the form that stands for its network.
-                (space.standing_for(found.choices().to_vec()).unwrap_or(found), None, None, None)
+                (self.most_probable(&shared, &restricted)?, None, None, None)
             }
             Some(stage) => {
                 let candidates = shared.candidates(stage.recalibration_batches)?;
@@ -237,6 +235,16 @@ impl<'a, T: Task> Search<'a, T> {
         write_atomic(&dir.path("result.txt"), format!("{result}\n").as_bytes())?;
         dir.finish(&result)?;
         Ok(result)
+    }
+
+    /// What the method has found, within the bounds and in the form that stands for its network.
+    fn most_probable(&self, shared: &Shared<T>, space: &Restricted) -> Result<Architecture> {
+        let found = shared.derive().context("the method has found no architecture")?;
+        if self.experiment.constraints.is_empty() {
+            return Ok(space.standing_for(found.choices().to_vec()).unwrap_or(found));
+        }
+        let within = shared.derive_within(space);
+        within.with_context(|| format!("constraints: no architecture near {found}, which the method has found, meets them"))
     }
 
     /// The search over the trained supernet.
