@@ -233,7 +233,8 @@ fn auto_deeplabs_space_is_searched_by_other_methods_too() {
         let result = search(&out, &[]);
         assert_eq!(result["architecture"].as_str().unwrap().split('-').count(), 2 + 4, "{method}: {result}");
         let bound = 0.99 * result["cost"]["macs"].as_f64().unwrap();
-        let within = search(&out.join("within"), &["--set", &format!("constraints=[{{metric='macs', upper={bound}}}]")]);
+        let within =
+            search(&out.join("within"), &["--set", &format!("constraints=[{{metric='macs', upper={bound}}}]")]);
         assert!(within["cost"]["macs"].as_f64().unwrap() <= bound, "{method}: {within}");
         let error = SEGMENT.fail(&[&args("search", &config, &never)[..], &none].concat());
         assert!(error.contains("none of 10000 random architectures"), "{error}");

@@ -142,7 +142,9 @@ fn under_a_bound_the_most_probable_architecture_inside_is_found() {
         let (_, mut raw) = search.method.arch_parameters().remove(0);
         tch::no_grad(|| raw.normal_(0.0, 1.0));
         let logits = Vec::<Vec<f64>>::try_from(&raw).unwrap();
-        let score = |arch: &Architecture| (0..).zip(arch.choices()).map(|(e, op): (usize, _)| logits[e][*op as usize]).sum::<f64>();
+        let score = |arch: &Architecture| {
+            (0..).zip(arch.choices()).map(|(e, op): (usize, _)| logits[e][*op as usize]).sum::<f64>()
+        };
         let plain = search.method.derive().unwrap();
         for (lower, upper) in [(0.0, 300.0), (0.0, 700.0), (900.0, 1600.0), (1300.0, 1600.0)] {
             let found = within(lower, upper, |space| search.method.derive_within(space)).unwrap();
@@ -162,7 +164,7 @@ fn under_a_bound_the_most_probable_architecture_inside_is_found() {
         let found = within(800.0, 800.0, |space| search.method.derive_within(space)).unwrap();
         assert_eq!(macs(&found), 800.0);
     }
-    assert!(outside >= 20 && inside >= 20, "{outside} of the architectures are outside, {inside} inside");
+    assert!(outside >= 10 && inside >= 10, "{outside} of the architectures are outside, {inside} inside");
 }
 
 #[test]
@@ -172,8 +174,10 @@ fn every_method_that_learns_probabilities_keeps_bounds() {
     for config in methods().into_iter().filter(|config| config.second_stage().is_none()) {
         let mut search = Search::new(&config, matches!(config, OneShotConfig::PcDarts(_)), 3);
         search.run(0, 50, 50);
-        for (lower, upper) in [(0.0, 400.0), (1200.0, 1600.0)] {
-            let found = within(lower, upper, |space| search.method.derive_within(space)).unwrap();
+        let plain = macs(&search.method.derive().unwrap());
+        for (lower, upper) in [(0.0, plain - 1.0), (plain + 1.0, 1600.0)] {
+            let found = within(lower, upper, |space| search.method.derive_within(space));
+            let found = found.unwrap_or_else(|| panic!("{}: nothing from {lower} to {upper}", config.info().kind));
             assert!((lower..=upper).contains(&macs(&found)), "{}: {found}", config.info().kind);
         }
         kept.push(config.info().kind);

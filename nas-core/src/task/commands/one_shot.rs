@@ -244,7 +244,9 @@ impl<'a, T: Task> Search<'a, T> {
             return Ok(space.standing_for(found.choices().to_vec()).unwrap_or(found));
         }
         let within = shared.derive_within(space);
-        within.with_context(|| format!("constraints: no architecture near {found}, which the method has found, meets them"))
+        within.with_context(|| {
+            format!("constraints: no architecture near {found}, which the method has found, meets them")
+        })
     }
 
     /// The search over the trained supernet.
