@@ -140,7 +140,7 @@ fn under_a_bound_the_most_probable_architecture_inside_is_found() {
     for seed in 0..20 {
         let search = Search::new(&config, false, seed);
         let (_, mut raw) = search.method.arch_parameters().remove(0);
-        tch::no_grad(|| raw.normal_(0.0, 1.0));
+        let _ = tch::no_grad(|| raw.normal_(0.0, 1.0));
         let logits = Vec::<Vec<f64>>::try_from(&raw).unwrap();
         let score = |arch: &Architecture| {
             (0..).zip(arch.choices()).map(|(e, op): (usize, _)| logits[e][*op as usize]).sum::<f64>()
