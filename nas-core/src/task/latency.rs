@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::evaluator::{PLACEHOLDERS, cost_input, filled, placeholders};
 use super::experiment::{OneShotExperiment, SearchExperiment, Setting, TrainExperiment};
-use super::searched::{NetworkSpace, SearchedSpace};
+use super::searched::SearchedSpace;
 use super::supervised::cost_of;
 use super::zero_cost::LATENCY;
 use super::{CostFunction, Task, TaskSpace};
@@ -31,7 +31,6 @@ use crate::search::goals::Constraint;
 use crate::search::layers::LayerTable;
 use crate::search::operators::OperatorTable;
 use crate::search::table::Table;
-use crate::space::recipe::RecipeConfig;
 use crate::space::trial::{Budget, Record, Trial, Values};
 use crate::space::{ArchParameter, Architecture, ChoiceSpace, WeightSharing};
 use crate::stats::{kendall_tau, median};
@@ -212,7 +211,7 @@ impl<T: Task> Latencies<T> {
     pub fn of_shared(experiment: &OneShotExperiment<T>) -> Result<Option<Self>> {
         let OneShotExperiment { latency, space, seed, constraints, .. } = experiment.clone();
         let experiment = experiment.clone();
-        let space = SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() };
+        let space = SearchedSpace::of_task(space);
         let OneShotExperiment { model, cost_size, .. } = experiment.clone();
         let layers = || NetworkLayers::new(space.clone(), model, &experiment.setting(), cost_size);
         let training = {

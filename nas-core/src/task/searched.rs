@@ -184,6 +184,11 @@ impl<T: Task> JsonSchema for SearchedSpace<T> {
 }
 
 impl<T: Task> SearchedSpace<T> {
+    /// A space of the task without choices of a recipe.
+    pub fn of_task(space: T::Space) -> Self {
+        Self { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() }
+    }
+
     /// What trainings of its networks start from: the run that the search goes around.
     pub fn source(&self) -> Result<Option<Source<T>>> {
         let NetworkSpace::Around(AroundSpace { run: Some(run), .. }) = &self.space else { return Ok(None) };

@@ -11,10 +11,9 @@ use crate::search::analysis::page::{page, pairs};
 use crate::search::analysis::samples::{Samples, Source, Where};
 use crate::search::analysis::vocabulary::{Decision, Numbers, Vocabulary};
 use crate::search::analysis::{Analysis, Question, Transform};
-use crate::space::recipe::RecipeConfig;
 use crate::space::{Architecture, ChoiceSpace, Graph};
 use crate::task::experiment::load_section;
-use crate::task::searched::{NetworkSpace, SearchedSpace};
+use crate::task::searched::SearchedSpace;
 use crate::task::{Task, TaskSpace};
 
 /// Say which decisions matter, what the best architectures have in common, and what each choice is worth
@@ -74,7 +73,7 @@ impl<T: Task> Named<T> {
 
     /// One without choices of a recipe.
     pub fn of(space: T::Space) -> Result<Self> {
-        Self::new(SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() })
+        Self::new(SearchedSpace::of_task(space))
     }
 }
 

@@ -25,12 +25,11 @@ use crate::run::progress::Progress;
 use crate::run::run_dir::{open_to_append, write_atomic};
 use crate::search::goals::{Constraint, Restricted};
 use crate::search::layers::{LayerTable, Row, calibrate};
-use crate::space::recipe::RecipeConfig;
 use crate::space::{Architecture, ChoiceSpace};
 use crate::stats::kendall_tau;
 use crate::task::experiment::{self, Experiment, Kind, OneShotExperiment, SearchExperiment};
 use crate::task::latency::{Agreement, NetworkLayers};
-use crate::task::searched::{NetworkSpace, SearchedSpace};
+use crate::task::searched::SearchedSpace;
 use crate::task::supervised::new_network;
 use crate::task::{Pass, Task};
 
@@ -134,7 +133,7 @@ impl<T: Task> Subject<T> {
                 let experiment: OneShotExperiment<T> = experiment::load(config, sets)?;
                 let setting = experiment.setting();
                 let OneShotExperiment { space, model, cost_size, constraints, .. } = experiment;
-                let space = SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() };
+                let space = SearchedSpace::of_task(space);
                 (space, model, setting, cost_size, constraints)
             }
             None | Some(Kind::Search) => {

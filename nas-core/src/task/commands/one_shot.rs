@@ -24,7 +24,6 @@ use crate::run::run_dir::{RunDir, write_atomic};
 use crate::search::goals::{Goals, Restricted};
 use crate::search::log::TrialStore;
 use crate::search::{SearchLoop, Searcher, best_so_far};
-use crate::space::recipe::RecipeConfig;
 use crate::space::trial::{Budget, Outcome, Record, Trial, Values};
 use crate::space::{Architecture, ChoiceSpace};
 use crate::strategy::{RandomConfig, StrategyConfig};
@@ -32,7 +31,7 @@ use crate::task::evaluator::{Evaluator, HonestyConfig, SearchPart, Searched, cos
 use crate::task::experiment::{self, OneShotExperiment, Recipe};
 use crate::task::find_batch::find_shared_batch;
 use crate::task::latency::{FoundLatency, Latencies, priced_latency};
-use crate::task::searched::{NetworkSpace, SearchedSpace};
+use crate::task::searched::SearchedSpace;
 use crate::task::shared::{Candidates, Shared, main_candidate_metric};
 use crate::task::{CostFunction, Task, TaskSpace};
 use crate::train::{self, LoopConfig, Metrics, read_metrics, write_tensors};
@@ -158,7 +157,7 @@ impl<'a, T: Task> Search<'a, T> {
         let OneShotExperiment { seed, space, model, retrain, cost_size, .. } = self.experiment.clone();
         let train = Recipe { init: None, ..retrain };
         let setting = Some(self.experiment.setting());
-        let space = SearchedSpace { space: NetworkSpace::OfTask(space), recipe: RecipeConfig::default() };
+        let space = SearchedSpace::of_task(space);
         let searched = Searched { seed, space, model, train, setting, cost_size, budget: Budget::default() };
         let truth = Evaluator::open(truth, &searched).context("honesty.evaluator")?;
         honesty.check(&truth.metrics(costs))?;
