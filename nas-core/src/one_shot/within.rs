@@ -37,7 +37,7 @@ pub(super) fn within(
         return Some(found);
     }
     if let Some(table) = table {
-        let largest = table.iter().flatten().fold(0.0, |most: f64, cost| most.max(*cost));
+        let largest = table.iter().flatten().fold(1.0, |most: f64, cost| most.max(*cost));
         let mut last = [plain.clone(), plain];
         for k in POWERS.0 * STEPS..=POWERS.1 * STEPS {
             let price = 10f64.powf(f64::from(k) / f64::from(STEPS)) / largest;
