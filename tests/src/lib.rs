@@ -66,9 +66,9 @@ impl Tool {
         String::from_utf8(stdout).expect("reports are UTF-8")
     }
 
-    /// Runs the tool, killing it by SIGKILL a little later each time, until one process reaches the end. Returns the number of
-    /// kills.
-    pub fn run_with_kills(self, args: &[&str]) -> usize {
+    /// Runs the tool into its `--out`, killing it by SIGKILL a little later each time, until one process reaches the end. At least
+    /// one kill finds work in the folder that the next process goes on with.
+    pub fn run_with_kills(self, args: &[&str]) {
         run_with_kills(|| self.command(args), self, args)
     }
 
@@ -103,21 +103,42 @@ impl Tool {
     }
 }
 
-fn run_with_kills(command: impl Fn() -> Command, tool: Tool, args: &[&str]) -> usize {
-    for kills in 0.. {
-        let mut child = command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
-        let deadline = Instant::now() + Duration::from_millis(400 + 300 * kills as u64);
-        let ended = |child: &mut Child| child.try_wait().expect("the child is ours");
-        while ended(&mut child).is_none() && Instant::now() < deadline {
-            sleep(Duration::from_millis(5));
+fn run_with_kills(command: impl Fn() -> Command, tool: Tool, args: &[&str]) {
+    let out = args.iter().position(|arg| *arg == "--out").map(|at| Path::new(args[at + 1])).expect("a run folder");
+    // A comparison's runs are folders below its own.
+    let has_work = |run: &Path| {
+        ["checkpoints/last.safetensors", "trials.jsonl"]
+            .iter()
+            .any(|file| fs::metadata(run.join(file)).is_ok_and(|file| file.len() > 0))
+    };
+    let at_work = || {
+        let mut inner = fs::read_dir(out).into_iter().flatten().flatten();
+        has_work(out) || inner.any(|entry| has_work(&entry.path()))
+    };
+    // Machines differ: where the job was over before a kill met its work, it begins anew with half the pauses.
+    for pause in [400, 200, 100, 50] {
+        let mut met = false;
+        for kills in 0.. {
+            let mut child = command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
+            let deadline = Instant::now() + Duration::from_millis(pause + pause * 3 / 4 * kills);
+            let mut ended = None;
+            while ended.is_none() && Instant::now() < deadline {
+                sleep(Duration::from_millis(5));
+                ended = child.try_wait().expect("the child is ours");
+            }
+            if let Some(status) = ended {
+                assert!(status.success(), "{} {args:?} failed after {kills} kills", tool.0);
+                break;
+            }
+            child.kill().and_then(|()| child.wait()).expect("the child is ours");
+            met |= at_work();
         }
-        if let Some(status) = ended(&mut child) {
-            assert!(status.success(), "{} {args:?} failed after {kills} kills", tool.0);
-            return kills;
+        if met {
+            return;
         }
-        child.kill().and_then(|()| child.wait()).expect("the child is ours");
+        fs::remove_dir_all(out).expect("the run folder");
     }
-    unreachable!("the loop has no end")
+    panic!("{} {args:?} is too short to be killed", tool.0);
 }
 
 /// A folder of libtorch's libraries in which the CUDA one computes on the CPU (`tests/fake_cuda`).
@@ -169,7 +190,7 @@ impl SimulatedCard {
     }
 
     /// As [`Tool::run_with_kills`].
-    pub fn run_with_kills(&self, tool: Tool, args: &[&str]) -> usize {
+    pub fn run_with_kills(&self, tool: Tool, args: &[&str]) {
         run_with_kills(|| self.command(tool, args), tool, args)
     }
 }
