@@ -105,14 +105,14 @@ impl Tool {
 
 fn run_with_kills(command: impl Fn() -> Command, tool: Tool, args: &[&str]) {
     let out = args.iter().position(|arg| *arg == "--out").map(|at| Path::new(args[at + 1])).expect("a run folder");
-    // A comparison's runs are folders below its own.
     let has_work = |run: &Path| {
         ["checkpoints/last.safetensors", "trials.jsonl"]
             .iter()
             .any(|file| fs::metadata(run.join(file)).is_ok_and(|file| file.len() > 0))
     };
     let at_work = || {
-        let mut inner = fs::read_dir(out).into_iter().flatten().flatten();
+        // A comparison's trainings.
+        let mut inner = fs::read_dir(out.join("runs")).into_iter().flatten().flatten();
         has_work(out) || inner.any(|entry| has_work(&entry.path()))
     };
     // Machines differ: where the job was over before a kill met its work, it begins anew with half the pauses.

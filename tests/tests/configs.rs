@@ -105,8 +105,10 @@ fn every_strategy_searches_in_every_task_and_survives_kills() {
                 args.map(String::from)
             };
             let run = |out: &Path| tool.succeed(&args(out).each_ref().map(String::as_str));
+            let started = std::time::Instant::now();
             run(&straight);
-            tool.kill_once(&args(&killed).each_ref().map(String::as_str), std::time::Duration::from_millis(700));
+            let half = started.elapsed() / 2;
+            tool.kill_once(&args(&killed).each_ref().map(String::as_str), half);
             run(&killed);
             let log = |run: &Path| fs::read_to_string(run.join("trials.jsonl")).unwrap();
             assert_eq!(log(&straight).lines().count(), 6, "{kind}");
