@@ -6,9 +6,10 @@ const SHIM: &str = "src/nn/torch";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let sources = ["shim.cpp", "collectives.cpp", "nccl.cpp", "norm_act.cpp"].map(|file| Path::new(SHIM).join(file));
+    let sources = ["shim.cpp", "collectives.cpp", "nccl.cpp", "norm_act.cpp", "mixture.cpp"]
+        .map(|file| Path::new(SHIM).join(file));
     let kernels = Path::new(SHIM).join("norm_act_kernels.cpp");
-    let headers = ["guarded.h", "nccl.h", "norm_act.h", "gloo"].map(|file| Path::new(SHIM).join(file));
+    let headers = ["guarded.h", "nccl.h", "norm_act.h", "parts.h", "gloo"].map(|file| Path::new(SHIM).join(file));
     sources
         .iter()
         .chain([&kernels])

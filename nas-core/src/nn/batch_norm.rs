@@ -15,7 +15,7 @@ use super::layers::{self, Layer};
 use super::{Activation, Init, Mode, Module, Shape, VarBuilder, probe, probe::Site, ranks, torch};
 use crate::nn::Cost;
 
-pub use joint::Moves;
+pub use joint::{MixedNorms, Moves};
 
 /// Constants of a [`BatchNorm`], by name: a public re-implementation passes its momentum in the place of eps.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

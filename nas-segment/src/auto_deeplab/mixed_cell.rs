@@ -4,7 +4,7 @@
 //! - All edges that leave one state see the same input: one convolution with the edges' kernels side by side stands for
 //!   all of them. Poolings and identity have no weights and are computed once for all edges.
 //! - The architecture weight of an operator is the scale of its last batch norm, which has none of its own. The last norms of all
-//!   operators are one.
+//!   operators are one, on the CPU with the sums of what they give ([`BatchNorm::mixed`]).
 //! - The cells of equation 6 that end in one node and share their weights run together, each with batch statistics of its own.
 //!   They have H[l-2] in common, and what comes from it is computed once.
 //!
@@ -19,7 +19,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 
 use nas_core::nn::{
-    Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, Mode, Module, Moves, Op, VarBuilder, map, rows,
+    Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, MixedNorms, Mode, Module, Moves, Op, VarBuilder, map,
+    rows,
 };
 use tch::{Kind, Tensor};
 
@@ -357,10 +358,18 @@ impl MixedState {
             }
             None => self.atrous.iter().map(|op| op.conv.forward_in_turns(&relu, sources)).collect(),
         };
-        let maps: Vec<Tensor> = pooled.iter().chain(&separable).chain(&atrous).map(rows).collect();
-        let maps = side_by_side(&map(&Tensor::cat(&maps, 3)), sources);
         let last = self.separable.iter().map(|op| &op.norm).chain(self.atrous.iter().map(|op| &op.norm));
         let norms: Vec<&BatchNorm> = [&self.max_bn, &self.average_bn].into_iter().chain(last).collect();
+        let maps: Vec<&Tensor> = pooled.iter().chain(&separable).chain(&atrous).collect();
+        if joint.is_none() {
+            let (weights, scale) = (&weights.weightless, &weights.scale);
+            let of = MixedNorms { shared: pooled.len(), identity: Some(xs), weights, scale, before: sum, sources };
+            if let Some(ys) = BatchNorm::mixed(&norms, &maps, &of, mode, moves) {
+                return ys;
+            }
+        }
+        let maps: Vec<Tensor> = maps.into_iter().map(rows).collect();
+        let maps = side_by_side(&map(&Tensor::cat(&maps, 3)), sources);
         let normed = BatchNorm::joint(&norms, &maps, Some(&weights.scale), Activation::Identity, mode, moves);
         // One split, not two slices: its gradient is one concatenation. In five dimensions, where it takes gradients as they lie.
         let normed = rows(&in_turns(&normed, sources)).view([b, h, w, -1, c]);

@@ -41,6 +41,19 @@ impl Moves {
         [0, 1].map(|i| part.get(i))
     }
 
+    /// `norms` move by what `batch` will be, the statistics of all of them for one source after the other.
+    fn push(&mut self, norms: &[&BatchNorm], sources: i64, batch: &[Tensor; 2]) {
+        let mut start = 0;
+        for source in 0..sources as usize {
+            self.rounds.resize_with(self.rounds.len().max(source + 1), Vec::new);
+            for norm in norms {
+                let batch = batch.each_ref().map(|batch| batch.narrow(0, start, norm.channels));
+                start += norm.channels;
+                self.rounds[source].push(norm.moved_by(batch));
+            }
+        }
+    }
+
     /// `norm` moves as `other` does, which has seen the same map.
     pub fn alike(&mut self, norm: &BatchNorm, other: &BatchNorm) {
         for round in &mut self.rounds {
@@ -65,6 +78,23 @@ impl Moves {
             }
         }
     }
+}
+
+/// What [`BatchNorm::mixed`] sums up, for the edges that leave one state of a relaxed cell: maps `[B, C, H, W * sources]`, the pixels of
+/// all sources in turns, of which the first have the channels of one edge and count for all, the others those of all edges.
+#[derive(Clone, Copy, Debug)]
+pub struct MixedNorms<'a> {
+    /// How many maps are of all edges.
+    pub shared: usize,
+    /// One more of all edges, without a norm.
+    pub identity: Option<&'a Tensor>,
+    /// Shares of the maps of all edges, the identity last: `[edges, maps]`.
+    pub weights: &'a Tensor,
+    /// Of all norms, for one source after the other.
+    pub scale: &'a Tensor,
+    /// What the edges have already, `[edges, B, H, W * sources, C]`: the form of the result.
+    pub before: Option<&'a Tensor>,
+    pub sources: i64,
 }
 
 impl BatchNorm {
@@ -100,23 +130,17 @@ impl BatchNorm {
             return Self::one_by_one(norms, xs, scale, activation, mode);
         }
         let train = mode.train && xs.numel() as i64 > all;
-        let each = || (0..sources).flat_map(|source| norms.iter().map(move |norm| (source as usize, *norm)));
         let [mean, var] = match train {
             true => {
                 let running = &norms[0].running_mean;
                 let batch = moves.take(all, (running.kind(), running.device()));
-                let mut start = 0;
-                for (source, norm) in each() {
-                    let batch = batch.each_ref().map(|batch| batch.narrow(0, start, norm.channels));
-                    start += norm.channels;
-                    moves.rounds.resize_with(moves.rounds.len().max(source + 1), Vec::new);
-                    moves.rounds[source].push(norm.moved_by(batch));
-                }
+                moves.push(norms, sources, &batch);
                 batch
             }
             false => {
+                let each = || norms.iter().cycle().take(norms.len() * sources as usize);
                 let of = |running: fn(&BatchNorm) -> &Tensor| {
-                    Tensor::cat(&each().map(|(_, norm)| running(norm)).collect::<Vec<_>>(), 0)
+                    Tensor::cat(&each().map(|norm| running(norm)).collect::<Vec<_>>(), 0)
                 };
                 [of(|norm| &norm.running_mean), of(|norm| &norm.running_var)]
             }
@@ -124,6 +148,29 @@ impl BatchNorm {
         let running = Some((&mean, &var));
         let step = torch::NormStep { weight: scale, bias: None, running, train, momentum: 1.0, eps };
         normalised(xs, step, activation)
+    }
+
+    /// The norms of `maps` and their weighted sum in one operator, which reads the maps where they are: to be tried before
+    /// [`BatchNorm::joint`] of what lies side by side and sums of its parts. `norms` are those of the maps in their order, alike. None
+    /// where it does not serve: elsewhere than in training on the CPU, for other numbers than floats.
+    pub fn mixed(
+        norms: &[&BatchNorm],
+        maps: &[&Tensor],
+        of: &MixedNorms,
+        mode: Mode,
+        moves: &mut Moves,
+    ) -> Option<Tensor> {
+        let running = &norms[0].running_mean;
+        let eps = norms[0].config.eps;
+        debug_assert!(norms.iter().all(|norm| !norm.config.affine && norm.config.eps == eps));
+        let options = (running.kind(), running.device());
+        if !mode.train || options != (Kind::Float, Device::Cpu) || !Self::is_joint(mode) {
+            return None;
+        }
+        let batch = moves.take(of.scale.size()[0], options);
+        let ys = torch::mixed_norms(maps, of, batch.each_ref(), eps)?;
+        moves.push(norms, of.sources, &batch);
+        Some(ys)
     }
 
     /// [`BatchNorm::joint`] in its plain form.

@@ -1,5 +1,5 @@
 //! What tch lacks of libtorch: operators over lists of tensors, mixed precision by device, numeric switches, the figures of
-//! a device's allocator. `shim.cpp` and `norm_act.cpp` hold the other side. Failures are libtorch's and panic, as tch's operators do.
+//! a device's allocator. `shim.cpp`, `norm_act.cpp` and `mixture.cpp` hold the other side. Failures are libtorch's and panic, as tch's operators do.
 
 pub(crate) mod collectives;
 
@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use tch::Tensor;
 use torch_sys::C_tensor;
 
-use super::Activation;
+use super::{Activation, MixedNorms};
 
 type List = *const *const C_tensor;
 
@@ -63,6 +63,20 @@ unsafe extern "C" {
         momentum: f64,
         eps: f64,
         act: i64,
+        out: *const C_tensor,
+    ) -> *mut c_char;
+    fn nas_mixture(
+        maps: List,
+        len: usize,
+        shared: usize,
+        xs: *const C_tensor,
+        weights: *const C_tensor,
+        scale: *const C_tensor,
+        sum: *const C_tensor,
+        mean: *const C_tensor,
+        var: *const C_tensor,
+        sources: i64,
+        eps: f64,
         out: *const C_tensor,
     ) -> *mut c_char;
     fn nas_device_memory(index: i8, now: *mut i64, peak: *mut i64) -> *mut c_char;
@@ -212,13 +226,17 @@ pub(crate) struct NormStep<'a> {
     pub eps: f64,
 }
 
+/// Whether the CPU is left to the operators that a card has: by [`plain_norms`], or by the variable `NAS_PLAIN_NORM`.
+fn is_plain() -> bool {
+    static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("NAS_PLAIN_NORM").is_some());
+    *ASKED || IS_PLAIN.load(Ordering::Relaxed)
+}
+
 /// Batch norm of maps `[B, C, H, W]` and the activation after it in one operator; none where it does not serve: elsewhere than on
 /// the CPU, for other numbers than floats, for maps that are not channels-last, under a tracer, where gradients of a
-/// network that is not trained are asked for, and where the CPU is left to the operators that a card has: by [`plain_norms`], or by
-/// the variable `NAS_PLAIN_NORM`.
+/// network that is not trained are asked for, and where [`is_plain`].
 pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> Option<Tensor> {
-    static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("NAS_PLAIN_NORM").is_some());
-    if *ASKED || IS_PLAIN.load(Ordering::Relaxed) {
+    if is_plain() {
         return None;
     }
     let NormStep { weight, bias, running, train, momentum, eps } = step;
@@ -234,6 +252,23 @@ pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> O
     expect(unsafe {
         let [weight, bias, mean, var] = [weight, bias, mean, var].map(handle);
         nas_norm_act(xs.as_ptr(), weight, bias, mean, var, train, momentum, eps, act, out.as_ptr())
+    });
+    out.defined().then_some(out)
+}
+
+/// The weighted sum of the norms of `maps`, as [`MixedNorms`] has it; `mean` and `var` become those of the batch. None where it does not
+/// serve, as [`norm_act`].
+pub(crate) fn mixed_norms(maps: &[&Tensor], of: &MixedNorms, [mean, var]: [&Tensor; 2], eps: f64) -> Option<Tensor> {
+    if is_plain() {
+        return None;
+    }
+    let (list, out) = (handles(maps), Tensor::new());
+    // SAFETY: live tensors or null; the result replaces an undefined tensor that nothing else refers to.
+    expect(unsafe {
+        let [xs, weights, scale, sum, mean, var] =
+            [of.identity, Some(of.weights), Some(of.scale), of.before, Some(mean), Some(var)].map(handle);
+        let (list, len, out) = (list.as_ptr(), list.len(), out.as_ptr());
+        nas_mixture(list, len, of.shared, xs, weights, scale, sum, mean, var, of.sources, eps, out)
     });
     out.defined().then_some(out)
 }

@@ -2,7 +2,6 @@
 // forward and five backward where libtorch's two operators make six and eight. Batch statistics are sums over fixed parts of the
 // rows, so that they do not hang on the number of threads.
 
-#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -12,7 +11,6 @@
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
-#include <dlfcn.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
@@ -24,89 +22,12 @@
 
 #include "guarded.h"
 #include "norm_act.h"
+#include "parts.h"
 
 namespace {
 
-const Kernels& kernels() {
-#ifdef NAS_AVX2
-  static const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (wide) return nas_kernels_avx2;
-#endif
-  return nas_kernels_any;
-}
-
-// Adds `count` values of mean `mean` and squares `squares` to `seen` others (Chan et al. 1983).
-template <typename T>
-void merge(double* total_mean, double* total_squares, int64_t seen, const T* mean, const T* squares, int64_t count, int64_t C) {
-  const double share = static_cast<double>(count) / static_cast<double>(seen + count);
-  for (int64_t c = 0; c < C; ++c) {
-    const double apart = static_cast<double>(mean[c]) - total_mean[c];
-    total_mean[c] += apart * share;
-    total_squares[c] += static_cast<double>(squares[c]) + apart * apart * static_cast<double>(seen) * share;
-  }
-}
-
-// Rows in fixed parts, whatever the number of threads, and blocks of them that stay in the cache.
-struct Parts {
-  int64_t rows, channels, count, block;
-
-  Parts(int64_t rows, int64_t channels) : rows(rows), channels(channels) {
-    count = std::clamp<int64_t>(rows * channels / 16384, 1, std::min<int64_t>(64, rows));
-    block = std::max<int64_t>(1, 4096 / channels);
-  }
-
-  Rows part(int64_t i) const {
-    const int64_t from = rows * i / count;
-    return {from, rows * (i + 1) / count - from, channels};
-  }
-
-  template <typename F>
-  void each_block(int64_t i, const F& run) const {
-    const Rows all = part(i);
-    for (int64_t at = 0; at < all.count; at += block) run(Rows{all.from + at, std::min(block, all.count - at), channels});
-  }
-};
-
-// Runs `f(0)` to `f(count - 1)` on the threads that libtorch's own loops run on: the OpenMP library that it has loaded.
-template <typename F>
-void in_parallel(int64_t count, const F& f) {
-  using Region = void (*)(void (*)(void*), void*, unsigned, unsigned);
-  static const auto region = reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-  static const auto thread = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
-  static const auto threads = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_num_threads"));
-  const int64_t most = std::min<int64_t>(count, at::in_parallel_region() ? 1 : at::get_num_threads());
-  if (most <= 1 || !region || !thread || !threads) {
-    for (int64_t i = 0; i < count; ++i) f(i);
-    return;
-  }
-  struct Job {
-    const F& f;
-    int64_t count;
-  } job{f, count};
-  const auto run = [](void* data) {
-    const Job& job = *static_cast<Job*>(data);
-    for (int64_t i = thread(); i < job.count; i += threads()) job.f(i);
-  };
-  region(run, &job, static_cast<unsigned>(most), 0);
-}
-
-bool on_floats(const at::Tensor& tensor) {
-  return !tensor.defined() || (tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous());
-}
-
 float at_or(const at::Tensor& tensor, int64_t i, float otherwise) {
   return tensor.defined() ? tensor.const_data_ptr<float>()[i] : otherwise;
-}
-
-// Moves running statistics towards those of a batch, whose variance is recorded as that of what it is drawn from.
-void record(const at::Tensor& running_mean, const at::Tensor& running_var, const double* mean, const double* squares, int64_t C,
-            int64_t count, double momentum) {
-  if (!running_mean.defined()) return;
-  float *means = running_mean.data_ptr<float>(), *vars = running_var.data_ptr<float>();
-  for (int64_t c = 0; c < C; ++c) {
-    means[c] = static_cast<float>((1 - momentum) * means[c] + momentum * mean[c]);
-    vars[c] = static_cast<float>((1 - momentum) * vars[c] + momentum * squares[c] / static_cast<double>(count - 1));
-  }
 }
 
 constexpr int64_t MEAN = 0, INVERSE = 1, SCALE = 2, SHIFT = 3;
@@ -141,26 +62,8 @@ at::Tensor affine(const at::Tensor& like, const at::Tensor& weight, const at::Te
 at::Tensor batch_affine(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& running_mean,
                         const at::Tensor& running_var, double momentum, double eps) {
   const int64_t C = x.size(1), rows = x.numel() / C;
-  const Parts parts(rows, C);
-  const float* from = x.const_data_ptr<float>();
-  std::vector<double> moments(parts.count * 2 * C, 0.0);
-  in_parallel(parts.count, [&](int64_t i) {
-    std::vector<float> block(2 * C);
-    double* mine = moments.data() + i * 2 * C;
-    int64_t seen = 0;
-    parts.each_block(i, [&](Rows rows) {
-      kernels().block_moments(from, rows, block.data(), block.data() + C);
-      merge(mine, mine + C, seen, block.data(), block.data() + C, rows.count, C);
-      seen += rows.count;
-    });
-  });
-  double *mean = moments.data(), *squares = mean + C;
-  int64_t seen = parts.part(0).count;
-  for (int64_t i = 1; i < parts.count; ++i) {
-    const double* theirs = moments.data() + i * 2 * C;
-    merge(mean, squares, seen, theirs, theirs + C, parts.part(i).count, C);
-    seen += parts.part(i).count;
-  }
+  const auto moments = moments_of(x.const_data_ptr<float>(), Parts(rows, C));
+  const double *mean = moments.data(), *squares = mean + C;
   record(running_mean, running_var, mean, squares, C, rows, momentum);
   const auto var = [&](int64_t c) { return squares[c] / static_cast<double>(rows); };
   return affine(x, weight, bias, [&](int64_t c) { return mean[c]; }, var, eps);

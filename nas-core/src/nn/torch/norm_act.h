@@ -16,6 +16,14 @@ struct Affine {
   const float *mean, *scale, *shift;
 };
 
+// Maps of a state's operators and what they are multiplied by. Own maps are rows of `edges * width` channels, shared ones of `width`;
+// coefficients are by map, source, edge and channel.
+struct Mixed {
+  int64_t rows, sources, edges, width, own, shared;
+  const float *const *own_maps, *const *shared_maps;
+  const float *own_by, *shared_by;
+};
+
 struct Kernels {
   // y = act(x * scale + shift).
   void (*apply)(Act act, const float* x, float* y, Rows rows, Affine by);
@@ -25,6 +33,13 @@ struct Kernels {
   void (*back)(Act act, const float* x, const float* dy, float* dx, Rows rows, Affine by, const float* tilt, const float* offset);
   // Mean, and sum of squared distances to it, of a block of rows that stays in the cache.
   void (*block_moments)(const float* x, Rows rows, float* mean, float* squares);
+  // Of pixels: y `[edges, rows, width]` = shift + sum over maps of x * coefficient, plus `before` unless null.
+  void (*mix)(const Mixed& mix, Rows pixels, const float* shift, const float* before, float* y);
+  // Adds sums of dy, and of dy * (x - mean) for own and for shared maps, by source, edge and channel each.
+  void (*mix_sums)(const Mixed& mix, Rows pixels, const float* own_mean, const float* shared_mean, const float* dy, float* sums);
+  // dx = coefficient * dy + tilt * x + offset: both by map, and then by source, edge and channel, of shared maps by source and channel.
+  void (*mix_back)(const Mixed& mix, Rows pixels, const float* dy, const float* own, const float* shared, float* const* of_own,
+                   float* const* of_shared);
 };
 
 extern const Kernels nas_kernels_any;

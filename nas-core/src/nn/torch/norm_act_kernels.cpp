@@ -123,6 +123,81 @@ void block_moments(const float* x, Rows rows, float* mean, float* squares) {
     });
 }
 
+// Runs `f` on each source of each pixel: with the number of its row, and that of its first coefficient.
+template <typename F>
+INLINE void each_row(const Mixed& mix, Rows pixels, const F& f) {
+  for (int64_t row = pixels.from * mix.sources, source = 0; row < (pixels.from + pixels.count) * mix.sources; ++row) {
+    f(row, source * mix.edges * mix.width);
+    source = source + 1 == mix.sources ? 0 : source + 1;
+  }
+}
+
+void mix(const Mixed& mix, Rows pixels, const float* shift, const float* before, float* y) {
+  const int64_t of_map = mix.sources * mix.edges * mix.width;
+  each_row(mix, pixels, [&](int64_t row, int64_t first) __attribute__((always_inline)) {
+    for (int64_t edge = 0; edge < mix.edges; ++edge) {
+      const int64_t at = first + edge * mix.width, to = (edge * mix.rows + row) * mix.width;
+      const int64_t own = (row * mix.edges + edge) * mix.width, shared = row * mix.width;
+      each_channel(mix.width, CHANNELS {
+        T sum = load<T>(shift + at + c);
+        if (before) sum += load<T>(before + to + c);
+        for (int64_t k = 0; k < mix.own; ++k) sum += load<T>(mix.own_maps[k] + own + c) * load<T>(mix.own_by + k * of_map + at + c);
+        for (int64_t k = 0; k < mix.shared; ++k)
+          sum += load<T>(mix.shared_maps[k] + shared + c) * load<T>(mix.shared_by + k * of_map + at + c);
+        store(y + to + c, sum);
+      });
+    }
+  });
+}
+
+void mix_sums(const Mixed& mix, Rows pixels, const float* own_mean, const float* shared_mean, const float* dy, float* sums) {
+  const int64_t of_map = mix.sources * mix.edges * mix.width;
+  each_row(mix, pixels, [&](int64_t row, int64_t first) __attribute__((always_inline)) {
+    for (int64_t edge = 0; edge < mix.edges; ++edge) {
+      const int64_t at = first + edge * mix.width, from = (edge * mix.rows + row) * mix.width;
+      const int64_t own = (row * mix.edges + edge) * mix.width, shared = row * mix.width;
+      each_channel(mix.width, CHANNELS {
+        const T g = load<T>(dy + from + c);
+        float* to = sums + at + c;
+        const auto add = [&](T more) __attribute__((always_inline)) {
+          store(to, load<T>(to) + more);
+          to += of_map;
+        };
+        add(g);
+        for (int64_t k = 0; k < mix.own; ++k) add(g * (load<T>(mix.own_maps[k] + own + c) - load<T>(own_mean + k * of_map + at + c)));
+        for (int64_t k = 0; k < mix.shared; ++k)
+          add(g * (load<T>(mix.shared_maps[k] + shared + c) - load<T>(shared_mean + k * of_map + at + c)));
+      });
+    }
+  });
+}
+
+void mix_back(const Mixed& mix, Rows pixels, const float* dy, const float* own, const float* shared, float* const* of_own,
+              float* const* of_shared) {
+  const int64_t of_map = mix.sources * mix.edges * mix.width, narrow = mix.sources * mix.width;
+  each_row(mix, pixels, [&](int64_t row, int64_t first) __attribute__((always_inline)) {
+    for (int64_t edge = 0; edge < mix.edges; ++edge) {
+      const int64_t at = first + edge * mix.width, from = (edge * mix.rows + row) * mix.width;
+      const int64_t to = (row * mix.edges + edge) * mix.width;
+      each_channel(mix.width, CHANNELS {
+        const T g = load<T>(dy + from + c);
+        for (int64_t k = 0; k < mix.own; ++k) {
+          const float *tilt = own + 2 * k * of_map + at + c, *x = mix.own_maps[k] + to + c;
+          store(of_own[k] + to + c, load<T>(mix.own_by + k * of_map + at + c) * g + (load<T>(tilt) * load<T>(x) + load<T>(tilt + of_map)));
+        }
+      });
+    }
+    for (int64_t k = 0; k < mix.shared; ++k)
+      each_channel(mix.width, CHANNELS {
+        const float* tilt = shared + 2 * k * narrow + first / mix.edges + c;
+        T sum = load<T>(tilt) * load<T>(mix.shared_maps[k] + row * mix.width + c) + load<T>(tilt + narrow);
+        for (int64_t edge = 0; edge < mix.edges; ++edge)
+          sum += load<T>(mix.shared_by + k * of_map + first + edge * mix.width + c) * load<T>(dy + (edge * mix.rows + row) * mix.width + c);
+        store(of_shared[k] + row * mix.width + c, sum);
+      });
+  });
+}
+
 }  // namespace
 
-extern const Kernels NAS_KERNELS{apply, gradient, back, block_moments};
+extern const Kernels NAS_KERNELS{apply, gradient, back, block_moments, mix, mix_sums, mix_back};
