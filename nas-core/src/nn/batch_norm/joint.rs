@@ -94,6 +94,7 @@ pub struct MixedNorms<'a> {
     pub scale: &'a Tensor,
     /// What the edges have already, `[edges, B, H, W * sources, C]`: the form of the result.
     pub before: Option<&'a Tensor>,
+    /// How many take turns.
     pub sources: i64,
 }
 
@@ -246,6 +247,122 @@ mod tests {
                 }
                 let moved = found[6].abs().max().double_value(&[]) > 0.1;
                 assert_eq!(moved, mode.train, "the running mean moves in training only");
+            }
+        }
+    }
+    /// Maps of two sources of `[2, 5, 3]` pixels: `shared` ones and then `own` ones, the last of whose norms come in two parts.
+    fn mixed(
+        kind: Kind,
+        (edges, width, shared, own, identity): (i64, i64, usize, usize, bool),
+        twice: bool,
+    ) -> Vec<Tensor> {
+        tch::manual_seed(9);
+        let mut vs = VarStore::new(Device::Cpu);
+        let config = BnConfig { affine: false, ..Default::default() };
+        let vb = VarBuilder::new(&vs);
+        let of_map = |k: usize| match k {
+            _ if k < shared => vec![width],
+            _ if k + 1 < shared + own => vec![edges * width],
+            _ => vec![edges * width - 1, 1],
+        };
+        let norms = (0..shared + own).map(|k| {
+            let norm = |(i, channels)| BatchNorm::new(&vb.sub(k).sub(i), channels, config);
+            of_map(k).into_iter().enumerate().map(norm).collect::<Vec<_>>()
+        });
+        let norms: Vec<Vec<BatchNorm>> = norms.collect();
+        vs.set_kind(kind);
+        let random = |dims: &[i64]| Tensor::randn(dims, (Kind::Double, Device::Cpu)).to_kind(kind);
+        let leaf = |xs: Tensor| xs.set_requires_grad(true);
+        let input = |channels: i64| leaf(channels_last(&(random(&[2, channels, 5, 6]) * 2.0 + 1.0)));
+        let maps: Vec<Tensor> = (0..shared + own).map(|k| input(of_map(k).iter().sum())).collect();
+        let xs = input(width);
+        let all: i64 = (0..shared + own).flat_map(of_map).sum();
+        let (weights, scale) =
+            (leaf(random(&[edges, (shared + usize::from(identity)) as i64])), leaf(random(&[2 * all])));
+        let before = leaf(random(&[edges, 2, 5, 6, width]));
+        let mut moves = Moves::default();
+        let ys = match kind {
+            Kind::Float => {
+                let identity = identity.then_some(&xs);
+                let of = MixedNorms {
+                    shared,
+                    identity,
+                    weights: &weights,
+                    scale: &scale,
+                    before: Some(&before),
+                    sources: 2,
+                };
+                let norms: Vec<&BatchNorm> = norms.iter().flatten().collect();
+                let maps: Vec<&Tensor> = maps.iter().collect();
+                let ys = BatchNorm::mixed(&norms, &maps, &of, Mode::train(0.0), &mut moves).expect("it serves");
+                moves.apply();
+                ys
+            }
+            // One source, one map, one norm after the other.
+            _ => {
+                let source = |source: i64| {
+                    let of_source = |map: &Tensor| map.slice(3, source, None, 2);
+                    let scales = scale.narrow(0, source * all, all);
+                    let mut start = 0;
+                    let mut total = Tensor::zeros([edges, 2, 5, 3, width], (kind, Device::Cpu));
+                    for (k, norms) in norms.iter().enumerate() {
+                        let channels: Vec<i64> = norms.iter().map(|norm| norm.channels).collect();
+                        let parts = of_source(&maps[k]).split_with_sizes(&channels, 1).into_iter().zip(norms);
+                        let parts = parts.map(|(part, norm)| {
+                            let scale = scales.narrow(0, start, norm.channels);
+                            start += norm.channels;
+                            norm.forward_scaled(&part, Some(&scale), Mode::train(0.0))
+                        });
+                        let normed = Tensor::cat(&parts.collect::<Vec<_>>(), 1).permute([0, 2, 3, 1]);
+                        let by_edge = normed.reshape([2, 5, 3, -1, width]).permute([3, 0, 1, 2, 4]);
+                        total += match k < shared {
+                            true => by_edge * weights.select(1, k as i64).view([-1, 1, 1, 1, 1]),
+                            false => by_edge,
+                        };
+                    }
+                    if identity {
+                        let share = weights.select(1, shared as i64).view([-1, 1, 1, 1, 1]);
+                        total += of_source(&xs).permute([0, 2, 3, 1]).unsqueeze(0) * share;
+                    }
+                    total
+                };
+                &before + Tensor::stack(&[source(0), source(1)], 4).view([edges, 2, 5, 6, width])
+            }
+        };
+        let up = random(&ys.size());
+        let inputs: Vec<&Tensor> = maps.iter().chain([&xs, &weights, &scale, &before]).collect();
+        let inputs: Vec<&Tensor> =
+            inputs.into_iter().filter(|input| input.numel() > 0 && (identity || !std::ptr::eq(*input, &xs))).collect();
+        let mut found = Tensor::run_backward(&[(&ys * up).sum(None::<Kind>)], &inputs, twice, twice);
+        if twice {
+            // The gradients of what is linear do not depend on what was before.
+            let norm: Tensor = found.iter().map(|grad| grad.square().sum(None::<Kind>)).sum();
+            found = Tensor::run_backward(&[norm], &inputs[..inputs.len() - 1], false, false);
+        }
+        found.push(ys.detach());
+        let running = norms.iter().flatten().flat_map(|norm| [&norm.running_mean, &norm.running_var]);
+        found.extend(running.map(Tensor::shallow_clone));
+        found
+    }
+
+    #[test]
+    fn a_mixture_is_the_sum_of_its_norms_one_after_the_other() {
+        let threads = tch::get_num_threads();
+        for sizes in
+            [(3, 8, 2, 4, true), (2, 11, 2, 1, true), (1, 5, 0, 3, true), (2, 16, 1, 2, false), (1, 9, 0, 2, false)]
+        {
+            for twice in [false, true] {
+                let [found, expected] = [Kind::Float, Kind::Double].map(|kind| mixed(kind, sizes, twice));
+                tch::set_num_threads(1);
+                let alone = mixed(Kind::Float, sizes, twice);
+                tch::set_num_threads(threads);
+                assert_eq!(found.len(), expected.len());
+                for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let error = (found.to_kind(Kind::Double) - expected).norm().double_value(&[]);
+                    let error = error / expected.norm().double_value(&[]).max(1e-3);
+                    assert!(error < 2e-5, "{sizes:?}, derived twice: {twice}, {i}: off by {error:.1e}");
+                    assert_eq!(found, &alone[i], "{sizes:?}, derived twice: {twice}, {i}: threads");
+                }
             }
         }
     }

@@ -244,6 +244,7 @@ struct Mixture : torch::autograd::Function<Mixture> {
     saved.insert(saved.end(), {weights, scale, given(xs), norms});
     ctx->save_for_backward(saved);
     ctx->saved_data["eps"] = eps;
+    ctx->saved_data["adds"] = sum.has_value();
     ctx->saved_data["sizes"] = std::vector<int64_t>{sizes.pixels, sizes.sources, sizes.edges, sizes.width, sizes.shared, sizes.columns};
     return forward_of(maps, weights, norms, given(xs), given(sum), sizes);
   }
@@ -255,10 +256,7 @@ struct Mixture : torch::autograd::Function<Mixture> {
     const auto of = ctx->saved_data["sizes"].toIntVector();
     const Sizes sizes{of[0], of[1], of[2], of[3], of[4], of[5], static_cast<int64_t>(maps.size())};
     variable_list result;
-    if (!grads[0].defined()) {
-      result.resize(maps.size() + 8);
-      return result;
-    }
+    if (!grads[0].defined()) return variable_list(maps.size() + 8);
     if (at::GradMode::is_enabled()) {
       const auto y = derivable(maps, weights, scale, xs, sizes, ctx->saved_data["eps"].toDouble(), grads[0].sizes());
       variable_list inputs;
@@ -271,7 +269,7 @@ struct Mixture : torch::autograd::Function<Mixture> {
       result = gradients(maps, weights, norms, xs, grads[0], sizes);
     }
     // Of the sum before, and of what is not derived: mean, var, eps, sizes.
-    result.push_back(grads[0]);
+    if (ctx->saved_data["adds"].toBool()) result.push_back(grads[0]);
     result.resize(maps.size() + 8);
     return result;
   }
