@@ -1,5 +1,5 @@
 //! What tch lacks of libtorch: operators over lists of tensors, mixed precision by device, numeric switches, the figures of
-//! a device's allocator. `shim.cpp`, `norm_act.cpp` and `mixture.cpp` hold the other side. Failures are libtorch's and panic, as tch's operators do.
+//! a device's allocator. The `.cpp` files hold the other side. Failures are libtorch's and panic, as tch's operators do.
 
 pub(crate) mod collectives;
 
@@ -77,6 +77,13 @@ unsafe extern "C" {
         var: *const C_tensor,
         sources: i64,
         eps: f64,
+        out: *const C_tensor,
+    ) -> *mut c_char;
+    fn nas_conv(
+        xs: *const C_tensor,
+        weight: *const C_tensor,
+        padding: *const i64,
+        dilation: *const i64,
         out: *const C_tensor,
     ) -> *mut c_char;
     fn nas_device_memory(index: i8, now: *mut i64, peak: *mut i64) -> *mut c_char;
@@ -270,6 +277,18 @@ pub(crate) fn mixed_norms(maps: &[&Tensor], of: &MixedNorms, [mean, var]: [&Tens
         let (list, len, out) = (list.as_ptr(), list.len(), out.as_ptr());
         nas_mixture(list, len, of.shared, xs, weights, scale, sum, mean, var, of.sources, eps, out)
     });
+    out.defined().then_some(out)
+}
+
+/// The dense convolution of `xs` `[B, C, H, W]`, to maps of its own size, whose weights' gradient is a product of matrices; none where
+/// it does not serve, as [`norm_act`], and where there are more pixels than output channels.
+pub(crate) fn conv(xs: &Tensor, weight: &Tensor, padding: [i64; 2], dilation: [i64; 2]) -> Option<Tensor> {
+    if is_plain() {
+        return None;
+    }
+    let out = Tensor::new();
+    // SAFETY: live tensors and two numbers each; the result replaces an undefined tensor that nothing else refers to.
+    expect(unsafe { nas_conv(xs.as_ptr(), weight.as_ptr(), padding.as_ptr(), dilation.as_ptr(), out.as_ptr()) });
     out.defined().then_some(out)
 }
 
