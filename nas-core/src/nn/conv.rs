@@ -328,9 +328,9 @@ mod tests {
             for twice in [false, true] {
                 let passed = |kind: Kind| {
                     tch::manual_seed(2);
-                    let mut vs = VarStore::new(Device::Cpu);
                     let config = ConvConfig { dilation: 2, ..Default::default() };
-                    let conv = Conv2d::new(&VarBuilder::new(&vs), shape[1], 40, ksize, config);
+                    let build = |vb: &VarBuilder| Conv2d::new(vb, shape[1], 40, ksize, config);
+                    let (mut vs, conv) = crate::nn::build_on(Device::Cpu, build);
                     vs.set_kind(kind);
                     let random = |dims: &[i64]| Tensor::randn(dims, (Kind::Float, Device::Cpu)).to_kind(kind);
                     let xs = crate::nn::channels_last(&random(&shape)).set_requires_grad(true);

@@ -5,17 +5,15 @@ use tch::{Device, Kind, Tensor, nn::VarStore};
 
 use super::{VarBuilder, channels_last, map, ranks, rows};
 
-/// What `build` makes, its initial weights drawn on the CPU, on `device`; and the store of the weights. On a card kernels lie
-/// channels-last, as the images do: libtorch would turn each one in each pass.
+/// What `build` makes, its initial weights drawn on the CPU, on `device`; and the store of the weights. Kernels lie channels-last, as
+/// the images do: libtorch would turn each one in each pass.
 pub fn build_on<N>(device: Device, build: impl FnOnce(&VarBuilder) -> N) -> (VarStore, N) {
     let mut vs = VarStore::new(Device::Cpu);
     let net = build(&VarBuilder::new(&vs));
-    if device.is_cuda() {
-        vs.set_device(device);
-        for mut variable in vs.variables().into_values().filter(|variable| variable.dim() == 4) {
-            let turned = tch::no_grad(|| channels_last(&variable));
-            variable.set_data(&turned);
-        }
+    vs.set_device(device);
+    for mut variable in vs.variables().into_values().filter(|variable| variable.dim() == 4) {
+        let turned = tch::no_grad(|| channels_last(&variable));
+        variable.set_data(&turned);
     }
     (vs, net)
 }
