@@ -6,7 +6,7 @@ const SHIM: &str = "src/nn/torch";
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let sources = ["shim.cpp", "collectives.cpp", "nccl.cpp", "norm_act.cpp", "mixture.cpp", "conv.cpp"]
+    let sources = ["shim.cpp", "collectives.cpp", "nccl.cpp", "norm_act.cpp", "mixture.cpp", "conv.cpp", "grouped.cpp"]
         .map(|file| Path::new(SHIM).join(file));
     let kernels = Path::new(SHIM).join("norm_act_kernels.cpp");
     let headers = ["guarded.h", "nccl.h", "norm_act.h", "parts.h", "gloo"].map(|file| Path::new(SHIM).join(file));

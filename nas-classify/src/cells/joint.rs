@@ -7,7 +7,7 @@
 
 use std::cell::OnceCell;
 
-use nas_core::nn::{Activation, BatchNorm, Conv2d, MixedNorms, Mode, Module, Moves, map, rows};
+use nas_core::nn::{Activation, BatchNorm, Conv2d, MixedNorms, Mode, Module, Moves, map, pointwise, rows};
 use tch::{Kind, Tensor};
 
 use super::supernet::MixedCell;
@@ -325,8 +325,7 @@ impl State<'_> {
             let (stride, padding) = (if i == 0 { self.stride } else { 1 }, of.rate * (of.ksize - 1) / 2);
             xs.conv2d(kernels, None::<&Tensor>, [stride; 2], [padding; 2], [of.rate; 2], groups)
         };
-        let pointwise =
-            |xs: &Tensor, round: &Round| xs.conv2d(&round.pointwise, None::<&Tensor>, [1, 1], [0, 0], [1, 1], edges);
+        let pointwise = |xs: &Tensor, round: &Round| pointwise(xs, &round.pointwise, edges);
         let first = depthwise(seen, 0);
         let by_edge = match seen.size()[1] == c {
             true => {

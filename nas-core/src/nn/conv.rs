@@ -188,6 +188,12 @@ impl Module for Conv2d {
     }
 }
 
+/// The 1x1 convolution of `xs` `[B, groups * I, H, W]` by `weight` `[groups * O, I, 1, 1]`.
+pub fn pointwise(xs: &Tensor, weight: &Tensor, groups: i64) -> Tensor {
+    let conv = || xs.conv2d(weight, None::<&Tensor>, [1, 1], [0, 0], [1, 1], groups);
+    torch::grouped(xs, weight, groups).unwrap_or_else(conv)
+}
+
 /// What follows a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -357,6 +363,44 @@ mod tests {
                     let error = (found.to_kind(Kind::Double) - &expected).norm().double_value(&[]);
                     let error = error / expected.norm().double_value(&[]);
                     assert!(error < 1e-5, "{shape:?}, derived twice: {twice}, {i}: off by {error:.1e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pointwise_convolution_in_groups_is_libtorchs() {
+        let threads = tch::get_num_threads();
+        for (groups, from, to, size) in
+            [(3, 8, 16, [2, 5, 3]), (2, 24, 8, [1, 1, 1]), (4, 16, 40, [3, 31, 9]), (1, 64, 64, [2, 20, 21])]
+        {
+            for twice in [false, true] {
+                let passed = |kind: Kind| {
+                    tch::manual_seed(7);
+                    let random = |dims: &[i64]| Tensor::randn(dims, (Kind::Float, Device::Cpu)).to_kind(kind);
+                    let [b, h, w] = size;
+                    let xs = crate::nn::channels_last(&random(&[b, groups * from, h, w])).set_requires_grad(true);
+                    let weight = random(&[groups * to, from, 1, 1]).set_requires_grad(true);
+                    assert_eq!(torch::grouped(&xs, &weight, groups).is_some(), kind == Kind::Float);
+                    let ys = pointwise(&xs, &weight, groups);
+                    let loss = (&ys * random(&ys.size())).square().sum(None::<Kind>);
+                    let mut found = Tensor::run_backward(&[loss], &[&xs, &weight], twice, twice);
+                    if twice {
+                        let norm: Tensor = found.iter().map(|grad| grad.square().sum(None::<Kind>)).sum();
+                        found = Tensor::run_backward(&[norm], &[&xs, &weight], false, false);
+                    }
+                    found.push(ys.detach());
+                    found
+                };
+                let [found, expected] = [Kind::Float, Kind::Double].map(passed);
+                tch::set_num_threads(1);
+                let alone = passed(Kind::Float);
+                tch::set_num_threads(threads);
+                for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let error = (found.to_kind(Kind::Double) - expected).norm().double_value(&[]);
+                    let error = error / expected.norm().double_value(&[]);
+                    assert!(error < 1e-5, "{groups} groups, derived twice: {twice}, {i}: off by {error:.1e}");
+                    assert_eq!(found, &alone[i], "{groups} groups, derived twice: {twice}, {i}: threads");
                 }
             }
         }

@@ -22,7 +22,7 @@ mod var_builder;
 
 pub use batch_norm::{AverageAll, BatchNorm, BnConfig, MixedNorms, Moves, synchronise_batch_norm};
 pub use cell_convs::{FactorizedReduce, ReluConvBn};
-pub use conv::{Activation, Conv2d, ConvConfig, relu};
+pub use conv::{Activation, Conv2d, ConvConfig, pointwise, relu};
 pub use conv_norm::{ConvNorm, FrozenBatchNorm, Norm, NormConfig, chain, chain_cost, conv_bn};
 pub use cost::{Cost, Shape};
 pub use distillation::distillation;

@@ -86,6 +86,7 @@ unsafe extern "C" {
         dilation: *const i64,
         out: *const C_tensor,
     ) -> *mut c_char;
+    fn nas_grouped(xs: *const C_tensor, weight: *const C_tensor, groups: i64, out: *const C_tensor) -> *mut c_char;
     fn nas_device_memory(index: i8, now: *mut i64, peak: *mut i64) -> *mut c_char;
 }
 
@@ -289,6 +290,18 @@ pub(crate) fn conv(xs: &Tensor, weight: &Tensor, padding: [i64; 2], dilation: [i
     let out = Tensor::new();
     // SAFETY: live tensors and two numbers each; the result replaces an undefined tensor that nothing else refers to.
     expect(unsafe { nas_conv(xs.as_ptr(), weight.as_ptr(), padding.as_ptr(), dilation.as_ptr(), out.as_ptr()) });
+    out.defined().then_some(out)
+}
+
+/// The 1x1 convolution of `xs` in `groups`; none where it does not serve, as [`norm_act`], and for channels of a group that are not
+/// multiples of eight.
+pub(crate) fn grouped(xs: &Tensor, weight: &Tensor, groups: i64) -> Option<Tensor> {
+    if is_plain() {
+        return None;
+    }
+    let out = Tensor::new();
+    // SAFETY: live tensors; the result replaces an undefined tensor that nothing else refers to.
+    expect(unsafe { nas_grouped(xs.as_ptr(), weight.as_ptr(), groups, out.as_ptr()) });
     out.defined().then_some(out)
 }
 

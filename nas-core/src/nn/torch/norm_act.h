@@ -24,6 +24,11 @@ struct Mixed {
   const float *own_by, *shared_by;
 };
 
+// Channels of each of several groups, multiples of eight.
+struct Groups {
+  int64_t count, from, to;
+};
+
 struct Kernels {
   // y = act(x * scale + shift).
   void (*apply)(Act act, const float* x, float* y, Rows rows, Affine by);
@@ -40,6 +45,10 @@ struct Kernels {
   // dx = coefficient * dy + tilt * x + offset: both by map, and then by source, edge and channel, of shared maps by source and channel.
   void (*mix_back)(const Mixed& mix, Rows pixels, const float* dy, const float* own, const float* shared, float* const* of_own,
                    float* const* of_shared);
+  // y `[rows, groups, to]`: x `[rows, groups, from]` times the groups' matrices `[from, to]`.
+  void (*grouped)(const float* x, const float* matrices, float* y, Rows rows, Groups groups);
+  // The sums over rows of dy `[rows, groups, to]` times x, `[groups, to, from]`, written to `sums`.
+  void (*grouped_sums)(const float* x, const float* dy, float* sums, Rows rows, Groups groups);
 };
 
 extern const Kernels nas_kernels_any;

@@ -198,6 +198,56 @@ void mix_back(const Mixed& mix, Rows pixels, const float* dy, const float* own, 
   });
 }
 
+// Of `R` rows, whose inputs lie `stride` apart, times a matrix `[from, width]` to `V` vectors of outputs each. A row of `inputs` holds
+// one number for each row of the matrix, `step` apart.
+template <int R, int V>
+INLINE void product(const float* inputs, int64_t stride, int64_t step, const float* matrix, int64_t from, int64_t width, float* y,
+                    int64_t apart) {
+  Lanes sums[R][V] = {};
+  for (int64_t i = 0; i < from; ++i)
+    for (int v = 0; v < V; ++v) {
+      const Lanes row = load<Lanes>(matrix + i * width + 8 * v);
+      for (int r = 0; r < R; ++r) sums[r][v] += row * inputs[r * stride + i * step];
+    }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) store(y + r * apart + 8 * v, sums[r][v]);
+}
+
+// Calls `f<V>(first column)` on all columns, by two vectors as far as possible.
+template <typename F>
+INLINE void each_column(int64_t columns, const F& f) {
+  int64_t c = 0;
+  for (; c + 16 <= columns; c += 16) f.template operator()<2>(c);
+  if (c < columns) f.template operator()<1>(c);
+}
+
+#define COLUMNS [&]<int V>(int64_t c) __attribute__((always_inline))
+
+void grouped(const float* x, const float* matrices, float* y, Rows rows, Groups groups) {
+  const auto [count, from, to] = groups;
+  const int64_t stride = count * from, apart = count * to;
+  for (int64_t group = 0; group < count; ++group)
+    each_column(to, COLUMNS {
+      const float *matrix = matrices + group * from * to + c, *in = x + rows.from * stride + group * from;
+      float* out = y + rows.from * apart + group * to + c;
+      int64_t row = 0;
+      for (; row + 4 <= rows.count; row += 4) product<4, V>(in + row * stride, stride, 1, matrix, from, to, out + row * apart, apart);
+      for (; row < rows.count; ++row) product<1, V>(in + row * stride, stride, 1, matrix, from, to, out + row * apart, apart);
+    });
+}
+
+// As products too: of the columns of dy, four at once, with the rows of x.
+void grouped_sums(const float* x, const float* dy, float* sums, Rows rows, Groups groups) {
+  const auto [count, from, to] = groups;
+  const int64_t stride = count * to, width = count * from;
+  for (int64_t group = 0; group < count; ++group)
+    each_column(from, COLUMNS {
+      for (int64_t o = 0; o < to; o += 4)
+        product<4, V>(dy + rows.from * stride + group * to + o, 1, stride, x + rows.from * width + group * from + c, rows.count, width,
+                      sums + (group * to + o) * from + c, from);
+    });
+}
+
 }  // namespace
 
-extern const Kernels NAS_KERNELS{apply, gradient, back, block_moments, mix, mix_sums, mix_back};
+extern const Kernels NAS_KERNELS{apply, gradient, back, block_moments, mix, mix_sums, mix_back, grouped, grouped_sums};
