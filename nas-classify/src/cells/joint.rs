@@ -268,7 +268,7 @@ impl State<'_> {
         let of_edges = of_edges.map(|norms| *norms.last().expect("a convolution ends in a norm"));
         let poolings = [MAX_POOL, AVERAGE_POOL].map(|op| self.norm(op, 0, 0));
         let norms: Vec<&BatchNorm> = poolings.into_iter().chain(of_edges).collect();
-        let mut alike = |moves: &mut Moves| {
+        let alike = |moves: &mut Moves| {
             let others =
                 [MAX_POOL, AVERAGE_POOL].into_iter().flat_map(|op| (1..self.edges.len()).map(move |e| (op, e)));
             others.for_each(|(op, edge)| moves.alike(self.norm(op, edge, 0), self.norm(op, 0, 0)));
@@ -350,7 +350,12 @@ impl State<'_> {
         let shifted = even.slice(2, 1, None, 1).slice(3, 1, None, 1);
         let halves = [relu, &shifted].into_iter().enumerate().map(|(i, xs)| {
             let kernels: Vec<&Tensor> = (0..self.edges.len()).map(|edge| self.conv(SKIP, edge, i).weight()).collect();
-            let ys = rows(&xs.conv2d(&Tensor::cat(&kernels, 0), None::<&Tensor>, [2, 2], [0, 0], [1, 1], 1));
+            // Of few channels oneDNN's gradient of the weights with a stride writes behind its buffers.
+            let (xs, stride) = match xs.device().is_cuda() {
+                true => (xs.shallow_clone(), 2),
+                false => (xs.slice(2, None, None, 2).slice(3, None, None, 2), 1),
+            };
+            let ys = rows(&xs.conv2d(&Tensor::cat(&kernels, 0), None::<&Tensor>, [stride; 2], [0, 0], [1, 1], 1));
             let (b, h, w, all) = ys.size4().expect("a feature map has four dimensions");
             let edges = self.edges.len() as i64;
             ys.reshape([b, h, w, edges, all / edges])
