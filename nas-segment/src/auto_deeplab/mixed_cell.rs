@@ -20,7 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use nas_core::nn::{
     Activation, BatchNorm, BnConfig, Conv2d, ConvConfig, Init, MixedNorms, Mode, Module, Moves, Op, VarBuilder, map,
-    rows,
+    pointwise, rows,
 };
 use tch::{Kind, Tensor};
 
