@@ -1,4 +1,4 @@
-// 1x1 convolutions in few groups of few channels on the CPU, channels-last floats: oneDNN's take several times as long as the sums.
+// 1x1 convolutions in groups, of small channels-last maps of floats on the CPU: oneDNN's take longer to begin than to sum up.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -91,12 +91,13 @@ struct Grouped : torch::autograd::Function<Grouped> {
 extern "C" {
 
 // The 1x1 convolution of `x` `[B, groups * I, H, W]` by `w` `[groups * O, I, 1, 1]`, written to `out`, which stays undefined where this
-// does not serve: for channels that are not multiples of eight, too.
+// does not serve: for many pixels and for channels that are not multiples of eight, too.
 char* nas_grouped(const at::Tensor* x, const at::Tensor* w, int64_t groups, at::Tensor* out) {
   return guarded([&] {
     const bool sound = x->is_cpu() && x->scalar_type() == at::kFloat && x->dim() == 4 && x->numel() > 0 &&
                        x->is_contiguous(at::MemoryFormat::ChannelsLast) && on_floats(*w) && !torch::jit::tracer::isTracing();
-    if (!sound || w->size(1) % 8 || w->size(0) / groups % 8) return;
+    constexpr int64_t FEW_PIXELS = 2048;
+    if (!sound || x->numel() / x->size(1) > FEW_PIXELS || w->size(1) % 8 || w->size(0) / groups % 8) return;
     *out = Grouped::apply(*x, *w, groups);
   });
 }

@@ -293,8 +293,8 @@ pub(crate) fn conv(xs: &Tensor, weight: &Tensor, padding: [i64; 2], dilation: [i
     out.defined().then_some(out)
 }
 
-/// The 1x1 convolution of `xs` in `groups`; none where it does not serve, as [`norm_act`], and for channels of a group that are not
-/// multiples of eight.
+/// The 1x1 convolution of `xs` in `groups`; none where it does not serve, as [`norm_act`], for more than 2048 pixels, and for channels
+/// of a group that are not multiples of eight.
 pub(crate) fn grouped(xs: &Tensor, weight: &Tensor, groups: i64) -> Option<Tensor> {
     if is_plain() {
         return None;
