@@ -1,13 +1,12 @@
-//! DARTS' relaxed cells in few operators: what a card waits for is launches. The edges that leave one state run as one, the
+//! DARTS' relaxed cells in few operators, for a card: what it waits for is launches. The edges that leave one state run as one, the
 //! kernels of each kind of convolution side by side. The last norms of all operators are one, whose scales are the architecture
 //! weights; poolings, whose norms see the same map on every edge, and the identity are a product of matrices.
 //!
-//! On the CPU norms and sums are one operator ([`BatchNorm::mixed`]). Where that does not serve, these would cost it more copies than
-//! calls: each operator of each edge is taken by itself (`supernet.rs`).
+//! The CPU, which these would cost more copies than calls, takes each operator of each edge by itself (`supernet.rs`).
 
 use std::cell::OnceCell;
 
-use nas_core::nn::{Activation, BatchNorm, Conv2d, MixedNorms, Mode, Module, Moves, map, pointwise, rows};
+use nas_core::nn::{Activation, BatchNorm, Conv2d, Mode, Module, Moves, map, rows};
 use tch::{Kind, Tensor};
 
 use super::supernet::MixedCell;
@@ -96,7 +95,7 @@ pub(super) struct Places {
 /// Kernels of one round of one kind of convolution on all edges of a state.
 #[derive(Debug)]
 struct Round {
-    /// `[edges * channels, 1, ksize, ksize]`: on a card those of a first round, which read one map, by channel and then by edge.
+    /// `[edges * channels, 1, ksize, ksize]`: those of a first round, which read one map, by channel and then by edge.
     depthwise: Tensor,
     /// `[edges * channels, channels, 1, 1]`.
     pointwise: Tensor,
@@ -116,15 +115,12 @@ pub(super) fn kernels(cells: &[&MixedCell], places: &Places) -> Vec<Kernels> {
         })
     };
     let joined = KSIZES.map(|ksize| Tensor::cat(&depthwise(ksize).collect::<Vec<_>>(), 0));
-    let by_channel = joined[0].device().is_cuda();
     let order = |ksize: i64| {
         let (mut order, mut start) = (Vec::new(), 0);
         for (state, _, round) in rounds().filter(|(_, of, _)| of.ksize == ksize) {
             let (edges, channels) = (state.edges.len() as i64, state.channels);
             match round {
-                0 if by_channel => {
-                    order.extend((0..channels).flat_map(|c| (0..edges).map(move |edge| start + edge * channels + c)))
-                }
+                0 => order.extend((0..channels).flat_map(|c| (0..edges).map(move |edge| start + edge * channels + c))),
                 _ => order.extend(start..start + edges * channels),
             }
             start += edges * channels;
@@ -254,35 +250,24 @@ impl State<'_> {
             xs.max_pool2d([3, 3], stride, [1, 1], [1, 1], false),
             xs.avg_pool2d([3, 3], stride, [1, 1], false, false, None),
         ];
-        // A card takes several kernels for each channel that there is; the CPU is faster at as many copies of the map.
-        let seen =
-            if xs.device().is_cuda() { relu.shallow_clone() } else { map(&rows(&relu).repeat([1, 1, 1, edges])) };
         for (of, rounds) in CONVOLUTIONS.iter().zip(kernels) {
-            maps.push(self.convolve(&seen, *of, rounds, mode, moves));
+            maps.push(self.convolve(&relu, *of, rounds, mode, moves));
         }
         if self.stride != 1 {
             maps.push(self.reduce(&relu));
         }
+        let maps = map(&Tensor::cat(&maps.iter().map(rows).collect::<Vec<_>>(), 3));
         let last = |op: usize| (0..self.edges.len()).map(move |edge| self.edges[edge].0[op].parts().1);
         let of_edges = self.convolutions().into_iter().flat_map(last);
         let of_edges = of_edges.map(|norms| *norms.last().expect("a convolution ends in a norm"));
         let poolings = [MAX_POOL, AVERAGE_POOL].map(|op| self.norm(op, 0, 0));
         let norms: Vec<&BatchNorm> = poolings.into_iter().chain(of_edges).collect();
-        let alike = |moves: &mut Moves| {
-            let others =
-                [MAX_POOL, AVERAGE_POOL].into_iter().flat_map(|op| (1..self.edges.len()).map(move |e| (op, e)));
-            others.for_each(|(op, edge)| moves.alike(self.norm(op, edge, 0), self.norm(op, 0, 0)));
-        };
-        let (shared, identity) = (self.poolings().len(), (!self.identity().is_empty()).then_some(xs));
-        let shares = Tensor::cat(&[&weights.poolings, &weights.identity], 1);
-        let of = MixedNorms { shared, identity, weights: &shares, scale: &weights.scale, before: sum, sources: 1 };
-        if let Some(ys) = BatchNorm::mixed(&norms, &maps.iter().collect::<Vec<_>>(), &of, mode, moves) {
-            alike(moves);
-            return ys;
-        }
-        let maps = map(&Tensor::cat(&maps.iter().map(rows).collect::<Vec<_>>(), 3));
         let normed = BatchNorm::joint(&norms, &maps, Some(&weights.scale), Activation::Identity, mode, moves);
-        alike(moves);
+        for (op, edge) in
+            [MAX_POOL, AVERAGE_POOL].into_iter().flat_map(|op| (1..self.edges.len()).map(move |e| (op, e)))
+        {
+            moves.alike(self.norm(op, edge, 0), self.norm(op, 0, 0));
+        }
         let normed = rows(&normed);
         let (b, h, w, all) = normed.size4().expect("a feature map has four dimensions");
         let by_edge = |xs: &Tensor| {
@@ -315,31 +300,23 @@ impl State<'_> {
     }
 
     /// One kind of convolution on all edges `[B, edges * channels, H, W]`, before its last norm.
-    fn convolve(&self, seen: &Tensor, of: Convolution, rounds: &[Round], mode: Mode, moves: &mut Moves) -> Tensor {
+    fn convolve(&self, relu: &Tensor, of: Convolution, rounds: &[Round], mode: Mode, moves: &mut Moves) -> Tensor {
         let (edges, c) = (self.edges.len() as i64, self.channels);
-        let depthwise = |xs: &Tensor, i: usize| {
-            let (kernels, groups) = (&rounds[i].depthwise, xs.size()[1]);
-            if !xs.device().is_cuda() {
-                return self.conv(of.op, 0, 2 * i).by(kernels, groups).forward(xs, mode);
-            }
-            let (stride, padding) = (if i == 0 { self.stride } else { 1 }, of.rate * (of.ksize - 1) / 2);
-            xs.conv2d(kernels, None::<&Tensor>, [stride; 2], [padding; 2], [of.rate; 2], groups)
+        let depthwise = |xs: &Tensor, round: &Round, stride| {
+            let padding = of.rate * (of.ksize - 1) / 2;
+            xs.conv2d(&round.depthwise, None::<&Tensor>, [stride; 2], [padding; 2], [of.rate; 2], xs.size()[1])
         };
-        let pointwise = |xs: &Tensor, round: &Round| pointwise(xs, &round.pointwise, edges);
-        let first = depthwise(seen, 0);
-        let by_edge = match seen.size()[1] == c {
-            true => {
-                let by_channel = rows(&first);
-                let (b, h, w, _) = by_channel.size4().expect("a feature map has four dimensions");
-                map(&by_channel.reshape([b, h, w, c, edges]).transpose(3, 4).reshape([b, h, w, edges * c]))
-            }
-            false => first,
-        };
-        let ys = pointwise(&by_edge, &rounds[0]);
+        let pointwise =
+            |xs: &Tensor, round: &Round| xs.conv2d(&round.pointwise, None::<&Tensor>, [1, 1], [0, 0], [1, 1], edges);
+        // Several kernels for each channel that there is, in place of as many copies of the map.
+        let by_channel = rows(&depthwise(relu, &rounds[0], self.stride));
+        let (b, h, w, _) = by_channel.size4().expect("a feature map has four dimensions");
+        let by_edge = by_channel.reshape([b, h, w, c, edges]).transpose(3, 4).reshape([b, h, w, edges * c]);
+        let ys = pointwise(&map(&by_edge), &rounds[0]);
         rounds[1..].iter().enumerate().fold(ys, |ys, (i, round)| {
             let norms: Vec<&BatchNorm> = (0..self.edges.len()).map(|edge| self.norm(of.op, edge, i)).collect();
             let middle = BatchNorm::joint(&norms, &ys, None, Activation::Relu, mode, moves);
-            pointwise(&depthwise(&middle, i + 1), round)
+            pointwise(&depthwise(&middle, round, 1), round)
         })
     }
 
@@ -350,12 +327,7 @@ impl State<'_> {
         let shifted = even.slice(2, 1, None, 1).slice(3, 1, None, 1);
         let halves = [relu, &shifted].into_iter().enumerate().map(|(i, xs)| {
             let kernels: Vec<&Tensor> = (0..self.edges.len()).map(|edge| self.conv(SKIP, edge, i).weight()).collect();
-            // Of few channels oneDNN's gradient of the weights with a stride writes behind its buffers.
-            let (xs, stride) = match xs.device().is_cuda() {
-                true => (xs.shallow_clone(), 2),
-                false => (xs.slice(2, None, None, 2).slice(3, None, None, 2), 1),
-            };
-            let ys = rows(&xs.conv2d(&Tensor::cat(&kernels, 0), None::<&Tensor>, [stride; 2], [0, 0], [1, 1], 1));
+            let ys = rows(&xs.conv2d(&Tensor::cat(&kernels, 0), None::<&Tensor>, [2, 2], [0, 0], [1, 1], 1));
             let (b, h, w, all) = ys.size4().expect("a feature map has four dimensions");
             let edges = self.edges.len() as i64;
             ys.reshape([b, h, w, edges, all / edges])

@@ -237,8 +237,9 @@ impl Supernet for CellSupernet {
     fn features(&self, xs: &Tensor, mixture: Mixture, mode: Mode) -> Vec<Tensor> {
         if let Mixture::Weights(alphas) = mixture
             && self.space.form == CellForm::Darts
+            && xs.device().is_cuda()
             && mode.train
-            && (BatchNorm::mixes((xs.kind(), xs.device()), mode) || xs.device().is_cuda() && BatchNorm::is_joint(mode))
+            && BatchNorm::is_joint(mode)
         {
             return self.features_jointly(xs, alphas, mode);
         }
@@ -389,23 +390,22 @@ fn strided(xs: &Tensor, stride: i64) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nas_core::nn::channels_last;
     use tch::{Device, Kind, nn::VarStore};
 
-    /// Maps, gradients and running statistics in double precision, and as floats beside it, on sides that halve evenly and on others.
+    /// Maps, gradients and running statistics in double precision, on sides that halve evenly and on others.
     #[test]
     fn all_edges_of_a_state_at_once_are_each_by_itself() {
         let space = CellSpace { layers: 3, channels: 4, ..Default::default() };
         for (side, average) in [(12, false), (13, true)] {
-            let run = |jointly: bool, kind: Kind| {
+            let run = |jointly: bool| {
                 tch::manual_seed(4);
                 let mut vs = VarStore::new(Device::Cpu);
                 let net = CellSupernet::new(&VarBuilder::new(&vs), &space);
-                vs.set_kind(kind);
+                vs.double();
                 let leaf = |xs: Tensor| xs.set_requires_grad(true);
-                let random = |dims: &[i64]| Tensor::rand(dims, (Kind::Double, Device::Cpu)).to_kind(kind);
+                let random = |dims: &[i64]| Tensor::rand(dims, (Kind::Double, Device::Cpu));
                 let alphas: Vec<Tensor> = [0, 1].map(|_| leaf(random(&[14, 8]))).into();
-                let images = leaf(channels_last(&(random(&[3, 3, side, side]) * 2.0 - 1.0)));
+                let images = leaf(random(&[3, 3, side, side]) * 2.0 - 1.0);
                 let _average = average.then(nas_core::nn::AverageAll::start);
                 let mut found = Vec::new();
                 let mut variables: Vec<(String, Tensor)> = vs.variables().into_iter().collect();
@@ -417,22 +417,19 @@ mod tests {
                         true => net.features_jointly(&images, &alphas, Mode::train(0.0)),
                         false => net.features(&images, Mixture::Weights(&alphas), Mode::train(0.0)),
                     };
-                    let loss = maps.iter().map(|map| (map * random(&map.size())).mean(None::<Kind>)).sum::<Tensor>();
+                    let loss = maps.iter().map(|map| (map * random(&map.size())).mean(Kind::Double)).sum::<Tensor>();
                     found.extend(Tensor::run_backward(&[loss], &inputs, false, false));
                     found.extend(maps.iter().map(Tensor::detach));
                 }
                 found.extend(variables.into_iter().map(|(_, tensor)| tensor));
                 found
             };
-            let expected = run(false, Kind::Double);
-            for (kind, tolerance) in [(Kind::Double, 1e-9), (Kind::Float, 1e-3)] {
-                let found = run(true, kind);
-                assert_eq!(found.len(), expected.len());
-                for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                    let scale = expected.abs().max().double_value(&[]).max(1e-2);
-                    let error = (found.to_kind(Kind::Double) - expected).abs().max().double_value(&[]) / scale;
-                    assert!(error < tolerance, "{kind:?}, side {side}, {i}: off by {error:.1e}");
-                }
+            let [found, expected] = [true, false].map(run);
+            assert_eq!(found.len(), expected.len());
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let scale = expected.abs().max().double_value(&[]).max(1e-2);
+                let error = (found - expected).abs().max().double_value(&[]) / scale;
+                assert!(error < 1e-9, "side {side}, {i}: off by {error:.1e}");
             }
         }
     }

@@ -94,12 +94,6 @@ impl Conv2d {
         Self { c_in, c_out: len, groups, weight: part(&self.weight), bias: self.bias.as_ref().map(part), ..*self }
     }
 
-    /// A depthwise convolution of the same geometry of `c_in` channels by the kernels `weight` `[c_out, 1, height, width]`.
-    pub fn by(&self, weight: &Tensor, c_in: i64) -> Self {
-        assert!(self.groups == self.c_in && self.bias.is_none(), "a depthwise convolution without a shift");
-        Self { c_in, c_out: weight.size()[0], groups: c_in, weight: weight.shallow_clone(), bias: None, ..*self }
-    }
-
     /// Its weights `[c_out, c_in / groups, height, width]`.
     pub fn weight(&self) -> &Tensor {
         &self.weight

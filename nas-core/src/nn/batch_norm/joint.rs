@@ -165,18 +165,13 @@ impl BatchNorm {
         let eps = norms[0].config.eps;
         debug_assert!(norms.iter().all(|norm| !norm.config.affine && norm.config.eps == eps));
         let options = (running.kind(), running.device());
-        if !Self::mixes(options, mode) {
+        if !mode.train || options != (Kind::Float, Device::Cpu) || !Self::is_joint(mode) {
             return None;
         }
         let batch = moves.take(of.scale.size()[0], options);
         let ys = torch::mixed_norms(maps, of, batch.each_ref(), eps)?;
         moves.push(norms, of.sources, &batch);
         Some(ys)
-    }
-
-    /// Whether [`BatchNorm::mixed`] can serve.
-    pub fn mixes(options: (Kind, Device), mode: Mode) -> bool {
-        mode.train && options == (Kind::Float, Device::Cpu) && Self::is_joint(mode) && !torch::is_plain()
     }
 
     /// [`BatchNorm::joint`] in its plain form.

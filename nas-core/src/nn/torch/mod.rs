@@ -235,7 +235,7 @@ pub(crate) struct NormStep<'a> {
 }
 
 /// Whether the CPU is left to the operators that a card has: by [`plain_norms`], or by the variable `NAS_PLAIN_NORM`.
-pub(crate) fn is_plain() -> bool {
+fn is_plain() -> bool {
     static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("NAS_PLAIN_NORM").is_some());
     *ASKED || IS_PLAIN.load(Ordering::Relaxed)
 }
