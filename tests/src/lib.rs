@@ -7,7 +7,7 @@ pub mod reference;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::thread::sleep;
