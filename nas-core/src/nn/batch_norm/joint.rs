@@ -250,10 +250,11 @@ mod tests {
             }
         }
     }
-    /// Maps of two sources of `[2, 5, 3]` pixels: `shared` ones and then `own` ones, the last of whose norms come in two parts.
+
+    /// Maps of two sources of `[2, height, 3]` pixels: `shared` ones and then `own` ones, the last of whose norms come in two parts.
     fn mixed(
         kind: Kind,
-        (edges, width, shared, own, identity): (i64, i64, usize, usize, bool),
+        (height, edges, width, shared, own, identity): (i64, i64, i64, usize, usize, bool),
         twice: bool,
     ) -> Vec<Tensor> {
         tch::manual_seed(9);
@@ -273,13 +274,13 @@ mod tests {
         vs.set_kind(kind);
         let random = |dims: &[i64]| Tensor::randn(dims, (Kind::Double, Device::Cpu)).to_kind(kind);
         let leaf = |xs: Tensor| xs.set_requires_grad(true);
-        let input = |channels: i64| leaf(channels_last(&(random(&[2, channels, 5, 6]) * 2.0 + 1.0)));
+        let input = |channels: i64| leaf(channels_last(&(random(&[2, channels, height, 6]) * 2.0 + 1.0)));
         let maps: Vec<Tensor> = (0..shared + own).map(|k| input(of_map(k).iter().sum())).collect();
         let xs = input(width);
         let all: i64 = (0..shared + own).flat_map(of_map).sum();
         let (weights, scale) =
             (leaf(random(&[edges, (shared + usize::from(identity)) as i64])), leaf(random(&[2 * all])));
-        let before = leaf(random(&[edges, 2, 5, 6, width]));
+        let before = leaf(random(&[edges, 2, height, 6, width]));
         let mut moves = Moves::default();
         let ys = match kind {
             Kind::Float => {
@@ -304,7 +305,7 @@ mod tests {
                     let of_source = |map: &Tensor| map.slice(3, source, None, 2);
                     let scales = scale.narrow(0, source * all, all);
                     let mut start = 0;
-                    let mut total = Tensor::zeros([edges, 2, 5, 3, width], (kind, Device::Cpu));
+                    let mut total = Tensor::zeros([edges, 2, height, 3, width], (kind, Device::Cpu));
                     for (k, norms) in norms.iter().enumerate() {
                         let channels: Vec<i64> = norms.iter().map(|norm| norm.channels).collect();
                         let parts = of_source(&maps[k]).split_with_sizes(&channels, 1).into_iter().zip(norms);
@@ -314,7 +315,7 @@ mod tests {
                             norm.forward_scaled(&part, Some(&scale), Mode::train(0.0))
                         });
                         let normed = Tensor::cat(&parts.collect::<Vec<_>>(), 1).permute([0, 2, 3, 1]);
-                        let by_edge = normed.reshape([2, 5, 3, -1, width]).permute([3, 0, 1, 2, 4]);
+                        let by_edge = normed.reshape([2, height, 3, -1, width]).permute([3, 0, 1, 2, 4]);
                         total += match k < shared {
                             true => by_edge * weights.select(1, k as i64).view([-1, 1, 1, 1, 1]),
                             false => by_edge,
@@ -326,7 +327,7 @@ mod tests {
                     }
                     total
                 };
-                &before + Tensor::stack(&[source(0), source(1)], 4).view([edges, 2, 5, 6, width])
+                &before + Tensor::stack(&[source(0), source(1)], 4).view([edges, 2, height, 6, width])
             }
         };
         let up = random(&ys.size());
@@ -348,13 +349,20 @@ mod tests {
     #[test]
     fn a_mixture_is_the_sum_of_its_norms_one_after_the_other() {
         let threads = tch::get_num_threads();
-        for sizes in
-            [(3, 8, 2, 4, true), (2, 11, 2, 1, true), (1, 5, 0, 3, true), (2, 16, 1, 2, false), (1, 9, 0, 2, false)]
-        {
+        for sizes in [
+            (5, 3, 8, 2, 4, true),
+            (200, 3, 8, 2, 4, true),
+            (5, 2, 11, 2, 1, true),
+            (5, 1, 5, 0, 3, true),
+            (5, 2, 16, 1, 2, false),
+            (5, 1, 9, 0, 2, false),
+        ] {
             for twice in [false, true] {
-                let [found, expected] = [Kind::Float, Kind::Double].map(|kind| mixed(kind, sizes, twice));
-                tch::set_num_threads(1);
-                let alone = mixed(Kind::Float, sizes, twice);
+                let [found, alone, expected] =
+                    [(Kind::Float, 2), (Kind::Float, 1), (Kind::Double, 2)].map(|(kind, threads)| {
+                        tch::set_num_threads(threads);
+                        mixed(kind, sizes, twice)
+                    });
                 tch::set_num_threads(threads);
                 assert_eq!(found.len(), expected.len());
                 for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
