@@ -396,7 +396,8 @@ mod tests {
                     let error = (found.to_kind(Kind::Double) - expected).norm().double_value(&[]);
                     let error = error / expected.norm().double_value(&[]);
                     assert!(error < 1e-5, "{groups} groups, derived twice: {twice}, {i}: off by {error:.1e}");
-                    assert_eq!(found, &alone[i], "{groups} groups, derived twice: {twice}, {i}: threads");
+                    // What is derived twice is libtorch's, whose sums hang on the number of threads.
+                    assert!(twice || found == &alone[i], "{groups} groups, {i}: threads");
                 }
             }
         }

@@ -369,7 +369,8 @@ mod tests {
                     let error = (found.to_kind(Kind::Double) - expected).norm().double_value(&[]);
                     let error = error / expected.norm().double_value(&[]).max(1e-3);
                     assert!(error < 2e-5, "{sizes:?}, derived twice: {twice}, {i}: off by {error:.1e}");
-                    assert_eq!(found, &alone[i], "{sizes:?}, derived twice: {twice}, {i}: threads");
+                    // What is derived twice is libtorch's, whose sums hang on the number of threads.
+                    assert!(twice || found == &alone[i], "{sizes:?}, {i}: threads");
                 }
             }
         }
