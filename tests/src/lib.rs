@@ -66,8 +66,8 @@ impl Tool {
         String::from_utf8(stdout).expect("reports are UTF-8")
     }
 
-    /// Runs the tool into its `--out`, killing it by SIGKILL a little later each time, until one process reaches the end. At least
-    /// one kill finds work in the folder that the next process goes on with.
+    /// Runs the tool into its `--out`, killing it by SIGKILL a little later each time, until one process reaches the end. There are
+    /// two kills or more, and one finds work in the folder that the next process goes on with.
     pub fn run_with_kills(self, args: &[&str]) {
         run_with_kills(|| self.command(args), self, args)
     }
@@ -115,10 +115,10 @@ fn run_with_kills(command: impl Fn() -> Command, tool: Tool, args: &[&str]) {
         let mut inner = fs::read_dir(out.join("runs")).into_iter().flatten().flatten();
         has_work(out) || inner.any(|entry| has_work(&entry.path()))
     };
-    // Machines differ: where the job was over before a kill met its work, it begins anew with half the pauses.
+    // Machines differ: where the job was over before, it begins anew with half the pauses.
     for pause in [400, 200, 100, 50] {
-        let mut met = false;
-        for kills in 0.. {
+        let (mut met, mut kills) = (false, 0);
+        loop {
             let mut child = command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the tool runs");
             let deadline = Instant::now() + Duration::from_millis(pause + pause * 3 / 4 * kills);
             let mut ended = None;
@@ -132,8 +132,9 @@ fn run_with_kills(command: impl Fn() -> Command, tool: Tool, args: &[&str]) {
             }
             child.kill().and_then(|()| child.wait()).expect("the child is ours");
             met |= at_work();
+            kills += 1;
         }
-        if met {
+        if met && kills >= 2 {
             return;
         }
         fs::remove_dir_all(out).expect("the run folder");
