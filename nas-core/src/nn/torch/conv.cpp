@@ -18,6 +18,7 @@
 #include <cstring>
 
 #include "guarded.h"
+#include "parts.h"
 
 namespace {
 
@@ -102,11 +103,7 @@ struct Conv : torch::autograd::Function<Conv> {
 };
 
 bool serves(const at::Tensor& x, const at::Tensor& w) {
-  const auto sound = [](const at::Tensor& tensor) {
-    return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.dim() == 4 && tensor.numel() > 0 &&
-           tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
-  };
-  return sound(x) && sound(w) && x.numel() / x.size(1) <= w.size(0) && at::GradMode::is_enabled() && w.requires_grad() &&
+  return is_map(x) && is_map(w) && x.numel() / x.size(1) <= w.size(0) && at::GradMode::is_enabled() && w.requires_grad() &&
          !torch::jit::tracer::isTracing();
 }
 

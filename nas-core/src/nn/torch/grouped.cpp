@@ -44,10 +44,8 @@ at::Tensor of_weights(const at::Tensor& x, const at::Tensor& dy, const at::Tenso
   const int64_t to = w.size(0) / groups, from = w.size(1), count = w.numel();
   const Parts parts(x.numel() / x.size(1), x.size(1));
   const float *in = x.const_data_ptr<float>(), *up = dy.const_data_ptr<float>();
-  std::vector<double> sums(parts.count * count, 0.0);
-  in_parallel(parts.count, [&](int64_t i) {
+  const auto sums = sums_of(parts, count, [&](int64_t i, double* mine) {
     std::vector<float> block(count);
-    double* mine = sums.data() + i * count;
     const Rows all = parts.part(i);
     constexpr int64_t AT_ONCE = 128;
     for (int64_t at = 0; at < all.count; at += AT_ONCE) {
@@ -55,10 +53,8 @@ at::Tensor of_weights(const at::Tensor& x, const at::Tensor& dy, const at::Tenso
       for (int64_t j = 0; j < count; ++j) mine[j] += block[j];
     }
   });
-  for (int64_t i = 1; i < parts.count; ++i)
-    for (int64_t j = 0; j < count; ++j) sums[j] += sums[i * count + j];
   auto dw = at::empty_like(w);
-  std::copy(sums.begin(), sums.begin() + count, dw.data_ptr<float>());
+  std::copy(sums.begin(), sums.end(), dw.data_ptr<float>());
   return dw;
 }
 
@@ -94,8 +90,7 @@ extern "C" {
 // does not serve: for many pixels and for channels that are not multiples of eight, too.
 char* nas_grouped(const at::Tensor* x, const at::Tensor* w, int64_t groups, at::Tensor* out) {
   return guarded([&] {
-    const bool sound = x->is_cpu() && x->scalar_type() == at::kFloat && x->dim() == 4 && x->numel() > 0 &&
-                       x->is_contiguous(at::MemoryFormat::ChannelsLast) && on_floats(*w) && !torch::jit::tracer::isTracing();
+    const bool sound = is_map(*x) && on_floats(*w) && !torch::jit::tracer::isTracing();
     constexpr int64_t FEW_PIXELS = 2048;
     if (!sound || x->numel() / x->size(1) > FEW_PIXELS || w->size(1) % 8 || w->size(0) / groups % 8) return;
     *out = Grouped::apply(*x, *w, groups);

@@ -143,18 +143,14 @@ variable_list gradients(at::TensorList maps, const at::Tensor& weights, const at
   const Mixed mix = mixed(sizes, places, by);
   const Parts parts(sizes.pixels, sizes.row());
   const int64_t row = sizes.row(), kinds = 1 + mix.own + mix.shared;
-  std::vector<double> sums(parts.count * kinds * row, 0.0);
-  in_parallel(parts.count, [&](int64_t i) {
+  const auto sums = sums_of(parts, kinds * row, [&](int64_t i, double* mine) {
     std::vector<float> block(kinds * row);
-    double* mine = sums.data() + i * kinds * row;
     parts.each_block(i, [&](Rows rows) {
       std::fill(block.begin(), block.end(), 0.0f);
       kernels().mix_sums(mix, rows, by.own_mean.data(), by.shared_mean.data(), up, block.data());
       for (int64_t c = 0; c < kinds * row; ++c) mine[c] += block[c];
     });
   });
-  for (int64_t i = 1; i < parts.count; ++i)
-    for (int64_t c = 0; c < kinds * row; ++c) sums[c] += sums[i * kinds * row + c];
   // Sums of the gradient, and of its products with centred maps.
   const double* ups = sums.data();
   const auto of_own = [&](int64_t k) { return sums.data() + (1 + k) * row; };
@@ -276,10 +272,7 @@ struct Mixture : torch::autograd::Function<Mixture> {
 };
 
 bool serves(at::TensorList maps, const at::Tensor& xs, std::initializer_list<at::Tensor> others) {
-  const auto sound = [&](const at::Tensor& map) {
-    return map.is_cpu() && map.scalar_type() == at::kFloat && map.dim() == 4 && map.is_contiguous(at::MemoryFormat::ChannelsLast);
-  };
-  return std::all_of(maps.begin(), maps.end(), sound) && (!xs.defined() || sound(xs)) &&
+  return std::all_of(maps.begin(), maps.end(), is_map) && (!xs.defined() || is_map(xs)) &&
          std::all_of(others.begin(), others.end(), on_floats) && !torch::jit::tracer::isTracing();
 }
 

@@ -240,13 +240,20 @@ fn is_plain() -> bool {
     *ASKED || IS_PLAIN.load(Ordering::Relaxed)
 }
 
+/// What an operator of the shim writes; none where it does not serve, and where [`is_plain`].
+fn served(write: impl FnOnce(*const C_tensor) -> *mut c_char) -> Option<Tensor> {
+    if is_plain() {
+        return None;
+    }
+    let out = Tensor::new();
+    expect(write(out.as_ptr()));
+    out.defined().then_some(out)
+}
+
 /// Batch norm of maps `[B, C, H, W]` and the activation after it in one operator; none where it does not serve: elsewhere than on
 /// the CPU, for other numbers than floats, for maps that are not channels-last, under a tracer, where gradients of a
 /// network that is not trained are asked for, and where [`is_plain`].
 pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> Option<Tensor> {
-    if is_plain() {
-        return None;
-    }
     let NormStep { weight, bias, running, train, momentum, eps } = step;
     let act = match activation {
         Activation::Identity => 0,
@@ -255,54 +262,38 @@ pub(crate) fn norm_act(xs: &Tensor, step: NormStep, activation: Activation) -> O
         Activation::Hswish => 3,
     };
     let (mean, var) = running.unzip();
-    let out = Tensor::new();
     // SAFETY: live tensors or null; the result replaces an undefined tensor that nothing else refers to.
-    expect(unsafe {
+    served(|out| unsafe {
         let [weight, bias, mean, var] = [weight, bias, mean, var].map(handle);
-        nas_norm_act(xs.as_ptr(), weight, bias, mean, var, train, momentum, eps, act, out.as_ptr())
-    });
-    out.defined().then_some(out)
+        nas_norm_act(xs.as_ptr(), weight, bias, mean, var, train, momentum, eps, act, out)
+    })
 }
 
 /// The weighted sum of the norms of `maps`, as [`MixedNorms`] has it; `mean` and `var` become those of the batch. None where it does not
 /// serve, as [`norm_act`].
 pub(crate) fn mixed_norms(maps: &[&Tensor], of: &MixedNorms, [mean, var]: [&Tensor; 2], eps: f64) -> Option<Tensor> {
-    if is_plain() {
-        return None;
-    }
-    let (list, out) = (handles(maps), Tensor::new());
+    let list = handles(maps);
     // SAFETY: live tensors or null; the result replaces an undefined tensor that nothing else refers to.
-    expect(unsafe {
+    served(|out| unsafe {
         let [xs, weights, scale, sum, mean, var] =
             [of.identity, Some(of.weights), Some(of.scale), of.before, Some(mean), Some(var)].map(handle);
-        let (list, len, out) = (list.as_ptr(), list.len(), out.as_ptr());
+        let (list, len) = (list.as_ptr(), list.len());
         nas_mixture(list, len, of.shared, xs, weights, scale, sum, mean, var, of.sources, eps, out)
-    });
-    out.defined().then_some(out)
+    })
 }
 
 /// The dense convolution of `xs` `[B, C, H, W]`, to maps of its own size, whose weights' gradient is a product of matrices; none where
 /// it does not serve, as [`norm_act`], and where there are more pixels than output channels.
 pub(crate) fn conv(xs: &Tensor, weight: &Tensor, padding: [i64; 2], dilation: [i64; 2]) -> Option<Tensor> {
-    if is_plain() {
-        return None;
-    }
-    let out = Tensor::new();
     // SAFETY: live tensors and two numbers each; the result replaces an undefined tensor that nothing else refers to.
-    expect(unsafe { nas_conv(xs.as_ptr(), weight.as_ptr(), padding.as_ptr(), dilation.as_ptr(), out.as_ptr()) });
-    out.defined().then_some(out)
+    served(|out| unsafe { nas_conv(xs.as_ptr(), weight.as_ptr(), padding.as_ptr(), dilation.as_ptr(), out) })
 }
 
 /// The 1x1 convolution of `xs` in `groups`; none where it does not serve, as [`norm_act`], for more than 2048 pixels, and for channels
 /// of a group that are not multiples of eight.
 pub(crate) fn grouped(xs: &Tensor, weight: &Tensor, groups: i64) -> Option<Tensor> {
-    if is_plain() {
-        return None;
-    }
-    let out = Tensor::new();
     // SAFETY: live tensors; the result replaces an undefined tensor that nothing else refers to.
-    expect(unsafe { nas_grouped(xs.as_ptr(), weight.as_ptr(), groups, out.as_ptr()) });
-    out.defined().then_some(out)
+    served(|out| unsafe { nas_grouped(xs.as_ptr(), weight.as_ptr(), groups, out) })
 }
 
 /// Multiplies each tensor by `inverse_scale` in place and sets `overflow` to 1 where a number is not finite. Both are tensors of

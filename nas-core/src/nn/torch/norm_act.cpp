@@ -30,6 +30,17 @@ float at_or(const at::Tensor& tensor, int64_t i, float otherwise) {
   return tensor.defined() ? tensor.const_data_ptr<float>()[i] : otherwise;
 }
 
+// Moves running statistics towards those of a batch, whose variance is recorded as that of what it is drawn from.
+void record(const at::Tensor& running_mean, const at::Tensor& running_var, const double* mean, const double* squares, int64_t C,
+            int64_t count, double momentum) {
+  if (!running_mean.defined()) return;
+  float *means = running_mean.data_ptr<float>(), *vars = running_var.data_ptr<float>();
+  for (int64_t c = 0; c < C; ++c) {
+    means[c] = static_cast<float>((1 - momentum) * means[c] + momentum * mean[c]);
+    vars[c] = static_cast<float>((1 - momentum) * vars[c] + momentum * squares[c] / static_cast<double>(count - 1));
+  }
+}
+
 constexpr int64_t MEAN = 0, INVERSE = 1, SCALE = 2, SHIFT = 3;
 
 at::Tensor applied(const at::Tensor& x, const at::Tensor& by, Act act) {
@@ -78,18 +89,14 @@ Gradients gradients(const at::Tensor& x, const at::Tensor& by, const at::Tensor&
   const auto dy = given.contiguous(at::MemoryFormat::ChannelsLast);
   const float *from = x.const_data_ptr<float>(), *up = dy.const_data_ptr<float>(), *row = by.const_data_ptr<float>();
   const Affine affine{row + MEAN * C, row + SCALE * C, row + SHIFT * C};
-  std::vector<double> sums(parts.count * 2 * C, 0.0);
-  in_parallel(parts.count, [&](int64_t i) {
+  const auto sums = sums_of(parts, 2 * C, [&](int64_t i, double* mine) {
     std::vector<float> block(2 * C);
-    double* mine = sums.data() + i * 2 * C;
     parts.each_block(i, [&](Rows rows) {
       std::fill(block.begin(), block.end(), 0.0f);
       kernels().gradient(act, from, up, rows, affine, block.data());
       for (int64_t c = 0; c < 2 * C; ++c) mine[c] += block[c];
     });
   });
-  for (int64_t i = 1; i < parts.count; ++i)
-    for (int64_t c = 0; c < 2 * C; ++c) sums[c] += sums[i * 2 * C + c];
   auto flat = by.options();
   auto of_weight = at::empty({C}, flat), of_bias = at::empty({C}, flat), slopes = at::empty({2, C}, flat);
   float *weights = of_weight.data_ptr<float>(), *biases = of_bias.data_ptr<float>();
@@ -159,8 +166,7 @@ struct NormAct : torch::autograd::Function<NormAct> {
 };
 
 bool serves(const at::Tensor& x, const std::array<at::Tensor, 4>& others, bool train) {
-  const bool sound = x.dim() == 4 && x.scalar_type() == at::kFloat && x.numel() > 0 &&
-                     x.is_contiguous(at::MemoryFormat::ChannelsLast) && std::all_of(others.begin(), others.end(), on_floats);
+  const bool sound = is_map(x) && std::all_of(others.begin(), others.end(), on_floats);
   if (!sound || torch::jit::tracer::isTracing()) return false;
   if (train) return x.numel() > x.size(1);
   const auto derived = [](const at::Tensor& tensor) { return tensor.defined() && tensor.requires_grad(); };
@@ -176,7 +182,6 @@ extern "C" {
 char* nas_norm_act(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias, const at::Tensor* running_mean,
                    const at::Tensor* running_var, bool train, double momentum, double eps, int64_t act, at::Tensor* out) {
   return guarded([&] {
-    if (!x->is_cpu()) return;
     const auto given = [](const at::Tensor* tensor) { return tensor ? *tensor : at::Tensor(); };
     const std::array<at::Tensor, 4> others{given(weight), given(bias), given(running_mean), given(running_var)};
     if (!serves(*x, others, train)) return;

@@ -1,5 +1,5 @@
 #pragma once
-// What norm_act.cpp asks of its loops. Maps lie as rows of channels; pointers are to their first row.
+// What the operators on maps ask of their loops. Maps lie as rows of channels; pointers are to their first row.
 
 #include <cstdint>
 

@@ -1,4 +1,4 @@
-// The loops of norm_act.cpp, compiled once for every processor and once for those with AVX2: NAS_KERNELS names the table.
+// The loops of the operators on maps (norm_act.cpp, mixture.cpp, grouped.cpp), compiled once for every processor and once for those with AVX2: NAS_KERNELS names the table.
 
 #include "norm_act.h"
 

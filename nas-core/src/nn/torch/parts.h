@@ -77,6 +77,23 @@ inline bool on_floats(const at::Tensor& tensor) {
   return !tensor.defined() || (tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous());
 }
 
+// Whether it is a batch of maps that the loops can walk.
+inline bool is_map(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.dim() == 4 && tensor.numel() > 0 &&
+         tensor.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+// `count` sums of what `add` adds for each part.
+template <typename F>
+std::vector<double> sums_of(const Parts& parts, int64_t count, const F& add) {
+  std::vector<double> sums(parts.count * count, 0.0);
+  in_parallel(parts.count, [&](int64_t i) { add(i, sums.data() + i * count); });
+  for (int64_t i = 1; i < parts.count; ++i)
+    for (int64_t j = 0; j < count; ++j) sums[j] += sums[i * count + j];
+  sums.resize(count);
+  return sums;
+}
+
 // Mean, and sum of squared distances to it, of each column: `[2, channels]`. Sums over fixed parts of the rows.
 inline std::vector<double> moments_of(const float* from, const Parts& parts) {
   const int64_t C = parts.channels;
@@ -100,15 +117,4 @@ inline std::vector<double> moments_of(const float* from, const Parts& parts) {
   }
   moments.resize(2 * C);
   return moments;
-}
-
-// Moves running statistics towards those of a batch, whose variance is recorded as that of what it is drawn from.
-inline void record(const at::Tensor& running_mean, const at::Tensor& running_var, const double* mean, const double* squares, int64_t C,
-            int64_t count, double momentum) {
-  if (!running_mean.defined()) return;
-  float *means = running_mean.data_ptr<float>(), *vars = running_var.data_ptr<float>();
-  for (int64_t c = 0; c < C; ++c) {
-    means[c] = static_cast<float>((1 - momentum) * means[c] + momentum * mean[c]);
-    vars[c] = static_cast<float>((1 - momentum) * vars[c] + momentum * squares[c] / static_cast<double>(count - 1));
-  }
 }
